@@ -1,0 +1,1 @@
+//! Write Kubernetes reconcilers as pure functions; Windlass runs them.

@@ -1,0 +1,1 @@
+//! The elector, a pure state machine, and the driver that runs it on its own thread.

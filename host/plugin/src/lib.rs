@@ -1,0 +1,1 @@
+//! ConfigMap -> checked, compiled, linked component -> Decision.

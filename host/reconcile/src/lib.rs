@@ -1,0 +1,1 @@
+//! The loop: Key -> Snapshot -> Decision -> Plan -> Outcome, generic over ports.

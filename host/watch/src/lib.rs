@@ -1,0 +1,1 @@
+//! List and watch over raw JSON: a cache of objects, and Keys for what may have changed.

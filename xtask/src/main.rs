@@ -1,0 +1,2 @@
+//! Everything that is run by hand.
+fn main() {}
