@@ -1,1 +1,27 @@
-//! The nouns of Windlass and the pure functions over them: no I/O, no tokio, no kube, no wasmtime.
+//! The nouns of Windlass and the pure functions over them.
+//!
+//! Every stage of the host speaks in these types and knows no other stage:
+//! [`Key`](key::Key) -> [`Snapshot`](snapshot::Snapshot) ->
+//! [`Decision`](decision::Decision) -> [`Plan`](plan::Plan) ->
+//! [`Outcome`](outcome::Outcome), and [`Claim`](claim::Claim), which every write
+//! demands. What is absent here: tokio, kube, wasmtime, clocks, files, sockets.
+//! A rule that can be stated on values belongs here, where a table can test it.
+
+pub mod backoff;
+pub mod claim;
+pub mod class;
+pub mod code;
+pub mod decision;
+pub mod equal;
+pub mod key;
+pub mod kind;
+pub mod limits;
+pub mod manifest;
+pub mod memory;
+pub mod name;
+pub mod object;
+pub mod outcome;
+pub mod plan;
+pub mod ports;
+pub mod reads;
+pub mod snapshot;

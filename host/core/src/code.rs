@@ -1,0 +1,169 @@
+//! Stable codes for what a plugin can do wrong. Released codes never change meaning.
+
+use std::fmt;
+
+use serde::Serialize;
+
+macro_rules! codes {
+    ($($(#[doc = $doc:expr])+ $name:ident = $number:literal,)+) => {
+        /// What was wrong, as a number that documents, alerts and tests can rely on.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Code { $($(#[doc = $doc])+ $name = $number,)+ }
+
+        impl Code {
+            /// Every code, in ascending order.
+            pub const ALL: &'static [Code] = &[$(Code::$name,)+];
+
+            /// The name after the number: `KindNotAllowed`.
+            pub fn name(self) -> &'static str {
+                match self { $(Code::$name => stringify!($name),)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The ConfigMap has no component, or an empty one.
+    NoPluginBytes = 101,
+    /// The component is in `data` instead of `binaryData`.
+    NotBinary = 102,
+    /// The bytes are not WebAssembly.
+    NotWasm = 110,
+    /// The bytes are WebAssembly text.
+    TextFormat = 111,
+    /// A core module instead of a component.
+    CoreModule = 112,
+    /// A component that does not parse.
+    Malformed = 113,
+    /// Native code; never loaded.
+    PrecompiledRefused = 114,
+    /// A WebAssembly feature that is off.
+    FeatureDisabled = 115,
+    /// More functions, types or bytes than the host accepts.
+    TooComplex = 116,
+    /// Decompresses to more than the host accepts.
+    DecompressedTooLarge = 117,
+    /// An import outside the contract and the few WASI interfaces.
+    ForbiddenImport = 120,
+    /// Another version of the contract.
+    WorldVersion = 121,
+    /// An export that is missing or has another signature.
+    ExportMismatch = 122,
+    /// The component could not be compiled.
+    CompileFailed = 152,
+    /// The plugin trapped while it was started or asked for its manifest.
+    InitTrap = 160,
+    /// The plugin took too long to start or to answer with its manifest.
+    InitTimeout = 161,
+    /// The manifest breaks a rule of the contract.
+    BadManifest = 170,
+    /// The manifest's name is not the ConfigMap's label.
+    NameMismatch = 172,
+    /// `settings.yaml` does not parse.
+    BadSettings = 173,
+    /// Another ConfigMap already carries a plugin of this name.
+    DuplicatePlugin = 140,
+    /// The guest trapped.
+    Trap = 201,
+    /// The guest used up its CPU time.
+    Timeout = 202,
+    /// The guest asked for more memory than its limit.
+    MemoryLimit = 204,
+    /// The guest's stack overflowed.
+    StackOverflow = 206,
+    /// The decision is larger than its limit.
+    OutputTooLarge = 210,
+    /// The snapshot is larger than its limit.
+    InputTooLarge = 212,
+    /// A value crossed the boundary in a form that the contract does not allow.
+    BadAbiValue = 211,
+    /// A text that should be JSON is not.
+    InvalidJson = 220,
+    /// A JSON value that is not a Kubernetes object.
+    NotAnObject = 223,
+    /// A child of a kind that the manifest does not list.
+    KindNotAllowed = 230,
+    /// A read of a kind that the manifest does not list.
+    ReadNotAllowed = 231,
+    /// More children than a decision may have.
+    TooManyChildren = 232,
+    /// A child outside the primary's namespace, or in the wrong scope.
+    NamespaceEscape = 233,
+    /// The object exists and belongs to somebody else.
+    NotOwner = 234,
+    /// A label, annotation or field that only the host may set.
+    ReservedField = 235,
+    /// The same child twice in one decision.
+    DuplicateChild = 236,
+    /// A name that cannot be an object's.
+    BadName = 237,
+    /// A kind that no plugin may write.
+    ReservedKind = 238,
+    /// A field that cannot be applied.
+    UnsupportedField = 239,
+    /// The plugin answered with a fault.
+    PluginError = 260,
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "E{} {}", *self as u16, self.name())
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+/// A refusal with its code: what was found, what was expected, what to do.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{code}: {message}")]
+pub struct Refusal {
+    /// Which rule.
+    pub code: Code,
+    /// One sentence for people; control characters removed, plugin data cut to 256 bytes.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal whose message is made printable.
+    pub fn new(code: Code, message: impl AsRef<str>) -> Self {
+        Self {
+            code,
+            message: printable(message.as_ref(), 1024),
+        }
+    }
+}
+
+/// `text` without control characters and cut to `max` bytes, for messages that
+/// echo what a plugin or a server said.
+pub fn printable(text: &str, max: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(max));
+    for c in text.chars() {
+        let c = if c.is_control() { ' ' } else { c };
+        if out.len() + c.len_utf8() > max {
+            out.push('…');
+            break;
+        }
+        out.push(c);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_shows_number_and_name() {
+        assert_eq!(Code::KindNotAllowed.to_string(), "E230 KindNotAllowed");
+    }
+
+    #[test]
+    fn messages_carry_no_control_characters_and_no_flood() {
+        assert_eq!(printable("a\u{1b}[31mb\nc", 64), "a [31mb c");
+        assert_eq!(printable("ääää", 4), "ää…");
+    }
+}

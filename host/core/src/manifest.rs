@@ -1,0 +1,134 @@
+//! Manifests: what a plugin says of itself, checked.
+
+use serde::Serialize;
+
+use crate::code::{Code, Refusal};
+use crate::kind::Gvk;
+use crate::name::PluginName;
+
+/// Kinds that a manifest may list as children, and again as reads.
+pub const KINDS_MAX: usize = 32;
+
+/// What becomes of a child that is no longer wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unwanted {
+    /// It is deleted.
+    Delete,
+    /// It stays, without our labels and owner reference.
+    Orphan,
+}
+
+/// A kind that a plugin may create.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ChildRule {
+    /// The kind.
+    pub kind: Gvk,
+    /// What becomes of one that is no longer wanted.
+    pub unwanted: Unwanted,
+}
+
+/// A kind that a plugin may look at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReadRule {
+    /// The kind.
+    pub kind: Gvk,
+    /// Only objects with all these labels; empty: every object.
+    pub labels: Vec<(String, String)>,
+}
+
+/// A plugin's manifest after every rule of the contract has been checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Manifest {
+    /// Its name.
+    pub name: PluginName,
+    /// Its version; shown only.
+    pub version: String,
+    /// What it reconciles.
+    pub primary: Gvk,
+    /// What it may create; each kind once.
+    pub children: Vec<ChildRule>,
+    /// What else it may look at.
+    pub reads: Vec<ReadRule>,
+    /// Whether the host keeps a finalizer and calls `finalize`.
+    pub finalizes: bool,
+}
+
+/// Groups whose kinds no plugin may write: they grant rights or rule the API server itself.
+const RESERVED_GROUPS: &[&str] = &[
+    "rbac.authorization.k8s.io",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "apiregistration.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+    "coordination.k8s.io",
+    "certificates.k8s.io",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+];
+
+/// Whether no plugin may write objects of this kind, whatever its manifest says (E238).
+pub fn is_reserved(kind: &Gvk) -> bool {
+    RESERVED_GROUPS.contains(&&*kind.group)
+        || (kind.group.is_empty() && matches!(&*kind.kind, "Namespace" | "Node" | "ServiceAccount"))
+}
+
+impl Manifest {
+    /// Checks what the types cannot: counts, repetition, reserved kinds.
+    ///
+    /// # Errors
+    /// E170 with the field, or E238 for a reserved kind.
+    pub fn check(self) -> Result<Self, Refusal> {
+        let bad = |text: String| Err(Refusal::new(Code::BadManifest, text));
+        if self.version.is_empty() || self.version.len() > 64 {
+            return bad(format!("version: {} bytes, expected 1 to 64", self.version.len()));
+        }
+        if self.children.len() > KINDS_MAX || self.reads.len() > KINDS_MAX {
+            return bad(format!(
+                "{} children and {} reads, at most {KINDS_MAX} of each",
+                self.children.len(),
+                self.reads.len()
+            ));
+        }
+        for (i, child) in self.children.iter().enumerate() {
+            if is_reserved(&child.kind) {
+                return Err(Refusal::new(
+                    Code::ReservedKind,
+                    format!("children[{i}]: {} is a kind that no plugin may write", child.kind),
+                ));
+            }
+            if self.children[..i].iter().any(|c| c.kind == child.kind) {
+                return bad(format!("children[{i}]: {} is listed twice", child.kind));
+            }
+            if child.kind == self.primary {
+                return bad(format!("children[{i}]: {} is the primary kind itself", child.kind));
+            }
+        }
+        for (i, read) in self.reads.iter().enumerate() {
+            if read.labels.len() > 16 {
+                return bad(format!("reads[{i}]: {} labels, at most 16", read.labels.len()));
+            }
+        }
+        Ok(self)
+    }
+
+    /// The rule for a child of this kind, if it may be created.
+    pub fn child(&self, kind: &Gvk) -> Option<&ChildRule> {
+        self.children.iter().find(|c| c.kind == *kind)
+    }
+
+    /// The labels an object of `kind` must carry to be readable: `None` when
+    /// the kind may not be read, an empty list when there is no restriction.
+    pub fn readable(&self, kind: &Gvk) -> Option<Vec<&[(String, String)]>> {
+        if self.primary == *kind || self.child(kind).is_some() {
+            return Some(vec![&[]]);
+        }
+        let rules: Vec<_> = self
+            .reads
+            .iter()
+            .filter(|r| r.kind == *kind)
+            .map(|r| r.labels.as_slice())
+            .collect();
+        (!rules.is_empty()).then_some(rules)
+    }
+}

@@ -1,0 +1,186 @@
+//! The seams between the stages: what `reconcile` asks of the others.
+//!
+//! Each trait is implemented once for real and once or more in tests. None names
+//! a type of tokio, kube or wasmtime.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::claim::Claim;
+use crate::class::Class;
+use crate::code::Refusal;
+use crate::decision::{Fault, Notice, Verdict};
+use crate::key::{Key, ObjectRef};
+use crate::kind::{Gvk, Kind};
+use crate::manifest::Manifest;
+use crate::memory::Recall;
+use crate::name::{Digest, PluginName};
+use crate::object::Object;
+use crate::plan::Plan;
+use crate::reads::{Query, Reads};
+use crate::snapshot::Snapshot;
+
+/// What is known of the cluster. Answers come from memory and never wait.
+pub trait Cache: Send + Sync + 'static {
+    /// What discovery says about a kind; nothing until it has been found.
+    fn kind(&self, gvk: &Gvk) -> Option<Kind>;
+    /// Whether this kind has been listed, so that absence means absence.
+    fn is_synced(&self, gvk: &Gvk) -> bool;
+    /// One object.
+    fn object(&self, of: &ObjectRef) -> Option<Arc<Object>>;
+    /// The children that the inventory holds for a key, ordered by kind and name.
+    fn children(&self, of: &Key) -> Vec<Arc<Object>>;
+    /// The objects that match, ordered by namespace and name.
+    fn list(&self, query: &Query) -> Vec<Arc<Object>>;
+    /// From now on a change to anything in `reads` brings `key` back. Replaces
+    /// what was said before for this key; empty reads forget it.
+    fn watch_reads(&self, key: &Key, reads: Reads);
+    /// Adds to what is watched for `key`, while its pass still runs.
+    fn add_read(&self, key: &Key, read: Read);
+}
+
+/// One question that a pass asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// For one object.
+    Object(ObjectRef),
+    /// For a list.
+    List(Query),
+}
+
+/// What a guest may ask for while it decides. Restricted to its manifest.
+pub trait Reader: Send + Sync {
+    /// One object.
+    ///
+    /// # Errors
+    /// E231 when the manifest does not list the kind: the pass ends.
+    fn get(&self, of: &ObjectRef) -> Result<Option<Arc<Object>>, Refusal>;
+    /// All objects that match.
+    ///
+    /// # Errors
+    /// E231 when the manifest does not list the kind: the pass ends.
+    fn list(&self, query: &Query) -> Result<Vec<Arc<Object>>, Refusal>;
+}
+
+/// A plugin that serves, as the rest of the host sees it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    /// What it said of itself.
+    pub manifest: Arc<Manifest>,
+    /// Which component decides.
+    pub digest: Digest,
+    /// Its settings as JSON text.
+    pub settings: Option<Arc<str>>,
+}
+
+/// One call into a plugin.
+#[derive(Clone, Debug)]
+pub struct Pass {
+    /// For which key.
+    pub key: Key,
+    /// Counts passes of this process; appears in log lines.
+    pub number: u64,
+    /// Whether the primary is being deleted and `finalize` is asked.
+    pub finalize: bool,
+}
+
+/// Why a call into a plugin gave no verdict.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The plugin answered with a fault of its own.
+    #[error("plugin answered {0}")]
+    Fault(Fault),
+    /// The plugin broke a rule: trap, deadline, memory, bad value.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The plugin is no longer serving; its keys are gone with it.
+    #[error("plugin {0} is not serving")]
+    NotServing(PluginName),
+}
+
+/// Plugins, as the loop asks them.
+pub trait Decide: Send + Sync + 'static {
+    /// The version of `plugin` that serves now.
+    fn serving(&self, plugin: &PluginName) -> Option<Serving>;
+    /// Asks the plugin. Cancel safe: a dropped call has no effect.
+    fn decide(
+        &self,
+        pass: Pass,
+        snapshot: Snapshot,
+        reader: Arc<dyn Reader>,
+    ) -> impl Future<Output = Result<Verdict, CallError>> + Send;
+}
+
+/// One write that the API server accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// To which object.
+    pub object: ObjectRef,
+    /// Its uid afterwards (before, for a delete).
+    pub uid: Arc<str>,
+    /// Its version afterwards; `None` when the object is gone.
+    pub version: Option<u64>,
+    /// For an apply: whether it was the status, the wanted hash, and our entry's hash.
+    pub applied: Option<(bool, String, Option<u64>)>,
+}
+
+/// Why a plan was not carried out to its end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ApplyError {
+    /// Who should try again.
+    pub class: Class,
+    /// A refusal that the plugin's author or the object's owner must hear of.
+    pub refusal: Option<Refusal>,
+    /// Which step failed and why, one sentence.
+    pub message: String,
+    /// How long the server asked to wait (`Retry-After`).
+    pub retry_after: Option<Duration>,
+}
+
+/// All that a plan came to: also when it failed half way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Writes that were accepted, in order.
+    pub writes: Vec<Written>,
+    /// How it ended.
+    pub result: Result<(), ApplyError>,
+}
+
+/// Carries out plans.
+pub trait Apply: Send + Sync + 'static {
+    /// Sends what the plan holds, in its order, each write under `claim`.
+    fn execute(&self, plan: &Plan, claim: &Claim) -> impl Future<Output = Applied> + Send;
+    /// Publishes an Event on an object. Never fails a pass: a lost Event is logged.
+    fn notify(&self, on: &EventTarget, notice: &Notice, claim: &Claim) -> impl Future<Output = ()> + Send;
+}
+
+/// The object that an Event is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EventTarget {
+    /// Which object.
+    pub object: ObjectRef,
+    /// Its uid.
+    pub uid: Arc<str>,
+    /// The plugin in whose name it is published, if any.
+    pub plugin: Option<PluginName>,
+}
+
+/// Takes keys that something may have changed for. Never waits.
+pub trait Sink: Send + Sync + 'static {
+    /// Queues a key; merges with an equal one that is queued already.
+    fn offer(&self, key: Key);
+}
+
+/// What the memory of our own applies says; asked by [`plan`](crate::plan::plan).
+pub trait Recalls {
+    /// As [`Memory::recall`](crate::memory::Memory::recall).
+    fn recall(&self, uid: &Arc<str>, status: bool, wanted: &str, entry: Option<u64>) -> Recall;
+}
+
+impl Recalls for crate::memory::Memory {
+    fn recall(&self, uid: &Arc<str>, status: bool, wanted: &str, entry: Option<u64>) -> Recall {
+        crate::memory::Memory::recall(self, uid, status, wanted, entry)
+    }
+}
