@@ -156,10 +156,22 @@ mod tests {
 
     #[test]
     fn kinds_are_read_and_written_the_same() {
-        for text in ["apps/v1/Deployment", "v1/Service", "a.b.example.com/v1alpha1/X"] {
+        for text in [
+            "apps/v1/Deployment",
+            "v1/Service",
+            "a.b.example.com/v1alpha1/X",
+        ] {
             assert_eq!(text.parse::<Gvk>().expect(text).to_string(), text);
         }
-        for bad in ["Deployment", "v1/*", "*/v1/Pod", "apps/v1/deployment", "a/b/v1/Pod", "../v1/Pod", "v1/"] {
+        for bad in [
+            "Deployment",
+            "v1/*",
+            "*/v1/Pod",
+            "apps/v1/deployment",
+            "a/b/v1/Pod",
+            "../v1/Pod",
+            "v1/",
+        ] {
             assert!(bad.parse::<Gvk>().is_err(), "{bad}");
         }
     }
@@ -174,7 +186,10 @@ mod tests {
         };
         let deployment = kind("apps/v1/Deployment", "deployments", true);
         assert_eq!(deployment.collection_path(""), "/apis/apps/v1/deployments");
-        assert_eq!(deployment.object_path("a", "b"), "/apis/apps/v1/namespaces/a/deployments/b");
+        assert_eq!(
+            deployment.object_path("a", "b"),
+            "/apis/apps/v1/namespaces/a/deployments/b"
+        );
         let node = kind("v1/Node", "nodes", false);
         assert_eq!(node.object_path("", "n"), "/api/v1/nodes/n");
     }

@@ -121,11 +121,16 @@ impl Object {
     /// [`ObjectError`] when it is not JSON or lacks `metadata` with a name.
     pub fn parse(gvk: &Gvk, text: &str) -> Result<Self, ObjectError> {
         let fields: Fields<'_> = serde_json::from_str(text)?;
-        let metadata = fields.get("metadata").ok_or(ObjectError::Missing("metadata"))?;
+        let metadata = fields
+            .get("metadata")
+            .ok_or(ObjectError::Missing("metadata"))?;
         let meta = Meta::from_raw(serde_json::from_str(metadata.get())?)?;
         let mut json = String::with_capacity(text.len());
         json.push('{');
-        for (name, text) in [("apiVersion", gvk.api_version()), ("kind", gvk.kind.to_string())] {
+        for (name, text) in [
+            ("apiVersion", gvk.api_version()),
+            ("kind", gvk.kind.to_string()),
+        ] {
             push_field(&mut json, name, &format!("\"{text}\""));
         }
         for (name, value) in &fields.0 {
@@ -273,7 +278,9 @@ pub fn version_number(text: &str) -> u64 {
 /// The first eight bytes of a sha256: stable across processes and versions.
 pub fn hash64(bytes: &[u8]) -> u64 {
     let sum = Sha256::digest(bytes);
-    u64::from_be_bytes([sum[0], sum[1], sum[2], sum[3], sum[4], sum[5], sum[6], sum[7]])
+    u64::from_be_bytes([
+        sum[0], sum[1], sum[2], sum[3], sum[4], sum[5], sum[6], sum[7],
+    ])
 }
 
 fn without_managed_fields(metadata: &str) -> Result<String, serde_json::Error> {
@@ -316,7 +323,10 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                 f.write_str("a JSON object")
             }
 
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<Self::Value, A::Error> {
                 let mut fields = Vec::new();
                 while let Some((name, value)) = map.next_entry::<Name<'de>, &'de RawValue>()? {
                     fields.push((name.0, value));
@@ -354,7 +364,10 @@ mod tests {
         let mut want: serde_json::Value = serde_json::from_str(CHILD).expect("valid");
         want["apiVersion"] = "v1".into();
         want["kind"] = "ConfigMap".into();
-        want["metadata"].as_object_mut().expect("object").remove("managedFields");
+        want["metadata"]
+            .as_object_mut()
+            .expect("object")
+            .remove("managedFields");
         assert_eq!(object.value(), want);
         assert_eq!(object.gvk(), Some(config_map()));
     }
@@ -363,19 +376,35 @@ mod tests {
     fn the_header_holds_what_the_host_needs() {
         let object = Object::parse(&config_map(), CHILD).expect("valid");
         let meta = object.meta();
-        assert_eq!((&*meta.name, meta.version(), meta.generation), ("a-cfg", 42, 3));
+        assert_eq!(
+            (&*meta.name, meta.version(), meta.generation),
+            ("a-cfg", 42, 3)
+        );
         assert_eq!(meta.controller_uid.as_deref(), Some("p1"));
         assert_eq!(meta.applied(), Some("h1"));
-        assert_eq!(meta.owner("windlass-system").map(|k| k.to_string()), Some("webapp:ns/a".into()));
+        assert_eq!(
+            meta.owner("windlass-system").map(|k| k.to_string()),
+            Some("webapp:ns/a".into())
+        );
         assert_eq!(meta.owner("another-host"), None);
         assert_eq!(meta.entries.len(), 2);
-        assert_ne!(meta.entry("windlass/webapp", false), meta.entry("windlass/webapp", true));
+        assert_ne!(
+            meta.entry("windlass/webapp", false),
+            meta.entry("windlass/webapp", true)
+        );
         assert_eq!(meta.annotations.len(), 2);
     }
 
     #[test]
     fn what_is_no_object_is_refused() {
-        for bad in ["", "[]", "{}", r#"{"metadata":{}}"#, r#"{"metadata":{"name":"a"}"#, "\u{feff}{}"] {
+        for bad in [
+            "",
+            "[]",
+            "{}",
+            r#"{"metadata":{}}"#,
+            r#"{"metadata":{"name":"a"}"#,
+            "\u{feff}{}",
+        ] {
             assert!(Object::parse(&config_map(), bad).is_err(), "{bad}");
         }
     }

@@ -1,14 +1,35 @@
 //! Plans: what trusted, pure host code lets through of a decision.
+//!
+//! # Guarantees
+//! A plan holds only objects of kinds that the manifest lists, in the primary's own
+//! scope, each with our inventory on it; nothing is in it that is already so.
+//!
+//! # Assumptions
+//! The cache has caught up with our own writes; the snapshot was taken from it.
+//!
+//! # Caveats
+//! Whether a missing child's name belongs to somebody else is only known to the
+//! API server: the create is conditional, and `apply` refuses then (E234).
+
+mod child;
+mod desired;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::class::Class;
+use crate::code::{Code, Refusal};
 use crate::decision::Notice;
+use crate::decision::Verdict;
 use crate::key::{Key, ObjectRef};
-use crate::kind::Kind;
+use crate::kind::{Gvk, Kind};
 use crate::name::Digest;
+use crate::object::Object;
+use crate::ports::{Recalls, Serving};
 
 /// What will be written for one key, in this order. Only this module makes one:
 /// whoever holds a plan holds something that has passed every check.
@@ -114,5 +135,89 @@ impl Plan {
     /// When to look again at the latest.
     pub fn requeue_after(&self) -> Option<Duration> {
         self.requeue_after
+    }
+}
+
+/// All that a decision is judged by.
+pub struct Inputs<'a> {
+    /// For which key.
+    pub key: &'a Key,
+    /// Who decided.
+    pub serving: &'a Serving,
+    /// The namespace of this host: part of the inventory.
+    pub host_namespace: &'a str,
+    /// The primary's kind.
+    pub primary_kind: &'a Kind,
+    /// The primary as it was shown to the plugin.
+    pub primary: &'a Object,
+    /// The children as they were shown to the plugin.
+    pub children: &'a [Arc<Object>],
+    /// What discovery knows of a kind.
+    pub kinds: &'a dyn Fn(&Gvk) -> Option<Kind>,
+    /// What is remembered of our own applies.
+    pub memory: &'a dyn Recalls,
+}
+
+/// Why a decision is not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The decision breaks a rule.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// A wanted child is of a kind that the API server does not serve.
+    #[error("the API server does not serve {0} yet; is its CRD installed?")]
+    NoKind(Gvk),
+    /// A child of an earlier primary of the same name is still being collected.
+    #[error("{0} belongs to an earlier object of this name and is still being collected")]
+    Collecting(ObjectRef),
+}
+
+impl PlanError {
+    /// Who should try again.
+    pub fn class(&self) -> Class {
+        match self {
+            PlanError::Refused(_) => Class::Guest,
+            PlanError::NoKind(_) | PlanError::Collecting(_) => Class::Transient,
+        }
+    }
+
+    /// The broken rule, if one was.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            PlanError::Refused(refusal) => Some(refusal.code),
+            PlanError::NoKind(_) | PlanError::Collecting(_) => None,
+        }
+    }
+}
+
+/// The plan that has to be carried out before the plugin is asked for the first
+/// time: our finalizer, if the plugin finalizes and the primary lacks it.
+pub fn prepare(inputs: &Inputs<'_>) -> Option<Plan> {
+    let meta = inputs.primary.meta();
+    let finalizer = inputs.key.plugin.finalizer();
+    let has = meta.finalizers.iter().any(|f| **f == *finalizer);
+    if !inputs.serving.manifest.finalizes || has || meta.deleting {
+        return None;
+    }
+    let mut plan = desired::empty(inputs);
+    let finalizers = meta
+        .finalizers
+        .iter()
+        .map(|f| f.to_string())
+        .chain([finalizer]);
+    plan.steps.push(Step::Finalizers {
+        finalizers: finalizers.collect(),
+    });
+    Some(plan)
+}
+
+/// Turns what a guest wants into what may be written.
+///
+/// # Errors
+/// [`PlanError`]: nothing of the decision is carried out.
+pub fn plan(inputs: &Inputs<'_>, verdict: Verdict) -> Result<Plan, PlanError> {
+    match verdict {
+        Verdict::Decision(decision) => desired::desired(inputs, &decision),
+        Verdict::Finalized => Ok(desired::finalized(inputs)),
     }
 }

@@ -33,6 +33,9 @@ pub trait Cache: Send + Sync + 'static {
     fn children(&self, of: &Key) -> Vec<Arc<Object>>;
     /// The objects that match, ordered by namespace and name.
     fn list(&self, query: &Query) -> Vec<Arc<Object>>;
+    /// Whether the cache has seen this write of our own: the object at that version
+    /// or a later one, or another incarnation of it, or its absence after a delete.
+    fn caught_up(&self, write: &Written) -> bool;
     /// From now on a change to anything in `reads` brings `key` back. Replaces
     /// what was said before for this key; empty reads forget it.
     fn watch_reads(&self, key: &Key, reads: Reads);
@@ -153,7 +156,12 @@ pub trait Apply: Send + Sync + 'static {
     /// Sends what the plan holds, in its order, each write under `claim`.
     fn execute(&self, plan: &Plan, claim: &Claim) -> impl Future<Output = Applied> + Send;
     /// Publishes an Event on an object. Never fails a pass: a lost Event is logged.
-    fn notify(&self, on: &EventTarget, notice: &Notice, claim: &Claim) -> impl Future<Output = ()> + Send;
+    fn notify(
+        &self,
+        on: &EventTarget,
+        notice: &Notice,
+        claim: &Claim,
+    ) -> impl Future<Output = ()> + Send;
 }
 
 /// The object that an Event is about.

@@ -1,0 +1,251 @@
+//! The steps from what is there to what is wanted.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::child::{Child, child, hash_of, parse_object, refuse};
+use super::{Inputs, Plan, PlanError, Step, Target};
+use crate::code::{Code, printable};
+use crate::decision::{Decision, Notice};
+use crate::equal::{covers, same};
+use crate::key::ObjectRef;
+use crate::kind::Kind;
+use crate::limits::{CHILDREN_MAX, NOTICES_MAX, REQUEUE_MAX, REQUEUE_MIN};
+use crate::manifest::Unwanted;
+use crate::memory::Recall;
+use crate::name::{ANNOTATION_APPLIED, ANNOTATION_PRIMARY, LABEL_HOST, LABEL_OWNED_BY};
+use crate::object::Object;
+
+/// A plan without steps.
+pub(super) fn empty(inputs: &Inputs<'_>) -> Plan {
+    let object = inputs.primary.reference(&inputs.primary_kind.gvk);
+    Plan {
+        key: inputs.key.clone(),
+        digest: inputs.serving.digest.clone(),
+        primary: target(inputs.primary_kind.clone(), object, inputs.primary),
+        steps: Vec::new(),
+        notices: Vec::new(),
+        requeue_after: None,
+    }
+}
+
+/// The plan that ends a primary's life: our finalizer goes.
+pub(super) fn finalized(inputs: &Inputs<'_>) -> Plan {
+    let mut plan = empty(inputs);
+    let ours = inputs.key.plugin.finalizer();
+    let finalizers = &inputs.primary.meta().finalizers;
+    if finalizers.iter().any(|f| **f == *ours) {
+        let rest = finalizers
+            .iter()
+            .filter(|f| ***f != *ours)
+            .map(|f| f.to_string());
+        plan.steps.push(Step::Finalizers {
+            finalizers: rest.collect(),
+        });
+    }
+    plan
+}
+
+/// The plan for a decision.
+pub(super) fn desired(inputs: &Inputs<'_>, decision: &Decision) -> Result<Plan, PlanError> {
+    let mut plan = empty(inputs);
+    let wanted = wanted_children(inputs, decision)?;
+    let names: BTreeSet<&ObjectRef> = wanted.iter().map(|c| &c.object).collect();
+    let mut unwanted = Vec::new();
+    for seen in inputs.children {
+        let Some(gvk) = seen.gvk() else { continue };
+        let object = seen.reference(&gvk);
+        if !names.contains(&object) {
+            unwanted.extend(unwanted_step(inputs, seen, object));
+        }
+    }
+    for child in wanted {
+        plan.steps.extend(child_step(inputs, child)?);
+    }
+    plan.steps.extend(unwanted);
+    if let Some(text) = &decision.status {
+        plan.steps.extend(status_step(inputs, text)?);
+    }
+    plan.notices = decision
+        .notices
+        .iter()
+        .take(NOTICES_MAX)
+        .map(bounded_notice)
+        .collect();
+    plan.requeue_after = decision.requeue_after.map(bounded_requeue);
+    Ok(plan)
+}
+
+fn wanted_children(inputs: &Inputs<'_>, decision: &Decision) -> Result<Vec<Child>, PlanError> {
+    if decision.children.len() > CHILDREN_MAX {
+        return refuse(
+            Code::TooManyChildren,
+            format!(
+                "{} children, at most {CHILDREN_MAX}",
+                decision.children.len()
+            ),
+        );
+    }
+    let mut names = BTreeSet::new();
+    let mut wanted = Vec::with_capacity(decision.children.len());
+    for text in &decision.children {
+        let child = child(inputs, text)?;
+        if !names.insert(child.object.clone()) {
+            return refuse(
+                Code::DuplicateChild,
+                format!("{} is in the decision twice", child.object),
+            );
+        }
+        wanted.push(child);
+    }
+    Ok(wanted)
+}
+
+fn child_step(inputs: &Inputs<'_>, child: Child) -> Result<Option<Step>, PlanError> {
+    let Child {
+        kind,
+        object,
+        body,
+        wanted,
+    } = child;
+    let seen = inputs.children.iter().find(|seen| {
+        seen.meta().name == object.name
+            && seen.meta().namespace == object.namespace
+            && seen.gvk().as_ref() == Some(&object.gvk)
+    });
+    let Some(seen) = seen else {
+        return Ok(Some(Step::Create {
+            kind,
+            object,
+            body,
+            wanted,
+        }));
+    };
+    let meta = seen.meta();
+    if belongs_to_another(inputs, seen) {
+        return Err(PlanError::Collecting(object));
+    }
+    // What is being deleted cannot be changed into what is wanted; its end brings the key back.
+    if meta.deleting || is_as_wanted(inputs, seen, &body, &wanted) {
+        return Ok(None);
+    }
+    let target = target(kind, object, seen);
+    Ok(Some(Step::Update {
+        target,
+        body,
+        wanted,
+    }))
+}
+
+/// Whether nothing would change: by memory if this process applied it, else by value.
+fn is_as_wanted(inputs: &Inputs<'_>, seen: &Object, body: &Value, wanted: &str) -> bool {
+    let meta = seen.meta();
+    let entry = meta.entry(&inputs.key.plugin.field_manager(), false);
+    match inputs.memory.recall(&meta.uid, false, wanted, entry) {
+        Recall::Untouched => true,
+        Recall::Changed => false,
+        Recall::Unknown => meta.applied() == Some(wanted) && covers(body, &seen.value()),
+    }
+}
+
+fn unwanted_step(inputs: &Inputs<'_>, seen: &Arc<Object>, object: ObjectRef) -> Option<Step> {
+    if seen.meta().deleting || belongs_to_another(inputs, seen) {
+        return None;
+    }
+    let rule = inputs.serving.manifest.child(&object.gvk)?;
+    let kind = (inputs.kinds)(&object.gvk)?;
+    let target = target(kind, object, seen);
+    Some(match rule.unwanted {
+        Unwanted::Delete => Step::Delete { target },
+        Unwanted::Orphan => Step::Orphan {
+            patch: let_go(inputs, seen),
+            target,
+        },
+    })
+}
+
+/// A merge patch that takes our inventory and the owner reference off a child.
+fn let_go(inputs: &Inputs<'_>, seen: &Object) -> Value {
+    let mine = &*inputs.primary.meta().uid;
+    let mut owners = seen.value()["metadata"]["ownerReferences"].take();
+    if let Value::Array(list) = &mut owners {
+        list.retain(|owner| owner["uid"] != mine);
+    }
+    json!({"metadata": {
+        "labels": {LABEL_OWNED_BY: null, LABEL_HOST: null},
+        "annotations": {ANNOTATION_PRIMARY: null, ANNOTATION_APPLIED: null},
+        "ownerReferences": owners,
+    }})
+}
+
+fn status_step(inputs: &Inputs<'_>, text: &str) -> Result<Option<Step>, PlanError> {
+    let status = Value::Object(parse_object(text, "the status")?);
+    let gvk = &inputs.primary_kind.gvk;
+    if !inputs.primary_kind.has_status {
+        return refuse(
+            Code::UnsupportedField,
+            format!("{gvk} has no status subresource; enable it in the CRD"),
+        );
+    }
+    let meta = inputs.primary.meta();
+    let wanted = hash_of(&status);
+    let entry = meta.entry(&inputs.key.plugin.field_manager(), true);
+    let as_wanted = match inputs.memory.recall(&meta.uid, true, &wanted, entry) {
+        Recall::Untouched => true,
+        Recall::Changed => false,
+        Recall::Unknown => same(&status, &inputs.primary.value()["status"]),
+    };
+    if as_wanted {
+        return Ok(None);
+    }
+    let mut metadata = Map::new();
+    metadata.insert("name".into(), (*meta.name).into());
+    if !meta.namespace.is_empty() {
+        metadata.insert("namespace".into(), (*meta.namespace).into());
+    }
+    let body = json!({
+        "apiVersion": gvk.api_version(),
+        "kind": &*gvk.kind,
+        "metadata": metadata,
+        "status": status,
+    });
+    Ok(Some(Step::Status { body, wanted }))
+}
+
+/// Whether a child's controller is another object than this primary: an earlier one
+/// of the same name, whose children the API server is about to collect.
+fn belongs_to_another(inputs: &Inputs<'_>, seen: &Object) -> bool {
+    seen.meta()
+        .controller_uid
+        .as_ref()
+        .is_some_and(|uid| *uid != inputs.primary.meta().uid)
+}
+
+fn target(kind: Kind, object: ObjectRef, seen: &Object) -> Target {
+    Target {
+        kind,
+        object,
+        uid: seen.meta().uid.clone(),
+        version: seen.meta().resource_version.clone(),
+    }
+}
+
+fn bounded_notice(notice: &Notice) -> Notice {
+    Notice {
+        severity: notice.severity,
+        reason: notice
+            .reason
+            .chars()
+            .filter(char::is_ascii_alphanumeric)
+            .take(128)
+            .collect(),
+        message: printable(&notice.message, 1024),
+    }
+}
+
+fn bounded_requeue(after: Duration) -> Duration {
+    after.clamp(REQUEUE_MIN, REQUEUE_MAX)
+}
