@@ -260,7 +260,9 @@ fn reads(input: ParseStream<'_>) -> Result<Vec<Read>> {
             Some(word) => {
                 return Err(Error::new(
                     word.span(),
-                    format!("`{word}` means nothing here: write labelled(\"v1/ConfigMap\", \"tier=web\") to see only objects with that label"),
+                    format!(
+                        "`{word}` means nothing here: write labelled(\"v1/ConfigMap\", \"tier=web\") to see only objects with that label"
+                    ),
                 ));
             }
         }

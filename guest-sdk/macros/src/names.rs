@@ -225,9 +225,7 @@ pub(crate) fn parse_label(text: &str) -> Result<(String, String), String> {
 /// Whether it is `v`, a number and perhaps `alpha` or `beta` with a number.
 fn is_version(version: &str) -> bool {
     let number = |text: &str| {
-        !text.is_empty()
-            && !text.starts_with('0')
-            && text.bytes().all(|each| each.is_ascii_digit())
+        !text.is_empty() && !text.starts_with('0') && text.bytes().all(|each| each.is_ascii_digit())
     };
     let Some(rest) = version.strip_prefix('v') else {
         return false;

@@ -150,11 +150,7 @@ fn version(arguments: &Arguments) -> Result<LitStr> {
 }
 
 /// What was said (checked when it was parsed), or what Cargo says.
-fn from_package(
-    said: Option<&LitStr>,
-    variable: &str,
-    check: Rule,
-) -> Result<LitStr> {
+fn from_package(said: Option<&LitStr>, variable: &str, check: Rule) -> Result<LitStr> {
     if let Some(said) = said {
         return Ok(said.clone());
     }
@@ -185,7 +181,10 @@ fn child(child: &Child) -> TokenStream {
 /// One element of `Manifest::reads`.
 fn read(read: &Read) -> TokenStream {
     let kind = kind(&read.kind);
-    let labels = read.labels.iter().map(|(key, value)| quote! { (#key, #value) });
+    let labels = read
+        .labels
+        .iter()
+        .map(|(key, value)| quote! { (#key, #value) });
     quote! {
         ::windlass::manifest::Read { kind: #kind, labels: &[#(#labels),*] }
     }
@@ -244,16 +243,40 @@ mod tests {
     #[test]
     fn every_refused_argument_points_at_the_authors_words() {
         for (arguments, at, fix) in [
-            (r#"children = ["Deployment"]"#, "\"Deployment\"", "apps/v1/Deployment"),
+            (
+                r#"children = ["Deployment"]"#,
+                "\"Deployment\"",
+                "apps/v1/Deployment",
+            ),
             ("children = [Deployment]", "Deployment", "in quotes"),
-            (r#"children = "v1/Service""#, "\"v1/Service\"", "write a list"),
-            (r#"children = ["v1/Service", "v1/Service"]"#, "\"v1/Service\"", "listed twice"),
+            (
+                r#"children = "v1/Service""#,
+                "\"v1/Service\"",
+                "write a list",
+            ),
+            (
+                r#"children = ["v1/Service", "v1/Service"]"#,
+                "\"v1/Service\"",
+                "listed twice",
+            ),
             (r#"children = [keep("v1/Secret")]"#, "keep", "orphan("),
-            (r#"children = [orphan("v1/Secret", "v1/Pod")]"#, "\"v1/Pod\"", "one kind each"),
-            (r#"reads = [labelled("v1/Pod", "tier")]"#, "\"tier\"", "key=value"),
+            (
+                r#"children = [orphan("v1/Secret", "v1/Pod")]"#,
+                "\"v1/Pod\"",
+                "one kind each",
+            ),
+            (
+                r#"reads = [labelled("v1/Pod", "tier")]"#,
+                "\"tier\"",
+                "key=value",
+            ),
             (r#"owns = ["v1/Pod"]"#, "owns", "write children ="),
             (r#"primary = "v1/Pod""#, "primary", "derive(Primary)"),
-            (r#"finalize = "clean_up""#, "\"clean_up\"", "finalize = clean_up"),
+            (
+                r#"finalize = "clean_up""#,
+                "\"clean_up\"",
+                "finalize = clean_up",
+            ),
             (r#"name = "My_App""#, "\"My_App\"", "name = \"my-app\""),
             (r#"version = "1""#, "\"1\"", "semantic version"),
             (r#"name = "a", name = "b""#, "name", "given twice"),
@@ -269,8 +292,16 @@ mod tests {
     fn every_refused_function_points_at_the_authors_words() {
         for (item, at, fix) in [
             ("struct A;", "struct", "goes on a function"),
-            ("async fn r(a: &S, c: &C) -> R {}", "async", "remove `async`"),
-            ("fn r<T>(a: &S, c: &C) -> R {}", "<T>", "remove the generics"),
+            (
+                "async fn r(a: &S, c: &C) -> R {}",
+                "async",
+                "remove `async`",
+            ),
+            (
+                "fn r<T>(a: &S, c: &C) -> R {}",
+                "<T>",
+                "remove the generics",
+            ),
             ("fn r(a: &S) -> R {}", "r", "two arguments, this one 1"),
             ("fn r(&self, c: &C) -> R {}", "&self", "keeps nothing"),
             ("fn r(a: &S, c: &C) {}", "r", "returns what it wants"),

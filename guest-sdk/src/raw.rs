@@ -1,0 +1,251 @@
+//! What the attribute's expansion stands on; nothing here is for authors, or stable.
+//!
+//! The generated bindings only exist on wasm. Tests of the host reach through them for what the
+//! SDK makes impossible, such as a decision that is not JSON.
+
+use crate::{Cache, Fault, Finalization, Kind, Primary, Snapshot};
+
+/// A reconciler's function.
+pub type Reconcile<T> = fn(&Snapshot<T>, &Cache) -> Result<crate::Decision, Fault>;
+/// A finalize step's function.
+pub type Finalize<T> = fn(&Snapshot<T>, &Cache) -> Result<Finalization, Fault>;
+
+/// The kind that a reconciler is about, by its argument.
+#[must_use]
+pub const fn primary_of<T: Primary>(_: Reconcile<T>) -> Kind {
+    T::KIND
+}
+
+/// Compiles only if the finalize step is about the same kind as the reconciler.
+pub const fn finalizer_of<T: Primary>(_: Reconcile<T>, _: Finalize<T>) {}
+
+#[cfg(target_family = "wasm")]
+pub use self::wasm::*;
+
+/// The component's side.
+#[cfg(target_family = "wasm")]
+mod wasm {
+    use super::{Finalize, Reconcile};
+    use crate::manifest::{Manifest, Unwanted};
+    use crate::{
+        Cache, Decision, Fault, Finalization, Kind, Notice, Object, Primary, Snapshot, decode, log,
+    };
+
+    /// The bindings that `wit/` describes.
+    #[allow(
+        unsafe_code,
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        reason = "generated: the calls across the boundary are not expressible in safe Rust"
+    )]
+    pub mod bindings {
+        wit_bindgen::generate!({
+            path: "../wit",
+            world: "reconciler",
+            pub_export_macro: true,
+            default_bindings_module: "windlass::raw::bindings",
+        });
+    }
+
+    pub use bindings::windlass::operator::{cache, log as raw_log, types};
+    pub use bindings::{Guest, export};
+
+    /// Longest text of a fault or a notice in bytes: the contract's bound.
+    const MESSAGE_MAX_BYTES: usize = 1024;
+
+    /// The manifest as it crosses the boundary.
+    #[must_use]
+    pub fn manifest(manifest: &Manifest) -> types::Manifest {
+        let children = manifest.children.iter().map(|child| types::Child {
+            kind: kind(child.kind),
+            unwanted: match child.unwanted {
+                Unwanted::Delete => types::Unwanted::Delete,
+                Unwanted::Orphan => types::Unwanted::Orphan,
+            },
+        });
+        let reads = manifest.reads.iter().map(|read| types::Read {
+            kind: kind(read.kind),
+            labels: read
+                .labels
+                .iter()
+                .map(|(key, value)| label(key, value))
+                .collect(),
+        });
+        types::Manifest {
+            name: manifest.name.to_owned(),
+            version: manifest.version.to_owned(),
+            primary: kind(manifest.primary),
+            children: children.collect(),
+            reads: reads.collect(),
+            finalizes: manifest.finalizes,
+        }
+    }
+
+    /// Calls the author's reconciler.
+    ///
+    /// # Errors
+    /// The author's, or permanent if the primary does not fit the author's struct.
+    pub fn reconcile<T: Primary>(
+        snapshot: types::Snapshot,
+        reconcile: Reconcile<T>,
+    ) -> Result<types::Decision, types::Fault> {
+        lift(&snapshot)
+            .and_then(|snapshot| reconcile(&snapshot, &Cache::of_the_host()))
+            .map(decision)
+            .map_err(fault)
+    }
+
+    /// Calls the author's finalize step.
+    ///
+    /// # Errors
+    /// The author's, or permanent if the primary does not fit the author's struct.
+    pub fn finalize<T: Primary>(
+        snapshot: types::Snapshot,
+        finalize: Finalize<T>,
+    ) -> Result<types::Finalization, types::Fault> {
+        let outcome = lift(&snapshot)
+            .and_then(|snapshot| finalize(&snapshot, &Cache::of_the_host()))
+            .map_err(fault)?;
+        Ok(match outcome {
+            Finalization::Done => types::Finalization::Done,
+            Finalization::Pending(wanted) => types::Finalization::Pending(decision(wanted)),
+        })
+    }
+
+    /// The finalize step of a reconciler without one; the host does not call it.
+    ///
+    /// # Errors
+    /// None.
+    pub fn nothing_to_finalize(_: types::Snapshot) -> Result<types::Finalization, types::Fault> {
+        Ok(types::Finalization::Done)
+    }
+
+    /// The snapshot as the author sees it.
+    fn lift<T: Primary>(snapshot: &types::Snapshot) -> Result<Snapshot<T>, Fault> {
+        let primary = decode::parse(&snapshot.primary, "the primary")?;
+        let children = snapshot
+            .children
+            .iter()
+            .map(|text| decode::parse(text, "a child"))
+            .collect::<Result<_, _>>()?;
+        let settings = snapshot
+            .settings
+            .as_ref()
+            .map(|text| decode::parse(text, "settings.yaml"))
+            .transpose()?;
+        Snapshot::new(primary, children, settings)
+    }
+
+    /// The decision as it crosses the boundary.
+    fn decision(decision: Decision) -> types::Decision {
+        types::Decision {
+            children: decision.children.iter().map(text).collect(),
+            status: decision.status.map(|status| status.to_string()),
+            notices: decision.notices.into_iter().map(notice).collect(),
+            // The host clamps it and says so; here it only has to fit.
+            requeue_after_ms: decision
+                .requeue_after
+                .map(|pause| u32::try_from(pause.as_millis()).unwrap_or(u32::MAX)),
+        }
+    }
+
+    /// The notice as it crosses the boundary.
+    fn notice(notice: Notice) -> types::Notice {
+        types::Notice {
+            severity: if notice.warning {
+                types::Severity::Warning
+            } else {
+                types::Severity::Normal
+            },
+            reason: notice.reason,
+            message: shortened(notice.message),
+        }
+    }
+
+    /// The fault as it crosses the boundary.
+    fn fault(fault: Fault) -> types::Fault {
+        match fault {
+            Fault::Transient(message) => types::Fault::Transient(shortened(message)),
+            Fault::Permanent(message) => types::Fault::Permanent(shortened(message)),
+        }
+    }
+
+    /// The first 1,024 bytes, ending at a character.
+    fn shortened(mut message: String) -> String {
+        let end = message.floor_char_boundary(MESSAGE_MAX_BYTES);
+        message.truncate(end);
+        message
+    }
+
+    /// The kind as it crosses the boundary.
+    fn kind(kind: Kind) -> types::Kind {
+        types::Kind {
+            group: kind.group.to_owned(),
+            version: kind.version.to_owned(),
+            kind: kind.kind.to_owned(),
+        }
+    }
+
+    /// The label as it crosses the boundary.
+    fn label(key: &str, value: &str) -> types::Label {
+        types::Label {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        }
+    }
+
+    /// The object as JSON text.
+    fn text(object: &Object) -> String {
+        object.as_value().to_string()
+    }
+
+    /// What the host says an object is; by contract that is JSON.
+    fn object(text: &str) -> Object {
+        match decode::parse(text, "an object from the cache") {
+            Ok(value) => Object::from(value),
+            Err(fault) => panic!("{fault}"),
+        }
+    }
+
+    /// Asks the host for one object.
+    pub(crate) fn cache_get(of: Kind, namespace: &str, name: &str) -> Option<Object> {
+        cache::get(&cache::ObjectKey {
+            kind: kind(of),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        })
+        .map(|text| object(&text))
+    }
+
+    /// Asks the host for a list.
+    pub(crate) fn cache_list(
+        of: Kind,
+        namespace: Option<&str>,
+        labels: &[(String, String)],
+    ) -> Vec<Object> {
+        let query = cache::Query {
+            kind: kind(of),
+            namespace: namespace.map(str::to_owned),
+            labels: labels
+                .iter()
+                .map(|(key, value)| label(key, value))
+                .collect(),
+        };
+        cache::list(&query)
+            .iter()
+            .map(|text| object(text))
+            .collect()
+    }
+
+    /// Hands the host a log line.
+    pub(crate) fn log(level: log::Level, line: &str) {
+        let level = match level {
+            log::Level::Debug => raw_log::Level::Debug,
+            log::Level::Info => raw_log::Level::Info,
+            log::Level::Warn => raw_log::Level::Warn,
+            log::Level::Error => raw_log::Level::Error,
+        };
+        raw_log::write(level, line);
+    }
+}
