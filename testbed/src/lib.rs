@@ -1,1 +1,47 @@
 //! A real Kubernetes control plane for tests and the demo.
+//!
+//! etcd, kube-apiserver and kube-controller-manager as child processes on 127.0.0.1, without containers and without root. Fakes
+//! would prove that we agree with ourselves; fencing, watches and server-side apply are only worth what a real API server says.
+//!
+//! ```no_run
+//! # async fn doc() -> anyhow::Result<()> {
+//! let control_plane = windlass_testbed::shared()?;
+//! let namespace = control_plane.namespace("scaling").await?;
+//! let mark = control_plane.audit()?.mark()?;
+//! control_plane.apply(&format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: a, namespace: {namespace} }}")).await?;
+//! let writes = control_plane.audit()?.writes(mark, &windlass_testbed::Writes::new().within(&namespace))?;
+//! assert_eq!(writes.len(), 1);
+//! # Ok(()) }
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`binaries`] | finds or builds the programs |
+//! | [`control_plane`] | starts, disturbs and ends them |
+//! | [`audit`] | reads what the API server recorded |
+//! | [`kubelet`] | makes pods Ready without containers |
+//! | [`components`] | builds the plugins that tests load |
+
+mod access;
+pub mod audit;
+pub mod binaries;
+pub mod components;
+pub mod control_plane;
+pub mod kubelet;
+mod layout;
+mod options;
+mod pki;
+mod process;
+pub mod progress;
+mod runtime;
+mod servers;
+
+pub use audit::{Audit, AuditEvent, Mark, Writes};
+pub use binaries::Binaries;
+pub use components::component;
+pub use control_plane::{ControlPlane, shared};
+pub use kubelet::Placement;
+pub use options::{Options, REPLICAS, User};
+pub use pki::{Authority, Identity};
+pub use process::Signal;
+pub use servers::{Server, Stop};
