@@ -1,1 +1,42 @@
-//! The work queue: one entry a Key, never two passes of one Key at once.
+//! The work queue: one entry a [`Key`](windlass_core::key::Key), never two passes
+//! of one key at once.
+//!
+//! Three small machines, each pure and each in its own file, answer one question:
+//! *which* key is next (`lanes`: a fair share between plugins, changes before
+//! resyncs), *when* a key is due and *whether* it may run (`state`: one entry a
+//! key, backoff, delays). [`Queue`] puts a lock, a clock and chance around them.
+//! *How many* run at once is asked by whoever calls [`Queue::next`].
+//!
+//! # Guarantees
+//! * A key that was offered is handed out after the offer, unless its plugin is
+//!   forgotten in between. A key that is offered while it runs runs again.
+//! * A key is not handed out again before its [`Running`] is finished or dropped.
+//! * [`offer`](windlass_core::ports::Sink::offer) never waits and never fails.
+//!
+//! # Failures and events
+//! A key that failed waits with growing pauses. An event for it brings it forward,
+//! because what made it fail may have been mended by just that event. So that an
+//! object that changes all the time cannot turn its failures into a hot loop, the
+//! pause after a failure has a floor that no event gets below, and the floor grows
+//! too while failures follow each other by events alone ([`Config::hurry`]).
+//!
+//! # Bounds
+//! One entry for each key that somebody offered and that has not been worked off:
+//! at most one for each primary object. While the queue is paused nothing is
+//! worked off; [`Queue::waiting`] and [`Queue::discard`] let its owner drop keys
+//! whose object is gone.
+
+mod entry;
+mod lanes;
+mod queue;
+#[cfg(test)]
+mod random;
+mod running;
+mod state;
+mod view;
+
+pub use lanes::Urgency;
+pub use queue::{Config, Observer, Queue, Silent};
+pub use running::Running;
+pub use state::{Stats, Waiting};
+pub use view::{ROWS_MAX, Row, RowState, View};

@@ -1,0 +1,166 @@
+//! Random orders of everything that can happen to the machine, against a model
+//! that knows only who runs and who is owed a pass.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tokio::time::Instant;
+use windlass_core::key::Key;
+use windlass_core::name::PluginName;
+
+use crate::entry::{Ended, Place};
+use crate::lanes::Urgency;
+use crate::state::State;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Offer(u8, u64, bool),
+    Take,
+    Finish(u8, u8, u64),
+    Advance(u64),
+    Forget(u8),
+    Paused(bool),
+    Discard(u8),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (0..12u8, prop_oneof![Just(0u64), 1..5000u64], any::<bool>()).prop_map(|(k, ms, r)| Op::Offer(k, ms, r)),
+        6 => Just(Op::Take),
+        5 => (any::<u8>(), 0..5u8, 0..3000u64).prop_map(|(i, how, ms)| Op::Finish(i, how, ms)),
+        4 => (0..4000u64).prop_map(Op::Advance),
+        1 => (0..3u8).prop_map(Op::Forget),
+        1 => any::<bool>().prop_map(Op::Paused),
+        1 => any::<u8>().prop_map(Op::Discard),
+    ]
+}
+
+fn plugin(n: u8) -> PluginName {
+    PluginName::try_new(&format!("p{}", n % 3)).expect("valid")
+}
+
+fn key(n: u8) -> Key {
+    Key::new(plugin(n), "ns", format!("k{n}"))
+}
+
+fn ended(how: u8, pause: Duration) -> Ended {
+    match how {
+        0 => Ended::OnChange,
+        1 => Ended::After(pause),
+        2 => Ended::Postponed(pause),
+        3 => Ended::WhenLeading,
+        _ => Ended::Backoff { pause, floor: pause / 2 },
+    }
+}
+
+struct Model {
+    state: State,
+    now: Instant,
+    running: Vec<Key>,
+    /// Of these, those whose plugin was forgotten and that were not offered since.
+    forgotten: BTreeSet<Key>,
+    owed: BTreeSet<Key>,
+}
+
+impl Model {
+    fn take(&mut self) -> bool {
+        let Some(taken) = self.state.take(self.now) else {
+            return false;
+        };
+        assert!(!self.running.contains(&taken.key), "{} runs twice at once", taken.key);
+        self.owed.remove(&taken.key);
+        self.running.push(taken.key);
+        true
+    }
+
+    fn finish(&mut self, at: u8, how: u8, ms: u64) {
+        if self.running.is_empty() {
+            return;
+        }
+        let key = self.running.swap_remove(usize::from(at) % self.running.len());
+        let at_least = (ms.is_multiple_of(7)).then(|| Duration::from_millis(ms / 2));
+        self.state.finish(&key, ended(how, Duration::from_millis(ms)), at_least, self.now);
+        if !self.forgotten.remove(&key) && how != 0 {
+            self.owed.insert(key);
+        }
+    }
+
+    fn apply(&mut self, op: Op) {
+        match op {
+            Op::Offer(k, ms, resync) => {
+                let urgency = if resync { Urgency::Resync } else { Urgency::Change };
+                let at = self.now + Duration::from_millis(ms);
+                self.state.offer(key(k), at, urgency, self.now);
+                self.owed.insert(key(k));
+                self.forgotten.remove(&key(k));
+            }
+            Op::Take => {
+                self.take();
+            }
+            Op::Finish(at, how, ms) => self.finish(at, how, ms),
+            Op::Advance(ms) => self.now += Duration::from_millis(ms),
+            Op::Forget(p) => {
+                self.state.forget_plugin(&plugin(p));
+                self.owed.retain(|k| k.plugin != plugin(p));
+                let running = self.running.iter().filter(|k| k.plugin == plugin(p));
+                self.forgotten.extend(running.cloned());
+            }
+            Op::Paused(paused) => self.state.set_paused(paused),
+            Op::Discard(at) => {
+                let waiting = self.state.waiting();
+                if let Some(one) = waiting.get(usize::from(at) % waiting.len().max(1)) {
+                    assert!(self.state.discard(one));
+                    self.owed.remove(&one.key);
+                }
+            }
+        }
+    }
+
+    /// Every count agrees with the entries, and every key that runs has one.
+    fn check(&mut self) {
+        let (ready, delayed, running) = self.state.sizes(self.now);
+        let count = |f: fn(&Place) -> bool| self.state.entries.values().filter(|e| f(&e.place)).count();
+        assert_eq!(ready, count(|p| matches!(p, Place::Ready { .. })));
+        assert_eq!(delayed, count(|p| matches!(p, Place::Delayed { .. })));
+        assert_eq!(running, count(|p| matches!(p, Place::Running { .. })));
+        assert_eq!(running, self.running.len());
+        let stats = self.state.stats(self.now);
+        assert_eq!(stats.values().map(|s| s.depth).sum::<usize>(), ready);
+        assert_eq!(stats.values().map(|s| s.in_flight).sum::<usize>(), running);
+    }
+
+    /// Lets everything come to rest: whoever is owed a pass gets it.
+    fn settle(mut self) {
+        self.state.set_paused(false);
+        for _ in 0..100 {
+            self.now += Duration::from_secs(10);
+            while self.take() {}
+            while !self.running.is_empty() {
+                self.finish(0, 0, 1);
+            }
+        }
+        assert_eq!(self.owed, BTreeSet::new(), "lost");
+        assert!(self.state.entries.is_empty(), "left over: {:?}", self.state);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn no_order_of_things_loses_a_key_or_runs_it_twice_at_once(ops in vec(op(), 1..200)) {
+        let mut model = Model {
+            state: State::default(),
+            now: Instant::now(),
+            running: Vec::new(),
+            forgotten: BTreeSet::new(),
+            owed: BTreeSet::new(),
+        };
+        for op in ops {
+            model.apply(op);
+            model.check();
+        }
+        model.settle();
+    }
+}

@@ -1,0 +1,111 @@
+//! The right to run a pass for one key, and the duty to say how it ended.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use windlass_core::key::Key;
+use windlass_core::outcome::Next;
+
+use crate::entry::Ended;
+use crate::queue::Queue;
+use crate::state::Taken;
+
+/// A key that was handed out. Nobody else gets it before this is finished.
+///
+/// Dropped without [`finish`](Self::finish), in a panic or because the pass was
+/// cancelled, it counts as a failure: the key comes back after its backoff.
+#[must_use = "a key that is dropped counts as failed"]
+pub struct Running {
+    queue: Arc<Queue>,
+    key: Key,
+    failures: u32,
+    started: Instant,
+    /// Its next pause and floor should it fail, already spread by chance.
+    pause: Duration,
+    floor: Duration,
+    at_least: Option<Duration>,
+    finished: bool,
+}
+
+impl Running {
+    pub(crate) fn new(queue: Arc<Queue>, taken: Taken, chance: f64) -> Self {
+        let config = queue.config();
+        Self {
+            pause: config.backoff.pause(taken.failures.saturating_add(1), chance),
+            floor: config.hurry.pause(taken.hurried.saturating_add(1), chance),
+            key: taken.key,
+            failures: taken.failures,
+            started: Instant::now(),
+            at_least: None,
+            finished: false,
+            queue,
+        }
+    }
+
+    /// Which key.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Its failures in a row before this pass.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// How long the key will stay away if this pass fails and nothing changes.
+    pub fn pause(&self) -> Duration {
+        self.pause.max(self.at_least.unwrap_or_default())
+    }
+
+    /// Keeps the key away for at least so long, whatever [`finish`](Self::finish)
+    /// says and whatever changes: the server asked for it.
+    pub fn pause_at_least(&mut self, pause: Duration) {
+        self.at_least = self.at_least.max(Some(pause));
+    }
+
+    /// Ends the pass: the key comes back as `next` says, or earlier if something
+    /// changed while it ran.
+    pub fn finish(mut self, next: Next) {
+        self.end(match next {
+            Next::OnChange => Ended::OnChange,
+            Next::After(pause) => Ended::After(pause),
+            Next::Backoff => self.failed(),
+            Next::WhenLeading => Ended::WhenLeading,
+        });
+    }
+
+    /// Ends a pass that could not begin yet: the key comes back after `pause`, or
+    /// earlier if something changes, and its failures still count.
+    pub fn postpone(mut self, pause: Duration) {
+        self.end(Ended::Postponed(pause));
+    }
+
+    pub(crate) fn worked(&self, now: Instant) -> Duration {
+        now.duration_since(self.started)
+    }
+
+    fn failed(&self) -> Ended {
+        Ended::Backoff { pause: self.pause, floor: self.floor }
+    }
+
+    fn end(&mut self, ended: Ended) {
+        self.finished = true;
+        self.queue.finish(self, ended, self.at_least);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.end(self.failed());
+        }
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Running({}, {} failures)", self.key, self.failures)
+    }
+}

@@ -1,0 +1,287 @@
+//! The queue as a pure machine: one entry a key. Time and chance are arguments,
+//! so that tests try every order of things without a clock.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use windlass_core::key::Key;
+use windlass_core::name::PluginName;
+
+use crate::entry::{Ended, Entry, Place};
+use crate::lanes::{Lanes, Urgency};
+
+/// All entries and where each of them is.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) entries: HashMap<Key, Entry>,
+    lanes: Lanes,
+    due: BTreeSet<(Instant, Key)>,
+    counts: BTreeMap<PluginName, Counts>,
+    paused: bool,
+    /// Rises with each offer; orders keys that are ready.
+    order: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    adds: u64,
+    retries: u64,
+}
+
+/// A key that was handed out.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) key: Key,
+    pub(crate) failures: u32,
+    pub(crate) hurried: u32,
+    /// How long it was ready.
+    pub(crate) queued: Duration,
+}
+
+/// Numbers about one plugin's keys, or all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Keys that could be handed out now (`workqueue_depth`).
+    pub depth: usize,
+    /// Keys that run now.
+    pub in_flight: usize,
+    /// Keys that wait for their time: failed, or to be looked at again.
+    pub delayed: usize,
+    /// Times that a key became ready (`workqueue_adds_total`); merged offers do not count.
+    pub adds: u64,
+    /// Passes that ended with a pause (`workqueue_retries_total`).
+    pub retries: u64,
+    /// Time that all running passes have taken so far, in sum.
+    pub unfinished: Duration,
+    /// Time that the oldest running pass has taken so far.
+    pub longest: Duration,
+}
+
+/// A key that is ready but is not handed out, see [`Queue::waiting`](crate::Queue::waiting).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Which key.
+    pub key: Key,
+    offered: u64,
+}
+
+impl State {
+    pub(crate) fn paused(paused: bool) -> Self {
+        Self { paused, ..Self::default() }
+    }
+
+    pub(crate) fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Somebody wants `key` at `at`, which is `now` for an event. Whatever is
+    /// earliest wins; a failed key's floor wins over everything.
+    pub(crate) fn offer(&mut self, key: Key, at: Instant, urgency: Urgency, now: Instant) {
+        self.order += 1;
+        let offered = self.order;
+        let Some(entry) = self.entries.get_mut(&key) else {
+            let entry = Entry::new(offered, urgency, now);
+            self.entries.insert(key.clone(), entry);
+            return self.put(&key, at, false, now);
+        };
+        entry.offered = offered;
+        let sooner = urgency.min(entry.urgency);
+        match &mut entry.place {
+            Place::Running { again, forgotten, .. } => {
+                // The urgency of the pass that runs is of no interest any more.
+                entry.urgency = again.map_or(urgency, |_| sooner);
+                *again = Some(again.map_or(at, |a| a.min(at)));
+                *forgotten = false;
+            }
+            Place::Ready { order, .. } => {
+                if sooner < entry.urgency {
+                    self.lanes.remove(&key.plugin, entry.urgency, *order);
+                    self.lanes.push(key, sooner, *order);
+                    entry.urgency = sooner;
+                }
+            }
+            Place::Delayed { due, failed } => {
+                let at = entry.floor.map_or(at, |floor| at.max(floor));
+                if at < *due {
+                    let (due, failed) = (*due, *failed);
+                    entry.urgency = sooner;
+                    entry.forward |= failed;
+                    self.due.remove(&(due, key.clone()));
+                    self.put(&key, at, failed, now);
+                }
+            }
+        }
+    }
+
+    /// Hands out the key whose turn it is.
+    pub(crate) fn take(&mut self, now: Instant) -> Option<Taken> {
+        if self.paused {
+            return None;
+        }
+        self.promote(now);
+        let key = self.lanes.take()?;
+        let entry = self.entries.get_mut(&key).expect("a key in a lane has an entry");
+        let since = match entry.place {
+            Place::Ready { since, .. } => since,
+            Place::Delayed { .. } | Place::Running { .. } => now,
+        };
+        entry.place = Place::Running { since: now, again: None, forgotten: false };
+        Some(Taken {
+            failures: entry.failures,
+            hurried: if entry.forward { entry.hurried + 1 } else { 0 },
+            queued: now.duration_since(since),
+            key,
+        })
+    }
+
+    /// When the next delayed key is due; `None` when none is or the queue is paused.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.due.first().filter(|_| !self.paused).map(|(due, _)| *due)
+    }
+
+    /// The pass of `key` has ended. Nothing ever comes back before `at_least`.
+    pub(crate) fn finish(&mut self, key: &Key, ended: Ended, at_least: Option<Duration>, now: Instant) {
+        self.lanes.done(&key.plugin);
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        let Place::Running { again, forgotten, .. } = entry.place else {
+            return;
+        };
+        if forgotten {
+            self.entries.remove(key);
+            return;
+        }
+        let (wait, floor) = entry.settle(ended);
+        let floor = floor.max(at_least).map(|pause| now + pause);
+        entry.floor = floor;
+        let failed = matches!(ended, Ended::Backoff { .. });
+        let wanted = wait.map(|pause| now + pause);
+        let wanted = wanted.max(wanted.and(floor));
+        let event = again.map(|at| floor.map_or(at, |floor| at.max(floor)));
+        entry.forward |= failed && event < wanted && event.is_some();
+        match (wanted, event) {
+            (None, None) => {
+                self.entries.remove(key);
+            }
+            (Some(at), None) | (None, Some(at)) => self.put_back(key, at, failed, now),
+            (Some(wanted), Some(event)) => self.put_back(key, wanted.min(event), failed, now),
+        }
+    }
+
+    /// Drops every key of a plugin. One that runs is dropped when it ends, unless
+    /// it is offered again before.
+    pub(crate) fn forget_plugin(&mut self, plugin: &PluginName) {
+        let keys: Vec<_> = self.entries.keys().filter(|k| k.plugin == *plugin).cloned().collect();
+        for key in keys {
+            self.remove(&key);
+        }
+        self.counts.remove(plugin);
+    }
+
+    /// Keys that are ready, for [`State::discard`].
+    pub(crate) fn waiting(&self) -> Vec<Waiting> {
+        let ready = |entry: &Entry| matches!(entry.place, Place::Ready { .. });
+        let ready = self.entries.iter().filter(|(_, entry)| ready(entry));
+        ready.map(|(key, entry)| Waiting { key: key.clone(), offered: entry.offered }).collect()
+    }
+
+    /// Drops a key that is still ready and has not been offered since.
+    pub(crate) fn discard(&mut self, waiting: &Waiting) -> bool {
+        let same = self.entries.get(&waiting.key).is_some_and(|entry| {
+            matches!(entry.place, Place::Ready { .. }) && entry.offered == waiting.offered
+        });
+        if same {
+            self.remove(&waiting.key);
+        }
+        same
+    }
+
+    /// Makes ready what is due.
+    pub(crate) fn promote(&mut self, now: Instant) {
+        while let Some((due, _)) = self.due.first()
+            && *due <= now
+        {
+            let Some((due, key)) = self.due.pop_first() else {
+                return;
+            };
+            self.put(&key, due, false, now);
+        }
+    }
+
+    /// Numbers for each plugin that has any.
+    pub(crate) fn stats(&mut self, now: Instant) -> BTreeMap<PluginName, Stats> {
+        self.promote(now);
+        let mut all: BTreeMap<PluginName, Stats> = BTreeMap::new();
+        for (plugin, counts) in &self.counts {
+            let stats = all.entry(plugin.clone()).or_default();
+            (stats.adds, stats.retries) = (counts.adds, counts.retries);
+        }
+        for (key, entry) in &self.entries {
+            let stats = all.entry(key.plugin.clone()).or_default();
+            match entry.place {
+                Place::Ready { .. } => stats.depth += 1,
+                Place::Delayed { .. } => stats.delayed += 1,
+                Place::Running { since, .. } => {
+                    let worked = now.duration_since(since);
+                    stats.in_flight += 1;
+                    stats.unfinished += worked;
+                    stats.longest = stats.longest.max(worked);
+                }
+            }
+        }
+        all
+    }
+
+    /// Keys that are ready, delayed and running.
+    pub(crate) fn sizes(&mut self, now: Instant) -> (usize, usize, usize) {
+        self.promote(now);
+        let (ready, delayed) = (self.lanes.len(), self.due.len());
+        (ready, delayed, self.entries.len() - ready - delayed)
+    }
+
+    /// Returns a key after its pass; that counts as a retry when it has to wait.
+    fn put_back(&mut self, key: &Key, at: Instant, failed: bool, now: Instant) {
+        if at > now {
+            self.counts.entry(key.plugin.clone()).or_default().retries += 1;
+        }
+        self.put(key, at, failed, now);
+    }
+
+    /// Puts an entry that is in no lane and not in `due` where it belongs.
+    fn put(&mut self, key: &Key, at: Instant, failed: bool, now: Instant) {
+        let entry = self.entries.get_mut(key).expect("only entries are put");
+        if at > now {
+            entry.place = Place::Delayed { due: at, failed };
+            self.due.insert((at, key.clone()));
+            return;
+        }
+        self.order += 1;
+        entry.place = Place::Ready { since: at, order: self.order };
+        self.counts.entry(key.plugin.clone()).or_default().adds += 1;
+        self.lanes.push(key.clone(), entry.urgency, self.order);
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        match &mut entry.place {
+            // Its entry stays until the pass ends: it is what keeps a second one out.
+            Place::Running { forgotten, again, .. } => {
+                (*forgotten, *again) = (true, None);
+                return;
+            }
+            Place::Ready { order, .. } => self.lanes.remove(&key.plugin, entry.urgency, *order),
+            Place::Delayed { due, .. } => {
+                self.due.remove(&(*due, key.clone()));
+            }
+        }
+        self.entries.remove(key);
+    }
+}

@@ -1,0 +1,115 @@
+//! What `/debug/queue` shows. Field names are stable.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+use windlass_core::key::Key;
+
+use crate::entry::{Entry, Place};
+use crate::state::State;
+
+/// Most rows of one [`View`].
+pub const ROWS_MAX: usize = 1000;
+
+/// The queue at one instant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct View {
+    /// Whether nothing is handed out: this replica does not lead.
+    pub paused: bool,
+    /// Keys that could be handed out.
+    pub depth: usize,
+    /// Keys that run.
+    pub in_flight: usize,
+    /// Keys that wait for their time.
+    pub delayed: usize,
+    /// Keys: those that run first, then by when they are due.
+    pub rows: Vec<Row>,
+    /// Keys that are not in `rows`, because there are more than [`ROWS_MAX`].
+    pub left_out: usize,
+}
+
+/// One key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// `<plugin>:<namespace>/<name>`.
+    pub key: String,
+    /// Where it is.
+    pub state: RowState,
+    /// Its failures in a row.
+    pub failures: u32,
+    /// Milliseconds until it comes back; 0 when it is ready or runs.
+    pub due_in_ms: u64,
+    /// Milliseconds that it has been ready or running; 0 when it is delayed.
+    pub for_ms: u64,
+}
+
+/// Where a key is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RowState {
+    /// A pass runs.
+    Running,
+    /// A pass runs, and another follows because something changed meanwhile.
+    Again,
+    /// Waits for a slot, or for leadership.
+    Ready,
+    /// Waits after a failure.
+    Backoff,
+    /// Waits to be looked at again.
+    Delayed,
+}
+
+impl View {
+    pub(crate) fn of(state: &mut State, now: Instant) -> Self {
+        let (depth, delayed, in_flight) = state.sizes(now);
+        let mut entries: Vec<_> = state.entries.iter().map(|(k, e)| (rank(k, e), k, e)).collect();
+        // Only the rows that are shown are sorted; a lock is held here.
+        if entries.len() > ROWS_MAX {
+            entries.select_nth_unstable_by(ROWS_MAX, |a, b| a.0.cmp(&b.0));
+            entries.truncate(ROWS_MAX);
+        }
+        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Self {
+            paused: state.is_paused(),
+            depth,
+            in_flight,
+            delayed,
+            left_out: state.entries.len() - entries.len(),
+            rows: entries.iter().map(|(_, k, e)| Row::of(k, e, now)).collect(),
+        }
+    }
+}
+
+impl Row {
+    fn of(key: &Key, entry: &Entry, now: Instant) -> Self {
+        let (state, due, since) = match entry.place {
+            Place::Running { since, again: None, .. } => (RowState::Running, None, Some(since)),
+            Place::Running { since, .. } => (RowState::Again, None, Some(since)),
+            Place::Ready { since, .. } => (RowState::Ready, None, Some(since)),
+            Place::Delayed { due, failed: true } => (RowState::Backoff, Some(due), None),
+            Place::Delayed { due, failed: false } => (RowState::Delayed, Some(due), None),
+        };
+        Self {
+            key: key.to_string(),
+            state,
+            failures: entry.failures,
+            due_in_ms: millis(due.map(|due| due.duration_since(now))),
+            for_ms: millis(since.map(|since| now.duration_since(since))),
+        }
+    }
+}
+
+/// What is shown first: the longest running, the longest ready, the next due.
+fn rank<'a>(key: &'a Key, entry: &Entry) -> (u8, Instant, &'a Key) {
+    let (class, at) = match entry.place {
+        Place::Running { since, .. } => (0, since),
+        Place::Ready { since, .. } => (1, since),
+        Place::Delayed { due, .. } => (2, due),
+    };
+    (class, at, key)
+}
+
+fn millis(of: Option<Duration>) -> u64 {
+    of.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
