@@ -32,9 +32,7 @@ fn reconcile(greeting: &Snapshot<Greeting>, _cache: &Cache) -> Result<Decision, 
     let settings: Settings = greeting.settings()?;
     let text = format!("{}, {}!", settings.word, greeting.spec.whom);
     let written = greeting.child(kind::CONFIG_MAP, greeting.name()).is_some();
-    let conditions = greeting
-        .conditions()
-        .set("Ready", written, "Greeted", &text);
+    let conditions = greeting.conditions().set("Ready", written, "Greeted", &text);
     Ok(Decision::new()
         .child(json!({
             "apiVersion": "v1",
@@ -51,8 +49,6 @@ fn the_word_comes_from_the_settings() {
         .with_settings(json!({ "word": "Moin" }));
     let decision = reconcile(&greeting, &Cache::fixed()).expect("decides");
     assert_eq!(MANIFEST.check(&decision), Ok(()));
-    let wanted = decision
-        .wanted(kind::CONFIG_MAP, "example")
-        .expect("wanted");
+    let wanted = decision.wanted(kind::CONFIG_MAP, "example").expect("wanted");
     assert_eq!(wanted.text("/data/text"), Some("Moin, world!"));
 }

@@ -64,11 +64,7 @@ pub struct Query {
 impl Query {
     /// Every object of a kind, in all namespaces.
     pub fn of(kind: Kind) -> Self {
-        Self {
-            kind,
-            namespace: None,
-            labels: Vec::new(),
-        }
+        Self { kind, namespace: None, labels: Vec::new() }
     }
 
     /// Only those in this namespace.
@@ -151,23 +147,15 @@ mod source {
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
             });
-            self.visible(kind)
-                .find(|each| (each.namespace(), each.name()) == (namespace, name))
-                .cloned()
+            self.visible(kind).find(|each| (each.namespace(), each.name()) == (namespace, name)).cloned()
         }
 
         pub(super) fn list(&self, query: &Query) -> Vec<Object> {
             self.judge(query.kind);
             self.seen.borrow_mut().push(Seen::List(query.clone()));
             let here = |each: &&Object| {
-                query
-                    .namespace
-                    .as_ref()
-                    .is_none_or(|namespace| each.namespace() == namespace)
-                    && query
-                        .labels
-                        .iter()
-                        .all(|(key, value)| each.label(key) == Some(value))
+                query.namespace.as_ref().is_none_or(|namespace| each.namespace() == namespace)
+                    && query.labels.iter().all(|(key, value)| each.label(key) == Some(value))
             };
             let mut found: Vec<Object> = self.visible(query.kind).filter(here).cloned().collect();
             found.sort_by(|left, right| {
@@ -184,10 +172,7 @@ mod source {
                 .and_then(|manifest| manifest.reads.iter().find(|read| read.kind == kind))
                 .map_or(&[][..], |read| read.labels);
             self.objects.iter().filter(move |each| {
-                kind.matches(each)
-                    && labels
-                        .iter()
-                        .all(|(key, value)| each.label(key) == Some(*value))
+                kind.matches(each) && labels.iter().all(|(key, value)| each.label(key) == Some(*value))
             })
         }
 
@@ -208,9 +193,7 @@ mod source {
         /// An empty cache that answers from what is put in.
         #[must_use]
         pub fn fixed() -> Self {
-            Self {
-                source: Source::default(),
-            }
+            Self { source: Source::default() }
         }
 
         /// Puts an object in.
@@ -264,21 +247,14 @@ mod tests {
         version: "0.1.0",
         primary: kind::NAMESPACE,
         children: &[],
-        reads: &[Read {
-            kind: kind::CONFIG_MAP,
-            labels: &[("tier", "web")],
-        }],
+        reads: &[Read { kind: kind::CONFIG_MAP, labels: &[("tier", "web")] }],
         finalizes: false,
     };
 
     #[test]
     fn a_list_is_ordered_and_filtered() {
         let names = |query: &Query| -> Vec<String> {
-            filled()
-                .list(query)
-                .iter()
-                .map(|each| format!("{}/{}", each.namespace(), each.name()))
-                .collect()
+            filled().list(query).iter().map(|each| format!("{}/{}", each.namespace(), each.name())).collect()
         };
         let all = Query::of(kind::CONFIG_MAP);
         assert_eq!(names(&all), ["a/y", "a/z", "b/x"]);
@@ -292,11 +268,7 @@ mod tests {
         assert!(cache.get(kind::SECRET, "a", "nobody").is_none());
         assert_eq!(
             cache.seen(),
-            [Seen::Object {
-                kind: kind::SECRET,
-                namespace: "a".into(),
-                name: "nobody".into()
-            }]
+            [Seen::Object { kind: kind::SECRET, namespace: "a".into(), name: "nobody".into() }]
         );
     }
 

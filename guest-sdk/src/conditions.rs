@@ -68,10 +68,7 @@ pub struct Conditions<'a, T> {
 impl<'a, T> Conditions<'a, T> {
     /// None yet; the earlier ones are looked up in the primary's `status.conditions`.
     pub(crate) fn of(snapshot: &'a Snapshot<T>) -> Self {
-        Self {
-            snapshot,
-            current: Vec::new(),
-        }
+        Self { snapshot, current: Vec::new() }
     }
 
     /// Sets a condition: its type, whether it holds, a CamelCase reason for machines and one
@@ -84,11 +81,8 @@ impl<'a, T> Conditions<'a, T> {
         message: impl Into<String>,
     ) -> Self {
         let status = holds.into().as_str();
-        let since = self
-            .unchanged_since(name, status)
-            .unwrap_or_else(|| self.snapshot.now());
-        self.current
-            .retain(|each| each.get("type").and_then(Value::as_str) != Some(name));
+        let since = self.unchanged_since(name, status).unwrap_or_else(|| self.snapshot.now());
+        self.current.retain(|each| each.get("type").and_then(Value::as_str) != Some(name));
         self.current.push(json!({
             "type": name,
             "status": status,

@@ -75,9 +75,7 @@ impl Decision {
     /// The wanted child of that kind and name; for tests.
     #[must_use]
     pub fn wanted(&self, kind: Kind, name: &str) -> Option<&Object> {
-        self.children
-            .iter()
-            .find(|child| kind.matches(child) && child.name() == name)
+        self.children.iter().find(|child| kind.matches(child) && child.name() == name)
     }
 
     /// The wanted status as an object to look into, empty if none is wanted; for tests.
@@ -102,19 +100,12 @@ pub struct Notice {
 impl Notice {
     /// Something worth knowing.
     pub fn normal(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            warning: false,
-            reason: reason.into(),
-            message: message.into(),
-        }
+        Self { warning: false, reason: reason.into(), message: message.into() }
     }
 
     /// Something that somebody should look at.
     pub fn warning(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            warning: true,
-            ..Self::normal(reason, message)
-        }
+        Self { warning: true, ..Self::normal(reason, message) }
     }
 }
 
@@ -134,7 +125,8 @@ mod tests {
 
     #[test]
     fn an_optional_child_is_there_or_not() {
-        let service = |name: &str| json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name } });
+        let service =
+            |name: &str| json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name } });
         let decision = Decision::new()
             .children(Some(service("a")))
             .children(None::<Value>)

@@ -7,8 +7,8 @@ use crate::Fault;
 use serde::Deserialize;
 use serde::de::value::StrDeserializer;
 use serde::de::{
-    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess,
-    Unexpected, VariantAccess, Visitor,
+    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, Unexpected,
+    VariantAccess, Visitor,
 };
 use serde::forward_to_deserialize_any;
 use serde_json::{Map, Value, map};
@@ -21,11 +21,7 @@ use std::slice;
 /// Permanent: `<whose> does not fit: at `spec.ports[0]`: invalid type: ...`.
 pub(crate) fn decode<T: DeserializeOwned>(value: &Value, whose: &str) -> Result<T, Fault> {
     T::deserialize(At(value)).map_err(|Misfit { path, message }| {
-        let place = if path.is_empty() {
-            String::new()
-        } else {
-            format!("at `{path}`: ")
-        };
+        let place = if path.is_empty() { String::new() } else { format!("at `{path}`: ") };
         Fault::permanent(format!("{whose} does not fit: {place}{message}"))
     })
 }
@@ -42,22 +38,14 @@ struct Misfit {
 impl Misfit {
     /// The same, seen from the object that holds it.
     fn under_key(mut self, key: &str) -> Self {
-        let dot = if self.path.is_empty() || self.path.starts_with('[') {
-            ""
-        } else {
-            "."
-        };
+        let dot = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
         self.path = format!("{key}{dot}{}", self.path);
         self
     }
 
     /// The same, seen from the list that holds it.
     fn under_index(mut self, index: usize) -> Self {
-        let dot = if self.path.is_empty() || self.path.starts_with('[') {
-            ""
-        } else {
-            "."
-        };
+        let dot = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
         self.path = format!("[{index}]{dot}{}", self.path);
         self
     }
@@ -73,9 +61,37 @@ impl std::error::Error for Misfit {}
 
 impl de::Error for Misfit {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self {
-            path: String::new(),
-            message: message.to_string(),
+        Self { path: String::new(), message: message.to_string() }
+    }
+
+    // The two that follow say what serde would say, in JSON's words and without printing
+    // fractions, whose code would be a tenth of a component.
+    fn invalid_type(found: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        Self::custom(format_args!("invalid type: {}, expected {expected}", Found(found)))
+    }
+
+    fn invalid_value(found: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        Self::custom(format_args!("invalid value: {}, expected {expected}", Found(found)))
+    }
+}
+
+/// What was found, as a message says it.
+struct Found<'a>(Unexpected<'a>);
+
+impl fmt::Display for Found<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Unexpected::Bool(value) => write!(out, "boolean `{value}`"),
+            Unexpected::Unsigned(value) => write!(out, "integer `{value}`"),
+            Unexpected::Signed(value) => write!(out, "integer `{value}`"),
+            Unexpected::Float(_) => out.write_str("a number with a fraction"),
+            Unexpected::Str(text) => write!(out, "string {text:?}"),
+            Unexpected::Unit | Unexpected::Option => out.write_str("null"),
+            Unexpected::Seq => out.write_str("a list"),
+            Unexpected::Map => out.write_str("an object"),
+            Unexpected::UnitVariant => out.write_str("a variant without content"),
+            Unexpected::Other(what) => out.write_str(what),
+            _ => out.write_str("something else"),
         }
     }
 }
@@ -100,14 +116,8 @@ impl<'de> Deserializer<'de> for At<'de> {
                 }
             }
             Value::String(text) => visitor.visit_borrowed_str(text),
-            Value::Array(list) => visitor.visit_seq(List {
-                rest: list.iter(),
-                index: 0,
-            }),
-            Value::Object(map) => visitor.visit_map(Fields {
-                rest: map.iter(),
-                current: None,
-            }),
+            Value::Array(list) => visitor.visit_seq(List { rest: list.iter(), index: 0 }),
+            Value::Object(map) => visitor.visit_map(Fields { rest: map.iter(), current: None }),
         }
     }
 
@@ -133,15 +143,9 @@ impl<'de> Deserializer<'de> for At<'de> {
         visitor: V,
     ) -> Result<V::Value, Misfit> {
         match self.0 {
-            Value::String(variant) => visitor.visit_enum(Choice {
-                variant,
-                content: None,
-            }),
+            Value::String(variant) => visitor.visit_enum(Choice { variant, content: None }),
             Value::Object(map) => visitor.visit_enum(only_entry(map)?),
-            other => Err(de::Error::invalid_type(
-                unexpected(other),
-                &"the name of a variant",
-            )),
+            other => Err(de::Error::invalid_type(unexpected(other), &"the name of a variant")),
         }
     }
 
@@ -159,14 +163,8 @@ impl<'de> Deserializer<'de> for At<'de> {
 fn only_entry(map: &Map<String, Value>) -> Result<Choice<'_>, Misfit> {
     let mut entries = map.iter();
     match (entries.next(), entries.next()) {
-        (Some((variant, content)), None) => Ok(Choice {
-            variant,
-            content: Some(content),
-        }),
-        _ => Err(de::Error::invalid_value(
-            Unexpected::Map,
-            &"an object with exactly one field, the variant",
-        )),
+        (Some((variant, content)), None) => Ok(Choice { variant, content: Some(content) }),
+        _ => Err(de::Error::invalid_value(Unexpected::Map, &"an object with exactly one field, the variant")),
     }
 }
 
@@ -175,7 +173,7 @@ fn unexpected(value: &Value) -> Unexpected<'_> {
     match value {
         Value::Null => Unexpected::Unit,
         Value::Bool(value) => Unexpected::Bool(*value),
-        Value::Number(_) => Unexpected::Other("number"),
+        Value::Number(_) => Unexpected::Other("a number"),
         Value::String(text) => Unexpected::Str(text),
         Value::Array(_) => Unexpected::Seq,
         Value::Object(_) => Unexpected::Map,
@@ -192,18 +190,13 @@ struct List<'a> {
 impl<'de> SeqAccess<'de> for List<'de> {
     type Error = Misfit;
 
-    fn next_element_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, Misfit> {
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Misfit> {
         let Some(value) = self.rest.next() else {
             return Ok(None);
         };
         let index = self.index;
         self.index += 1;
-        seed.deserialize(At(value))
-            .map(Some)
-            .map_err(|misfit| misfit.under_index(index))
+        seed.deserialize(At(value)).map(Some).map_err(|misfit| misfit.under_index(index))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -221,10 +214,7 @@ struct Fields<'a> {
 impl<'de> MapAccess<'de> for Fields<'de> {
     type Error = Misfit;
 
-    fn next_key_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, Misfit> {
+    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Misfit> {
         let Some((key, value)) = self.rest.next() else {
             return Ok(None);
         };
@@ -237,8 +227,7 @@ impl<'de> MapAccess<'de> for Fields<'de> {
             .current
             .take()
             .ok_or_else(|| <Misfit as de::Error>::custom("a value was read before its key"))?;
-        seed.deserialize(At(value))
-            .map_err(|misfit| misfit.under_key(key))
+        seed.deserialize(At(value)).map_err(|misfit| misfit.under_key(key))
     }
 }
 
@@ -286,18 +275,9 @@ impl<'de> EnumAccess<'de> for Choice<'de> {
     type Error = Misfit;
     type Variant = Content<'de>;
 
-    fn variant_seed<S: DeserializeSeed<'de>>(
-        self,
-        seed: S,
-    ) -> Result<(S::Value, Content<'de>), Misfit> {
+    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Content<'de>), Misfit> {
         let variant = seed.deserialize(Key(self.variant))?;
-        Ok((
-            variant,
-            Content {
-                variant: self.variant,
-                content: self.content,
-            },
-        ))
+        Ok((variant, Content { variant: self.variant, content: self.content }))
     }
 }
 
@@ -310,9 +290,9 @@ struct Content<'a> {
 impl<'de> Content<'de> {
     /// The content; it must be there.
     fn required(&self) -> Result<At<'de>, Misfit> {
-        self.content.map(At).ok_or_else(|| {
-            de::Error::invalid_type(Unexpected::UnitVariant, &"a variant with content")
-        })
+        self.content
+            .map(At)
+            .ok_or_else(|| de::Error::invalid_type(Unexpected::UnitVariant, &"a variant with content"))
     }
 }
 
@@ -329,14 +309,11 @@ impl<'de> VariantAccess<'de> for Content<'de> {
     }
 
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Misfit> {
-        seed.deserialize(self.required()?)
-            .map_err(|misfit| misfit.under_key(self.variant))
+        seed.deserialize(self.required()?).map_err(|misfit| misfit.under_key(self.variant))
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Misfit> {
-        self.required()?
-            .deserialize_any(visitor)
-            .map_err(|misfit| misfit.under_key(self.variant))
+        self.required()?.deserialize_any(visitor).map_err(|misfit| misfit.under_key(self.variant))
     }
 
     fn struct_variant<V: Visitor<'de>>(
@@ -390,9 +367,7 @@ mod tests {
     }
 
     fn misfit(value: Value) -> String {
-        decode::<Spec>(&value, "it")
-            .expect_err("refused")
-            .to_string()
+        decode::<Spec>(&value, "it").expect_err("refused").to_string()
     }
 
     #[test]
@@ -434,17 +409,15 @@ mod tests {
             misfit(json!({ "ports": [{ "number": 70000 }] })),
             "it does not fit: at `ports[0].number`: invalid value: integer `70000`, expected u16"
         );
+        assert_eq!(
+            misfit(json!({ "ports": [{ "number": 0.5 }] })),
+            "it does not fit: at `ports[0].number`: invalid type: a number with a fraction, expected u16"
+        );
         for (protocol, expected) in [
-            (
-                json!("Tpc"),
-                "at `ports[0].protocol`: unknown variant `Tpc`",
-            ),
-            (json!(7), "at `ports[0].protocol`: invalid type: number"),
-            (json!({}), "at `ports[0].protocol`: invalid value: map"),
-            (
-                json!({ "Custom": { "id": 300 } }),
-                "at `ports[0].protocol.Custom.id`: invalid value",
-            ),
+            (json!("Tpc"), "at `ports[0].protocol`: unknown variant `Tpc`"),
+            (json!(7), "at `ports[0].protocol`: invalid type: a number"),
+            (json!({}), "at `ports[0].protocol`: invalid value: an object"),
+            (json!({ "Custom": { "id": 300 } }), "at `ports[0].protocol.Custom.id`: invalid value"),
             (json!("Named"), "at `ports[0].protocol"),
         ] {
             let message = misfit(json!({ "ports": [{ "number": 1, "protocol": protocol }] }));

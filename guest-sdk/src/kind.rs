@@ -26,11 +26,7 @@ impl Kind {
     /// A kind of one's own; nothing is checked here, the host knows which kinds exist.
     #[must_use]
     pub const fn new(group: &'static str, version: &'static str, kind: &'static str) -> Self {
-        Self {
-            group,
-            version,
-            kind,
-        }
+        Self { group, version, kind }
     }
 
     /// What stands in an object's `apiVersion`: `apps/v1`, or `v1` for the core group.
@@ -73,8 +69,7 @@ pub const DAEMON_SET: Kind = Kind::new("apps", "v1", "DaemonSet");
 /// `apps/v1/Deployment`.
 pub const DEPLOYMENT: Kind = Kind::new("apps", "v1", "Deployment");
 /// `autoscaling/v2/HorizontalPodAutoscaler`.
-pub const HORIZONTAL_POD_AUTOSCALER: Kind =
-    Kind::new("autoscaling", "v2", "HorizontalPodAutoscaler");
+pub const HORIZONTAL_POD_AUTOSCALER: Kind = Kind::new("autoscaling", "v2", "HorizontalPodAutoscaler");
 /// `networking.k8s.io/v1/Ingress`.
 pub const INGRESS: Kind = Kind::new("networking.k8s.io", "v1", "Ingress");
 /// `batch/v1/Job`.
@@ -109,9 +104,7 @@ mod tests {
         assert!(DEPLOYMENT.matches(&object));
         assert!(!STATEFUL_SET.matches(&object));
         assert!(!Kind::new("apps", "v1beta1", "Deployment").matches(&object));
-        assert!(SERVICE.matches(&Object::from(
-            json!({ "apiVersion": "v1", "kind": "Service" })
-        )));
+        assert!(SERVICE.matches(&Object::from(json!({ "apiVersion": "v1", "kind": "Service" }))));
         assert!(!SERVICE.matches(&Object::from(json!("nonsense"))));
     }
 

@@ -95,10 +95,7 @@ mod tests {
         name: "test",
         version: "0.1.0",
         primary: kind::NAMESPACE,
-        children: &[Child {
-            kind: kind::SERVICE,
-            unwanted: Unwanted::Delete,
-        }],
+        children: &[Child { kind: kind::SERVICE, unwanted: Unwanted::Delete }],
         reads: &[],
         finalizes: false,
     };
@@ -109,16 +106,11 @@ mod tests {
         let good = Decision::new().child(object("Service", "a"));
         assert_eq!(MANIFEST.check(&good), Ok(()));
         for (child, expected) in [
-            (
-                object("Secret", "a"),
-                "child 1 is v1/Secret a, which is not",
-            ),
+            (object("Secret", "a"), "child 1 is v1/Secret a, which is not"),
             (object("Service", ""), "has no name"),
             (object("Service", "a"), "wanted twice"),
         ] {
-            let message = MANIFEST
-                .check(&good.clone().child(child))
-                .expect_err(expected);
+            let message = MANIFEST.check(&good.clone().child(child)).expect_err(expected);
             assert!(message.contains(expected), "{message}");
         }
     }

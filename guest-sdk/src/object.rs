@@ -59,11 +59,7 @@ impl Object {
     /// The value of an annotation.
     #[must_use]
     pub fn annotation(&self, key: &str) -> Option<&str> {
-        self.0
-            .get("metadata")?
-            .get("annotations")?
-            .get(key)?
-            .as_str()
+        self.0.get("metadata")?.get("annotations")?.get(key)?.as_str()
     }
 
     /// What stands at a JSON pointer (RFC 6901) such as `/spec/ports/0/port`.
@@ -100,9 +96,7 @@ impl Object {
     #[must_use]
     pub fn condition(&self, name: &str) -> Option<bool> {
         let conditions = self.at("/status/conditions")?.as_array()?;
-        let found = conditions
-            .iter()
-            .find(|each| each.get("type").and_then(Value::as_str) == Some(name))?;
+        let found = conditions.iter().find(|each| each.get("type").and_then(Value::as_str) == Some(name))?;
         match found.get("status").and_then(Value::as_str)? {
             "True" => Some(true),
             "False" => Some(false),
@@ -216,9 +210,7 @@ mod tests {
         let object = deployment();
         let names: BTreeMap<String, String> = object.read("/metadata/labels").expect("text");
         assert_eq!(names.len(), 1);
-        let fault = object
-            .read::<BTreeMap<String, u32>>("/metadata/labels")
-            .expect_err("text is no number");
+        let fault = object.read::<BTreeMap<String, u32>>("/metadata/labels").expect_err("text is no number");
         assert_eq!(
             fault,
             Fault::permanent(

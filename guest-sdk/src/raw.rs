@@ -27,9 +27,7 @@ pub use self::wasm::*;
 mod wasm {
     use super::{Finalize, Reconcile};
     use crate::manifest::{Manifest, Unwanted};
-    use crate::{
-        Cache, Decision, Fault, Finalization, Kind, Notice, Object, Primary, Snapshot, decode, log,
-    };
+    use crate::{Cache, Decision, Fault, Finalization, Kind, Notice, Object, Primary, Snapshot, decode, log};
 
     /// The bindings that `wit/` describes.
     #[allow(
@@ -66,11 +64,7 @@ mod wasm {
         });
         let reads = manifest.reads.iter().map(|read| types::Read {
             kind: kind(read.kind),
-            labels: read
-                .labels
-                .iter()
-                .map(|(key, value)| label(key, value))
-                .collect(),
+            labels: read.labels.iter().map(|(key, value)| label(key, value)).collect(),
         });
         types::Manifest {
             name: manifest.name.to_owned(),
@@ -104,9 +98,8 @@ mod wasm {
         snapshot: types::Snapshot,
         finalize: Finalize<T>,
     ) -> Result<types::Finalization, types::Fault> {
-        let outcome = lift(&snapshot)
-            .and_then(|snapshot| finalize(&snapshot, &Cache::of_the_host()))
-            .map_err(fault)?;
+        let outcome =
+            lift(&snapshot).and_then(|snapshot| finalize(&snapshot, &Cache::of_the_host())).map_err(fault)?;
         Ok(match outcome {
             Finalization::Done => types::Finalization::Done,
             Finalization::Pending(wanted) => types::Finalization::Pending(decision(wanted)),
@@ -124,16 +117,10 @@ mod wasm {
     /// The snapshot as the author sees it.
     fn lift<T: Primary>(snapshot: &types::Snapshot) -> Result<Snapshot<T>, Fault> {
         let primary = decode::parse(&snapshot.primary, "the primary")?;
-        let children = snapshot
-            .children
-            .iter()
-            .map(|text| decode::parse(text, "a child"))
-            .collect::<Result<_, _>>()?;
-        let settings = snapshot
-            .settings
-            .as_ref()
-            .map(|text| decode::parse(text, "settings.yaml"))
-            .transpose()?;
+        let children =
+            snapshot.children.iter().map(|text| decode::parse(text, "a child")).collect::<Result<_, _>>()?;
+        let settings =
+            snapshot.settings.as_ref().map(|text| decode::parse(text, "settings.yaml")).transpose()?;
         Snapshot::new(primary, children, settings)
     }
 
@@ -153,11 +140,7 @@ mod wasm {
     /// The notice as it crosses the boundary.
     fn notice(notice: Notice) -> types::Notice {
         types::Notice {
-            severity: if notice.warning {
-                types::Severity::Warning
-            } else {
-                types::Severity::Normal
-            },
+            severity: if notice.warning { types::Severity::Warning } else { types::Severity::Normal },
             reason: notice.reason,
             message: shortened(notice.message),
         }
@@ -189,10 +172,7 @@ mod wasm {
 
     /// The label as it crosses the boundary.
     fn label(key: &str, value: &str) -> types::Label {
-        types::Label {
-            key: key.to_owned(),
-            value: value.to_owned(),
-        }
+        types::Label { key: key.to_owned(), value: value.to_owned() }
     }
 
     /// The object as JSON text.
@@ -219,23 +199,13 @@ mod wasm {
     }
 
     /// Asks the host for a list.
-    pub(crate) fn cache_list(
-        of: Kind,
-        namespace: Option<&str>,
-        labels: &[(String, String)],
-    ) -> Vec<Object> {
+    pub(crate) fn cache_list(of: Kind, namespace: Option<&str>, labels: &[(String, String)]) -> Vec<Object> {
         let query = cache::Query {
             kind: kind(of),
             namespace: namespace.map(str::to_owned),
-            labels: labels
-                .iter()
-                .map(|(key, value)| label(key, value))
-                .collect(),
+            labels: labels.iter().map(|(key, value)| label(key, value)).collect(),
         };
-        cache::list(&query)
-            .iter()
-            .map(|text| object(text))
-            .collect()
+        cache::list(&query).iter().map(|text| object(text)).collect()
     }
 
     /// Hands the host a log line.

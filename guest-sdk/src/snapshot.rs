@@ -83,19 +83,11 @@ impl<T: Primary> Snapshot<T> {
     /// # Errors
     /// Permanent, with the path of what does not fit the author's struct. The same text becomes a
     /// Warning Event on the object when the host calls.
-    pub fn new(
-        primary: Value,
-        children: Vec<Value>,
-        settings: Option<Value>,
-    ) -> Result<Self, Fault> {
+    pub fn new(primary: Value, children: Vec<Value>, settings: Option<Value>) -> Result<Self, Fault> {
         let whose = format!("this {}", T::KIND.kind);
         let typed = decode::decode(&primary, &whose)?;
         let meta = primary.get("metadata").unwrap_or(&Value::Null);
-        let meta = if meta.is_null() {
-            Meta::default()
-        } else {
-            decode::decode(meta, "its metadata")?
-        };
+        let meta = if meta.is_null() { Meta::default() } else { decode::decode(meta, "its metadata")? };
         Ok(Self {
             typed,
             meta,
@@ -186,9 +178,7 @@ impl<T> Snapshot<T> {
     /// The child of that kind and name, if it exists.
     #[must_use]
     pub fn child(&self, kind: Kind, name: &str) -> Option<&Object> {
-        self.children
-            .iter()
-            .find(|child| kind.matches(child) && child.name() == name)
+        self.children.iter().find(|child| kind.matches(child) && child.name() == name)
     }
 
     /// The plugin's settings. Without any it is as if they were `{}`, so that fields with
@@ -204,7 +194,6 @@ impl<T> Snapshot<T> {
     }
 
     /// What the status said before this pass; empty if there was none.
-    #[must_use]
     pub fn conditions(&self) -> Conditions<'_, T> {
         Conditions::of(self)
     }
@@ -265,8 +254,7 @@ fn completed(mut primary: Value, kind: Kind) -> Value {
             for (key, value) in [("name", "example"), ("namespace", "default")] {
                 meta.entry(key).or_insert_with(|| value.into());
             }
-            meta.entry("uid")
-                .or_insert_with(|| "00000000-0000-4000-8000-000000000001".into());
+            meta.entry("uid").or_insert_with(|| "00000000-0000-4000-8000-000000000001".into());
             meta.entry("generation").or_insert_with(|| 1.into());
         }
     }
@@ -329,10 +317,7 @@ mod tests {
         let gadget = Snapshot::<Gadget>::of(json!({ "spec": { "size": 3 } }));
         assert_eq!(gadget.settings::<Settings>().expect("defaults").domain, "");
         assert_eq!(
-            gadget
-                .settings::<Strict>()
-                .expect_err("required")
-                .to_string(),
+            gadget.settings::<Strict>().expect_err("required").to_string(),
             "settings.yaml (absent) does not fit: missing field `domain`"
         );
         let gadget = gadget.with_settings(json!({ "domain": "a.b" }));
@@ -347,10 +332,7 @@ mod tests {
         };
         let instance = gadget(&name).selector()[INSTANCE_LABEL].clone();
         assert!(instance.len() <= 63, "{instance}");
-        assert_ne!(
-            instance,
-            gadget(&format!("{name}c")).selector()[INSTANCE_LABEL]
-        );
+        assert_ne!(instance, gadget(&format!("{name}c")).selector()[INSTANCE_LABEL]);
         assert_eq!(gadget("short").labels()[INSTANCE_LABEL], "short");
         assert_eq!(gadget("short").labels()[MANAGED_BY_LABEL], "windlass");
     }

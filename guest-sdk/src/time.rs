@@ -40,13 +40,7 @@ fn rfc3339(seconds: u64) -> String {
         month += 1;
     }
     let time = seconds % DAY_SECONDS;
-    format!(
-        "{year:04}-{month:02}-{:02}T{:02}:{:02}:{:02}Z",
-        days + 1,
-        time / 3600,
-        time / 60 % 60,
-        time % 60
-    )
+    format!("{year:04}-{month:02}-{:02}T{:02}:{:02}:{:02}Z", days + 1, time / 3600, time / 60 % 60, time % 60)
 }
 
 #[cfg(test)]
