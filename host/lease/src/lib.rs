@@ -1,1 +1,20 @@
-//! The elector, a pure state machine, and the driver that runs it on its own thread.
+//! Leadership: who may write, in which term, until when.
+//!
+//! [`Elector`](elector::Elector) is a pure state machine: clock readings, copies of the
+//! Lease and answers go in, orders come out. [`LeaseDriver`](driver::LeaseDriver) carries
+//! them out on a thread, a runtime and a connection of its own, so that a busy host cannot
+//! starve its own renewals. What is absent here: any trust in another machine's clock,
+//! and any write that is not a compare-and-swap on the copy that was judged.
+
+pub mod clock;
+pub mod driver;
+pub mod durations;
+pub mod elector;
+pub mod hook;
+pub mod record;
+pub mod status;
+pub mod step;
+
+mod api;
+mod run;
+mod watch;

@@ -1,0 +1,593 @@
+//! The elector: who leads, as a pure state machine.
+//!
+//! It reads no clock and sends nothing: [`Elector::step`] takes the present instant and
+//! one input, and gives back orders. The rules that make two leaders impossible:
+//!
+//! * Each write is a compare-and-swap on the copy that was judged, never on a newer one.
+//! * A claim ends a renew deadline after its last accepted write was *sent*; others wait a
+//!   whole lease duration after they *saw* the Lease change. Both count on their own
+//!   clock; no timestamp of another machine is ever read.
+//! * A Lease that is gone, or whose holder was emptied by hand, is waited for like a held
+//!   one: only a release, which follows the last write, is taken at once.
+//! * One request at a time. After an outcome that is unknown the Lease is read first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use windlass_core::claim::{BootTime, Claim, Term};
+
+use crate::durations::{Durations, LONGEST_LEASE};
+use crate::record::{Copy, Lease};
+use crate::step::{Failure, HeldByAnother, Input, Leadership, Order, Purpose, Step, StepDown, Write};
+
+/// Free Leases are taken after a random pause of up to this, so that two standbys
+/// seldom write at once. When they do, one of them is refused, and nothing is lost.
+const JITTER: Duration = Duration::from_millis(10);
+
+/// What an elector has to know of its replica.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Names this process and no other, also not its own predecessor: a pod's name and a
+    /// random suffix. Not empty.
+    pub identity: Arc<str>,
+    /// Lease, renew deadline, retry period.
+    pub durations: Durations,
+    /// `--leader-elect`. Without it the elector ends when another process renews the Lease.
+    pub elect: bool,
+    /// Spreads pauses between replicas; any number that differs from theirs.
+    pub seed: u64,
+}
+
+/// See the module's text. One replica has one.
+#[derive(Clone, Debug)]
+pub struct Elector {
+    settings: Settings,
+    chance: Chance,
+    state: State,
+    seen: Option<Seen>,
+    /// The highest term that was ever seen; zero when none was.
+    highest: Term,
+    /// The one request that was ordered and not answered.
+    pending: Option<Pending>,
+    next_id: u64,
+    /// The copy may be old: nothing is written before it has been read again.
+    stale: bool,
+    /// An acquisition may have been carried out without our knowing.
+    unsure: bool,
+    /// After a failure no request is sent before this instant.
+    not_before: BootTime,
+    /// When the API server was last heard of, by watch or by answer.
+    heard: BootTime,
+    /// [`Input::Shutdown`] was said.
+    ending: bool,
+    announced: Option<Leadership>,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Standby,
+    Holding(Holding),
+    /// The gate is closed; requests of this claim may be on the wire until it ends.
+    Draining {
+        ends: BootTime,
+    },
+    Releasing,
+    Ended,
+}
+
+#[derive(Clone, Debug)]
+struct Holding {
+    claim: Claim,
+    /// When the next renewal is due.
+    renew_at: BootTime,
+    preparation: Preparation,
+    /// The term's number turned out to be used: the next renewal writes a higher one.
+    raise: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Preparation {
+    Running,
+    Again {
+        at: BootTime,
+    },
+    /// The gate is open.
+    Done,
+}
+
+/// The newest copy of the Lease and what it means for this replica.
+#[derive(Clone, Debug)]
+struct Seen {
+    copy: Copy,
+    /// The local instant at which this copy was first seen.
+    since: BootTime,
+    occupant: Occupant,
+    /// How long after `since` an occupied Lease is left alone.
+    wait: Duration,
+    /// How much longer, and how long a free one is.
+    jitter: Duration,
+}
+
+/// Who may still act on the Lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Occupant {
+    /// Nobody: released, or never held.
+    Nobody,
+    /// Only this process; its name stands in the Lease.
+    Me,
+    /// Only this process, until its claim would have ended; then anybody who waited.
+    MeUntil(BootTime),
+    /// Another process, perhaps one that nobody knows.
+    Other,
+}
+
+#[derive(Clone, Debug)]
+struct Pending {
+    id: u64,
+    sent: BootTime,
+    request: Request,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Request {
+    Read,
+    Write { purpose: Purpose, term: Term, create: bool },
+}
+
+impl Elector {
+    /// An elector that has seen nothing yet. Its first step reads the Lease.
+    pub fn new(settings: Settings, now: BootTime) -> Self {
+        Self {
+            chance: Chance(settings.seed),
+            settings,
+            state: State::Standby,
+            seen: None,
+            highest: Term(0),
+            pending: None,
+            next_id: 0,
+            stale: true,
+            unsure: false,
+            not_before: now,
+            heard: now,
+            ending: false,
+            announced: None,
+        }
+    }
+
+    /// Takes one input at the instant `now`, which must have been read *before* any of
+    /// the orders is carried out: a claim is counted from it.
+    pub fn step(&mut self, now: BootTime, input: Input) -> Step {
+        let mut orders = Vec::new();
+        // Time comes first: what arrives after the end of a claim finds it ended.
+        self.end_by_time(now, &mut orders);
+        match input {
+            Input::Tick => {}
+            Input::Heard => self.heard = now,
+            Input::Observed(copy) => {
+                self.heard = now;
+                let older = self.seen.as_ref().is_some_and(|seen| !is_newer(&copy, &seen.copy));
+                if !older {
+                    self.observe(now, copy, &mut orders);
+                }
+            }
+            Input::Answered { id, result } => self.answered(now, id, result, &mut orders),
+            Input::Prepared { term, done } => self.prepared(now, term, done, &mut orders),
+            Input::TermSeen(term) => self.term_seen(term),
+            Input::Shutdown => self.shut_down(&mut orders),
+            Input::Drained => {
+                if matches!(self.state, State::Draining { .. }) {
+                    self.state = State::Releasing;
+                }
+            }
+        }
+        self.proceed(now, &mut orders);
+        Step { orders, wake_at: self.wake_at(now) }
+    }
+
+    /// The highest term that was seen so far; zero when none was.
+    pub fn highest_term(&self) -> Term {
+        self.highest
+    }
+
+    fn end_by_time(&mut self, now: BootTime, orders: &mut Vec<Order>) {
+        match &self.state {
+            State::Holding(holding) if now >= holding.claim.ends => self.step_down(StepDown::Expired, orders),
+            // Each request of the claim had a deadline inside it.
+            State::Draining { ends } if now >= *ends => self.state = State::Releasing,
+            _ => {}
+        }
+    }
+
+    /// Takes note of a copy that differs from the last one, or was read on purpose.
+    fn observe(&mut self, now: BootTime, copy: Copy, orders: &mut Vec<Order>) {
+        if self.seen.as_ref().is_some_and(|seen| is_same(&copy, &seen.copy)) {
+            return;
+        }
+        if let Some(term) = copy.lease().and_then(|lease| lease.term()) {
+            self.highest = self.highest.max(term);
+        }
+        let occupant = self.occupant(&copy);
+        let first = self.seen.is_none();
+        let own = self.settings.durations.lease();
+        let theirs = copy.lease().and_then(|lease| lease.duration()).unwrap_or(own);
+        // Never less than our own: a number that was edited downwards ends no claim.
+        let wait = theirs.clamp(own, LONGEST_LEASE.max(own));
+        let jitter = JITTER.mul_f64(self.chance.next());
+        self.seen = Some(Seen { copy, since: now, occupant, wait, jitter });
+        if let State::Holding(_) = self.state
+            && let Some(reason) = self.lost()
+        {
+            self.step_down(reason, orders);
+        }
+        self.end_without_election(first, orders);
+        self.announce_standby(orders);
+    }
+
+    fn occupant(&self, copy: &Copy) -> Occupant {
+        let mine_until = match &self.state {
+            State::Holding(holding) => Some(holding.claim.ends),
+            _ => None,
+        };
+        match copy {
+            Copy::Present(lease) => match lease.holder() {
+                Some(holder) if *holder == *self.settings.identity => Occupant::Me,
+                Some(_) => Occupant::Other,
+                None if lease.is_released() || lease.is_untouched() => Occupant::Nobody,
+                None => mine_until.map_or(Occupant::Other, Occupant::MeUntil),
+            },
+            // Found at the start: nothing was ever installed here. Found later: deleted,
+            // and whoever held it may not know yet.
+            Copy::Absent { .. } if self.seen.is_none() => Occupant::Nobody,
+            Copy::Absent { .. } => mine_until.map_or(Occupant::Other, Occupant::MeUntil),
+        }
+    }
+
+    /// Why the newest copy is no longer this replica's, if so.
+    fn lost(&self) -> Option<StepDown> {
+        let lease = match &self.seen.as_ref()?.copy {
+            Copy::Absent { .. } => return Some(StepDown::Deleted),
+            Copy::Present(lease) => lease,
+        };
+        match lease.holder() {
+            Some(holder) if *holder == *self.settings.identity => None,
+            Some(holder) => Some(StepDown::Taken(holder.into())),
+            None => Some(StepDown::Emptied),
+        }
+    }
+
+    fn end_without_election(&mut self, first: bool, orders: &mut Vec<Order>) {
+        // A holder at the start may be a process that has died: only a change, or the
+        // loss of a Lease that was ours, shows that another one lives.
+        if self.settings.elect || first || self.ending || matches!(self.state, State::Ended) {
+            return;
+        }
+        let holder = self.holder().filter(|holder| **holder != *self.settings.identity);
+        if let Some(holder) = holder {
+            self.state = State::Ended;
+            orders.push(Order::End(Err(HeldByAnother { holder })));
+        }
+    }
+
+    fn answered(
+        &mut self,
+        now: BootTime,
+        id: u64,
+        result: Result<Arc<Lease>, Failure>,
+        orders: &mut Vec<Order>,
+    ) {
+        let Some(pending) = self.pending.take_if(|pending| pending.id == id) else {
+            return;
+        };
+        if result != Err(Failure::Unknown) {
+            self.heard = now;
+        }
+        match (pending.request, result) {
+            (Request::Read, Ok(lease)) => {
+                (self.stale, self.unsure) = (false, false);
+                self.observe(now, Copy::Present(lease), orders);
+            }
+            (Request::Read, Err(Failure::Absent)) => {
+                (self.stale, self.unsure) = (false, false);
+                self.observe(now, self.gone(), orders);
+            }
+            (Request::Write { purpose, term, .. }, Ok(lease)) => {
+                let copy = Copy::Present(lease);
+                if self.seen.as_ref().is_none_or(|seen| is_newer(&copy, &seen.copy)) {
+                    self.observe(now, copy, orders);
+                }
+                self.written(now, purpose, term, pending.sent, orders);
+            }
+            (Request::Write { create: false, .. }, Err(Failure::Absent)) => {
+                self.observe(now, self.gone(), orders);
+            }
+            (Request::Write { .. }, Err(Failure::Conflict)) => self.stale = true,
+            (request, Err(failure)) => {
+                self.stale = true;
+                self.unsure |= request != Request::Read && failure == Failure::Unknown;
+                self.not_before = now.plus(self.pause());
+            }
+        }
+    }
+
+    /// An absence that was found by asking: it is later than the copy before it.
+    fn gone(&self) -> Copy {
+        Copy::Absent { at: self.seen.as_ref().and_then(|seen| seen.copy.version()) }
+    }
+
+    /// The API server accepted a write that was sent at `sent`.
+    fn written(
+        &mut self,
+        now: BootTime,
+        purpose: Purpose,
+        term: Term,
+        sent: BootTime,
+        orders: &mut Vec<Order>,
+    ) {
+        let durations = self.settings.durations;
+        let ends = sent.plus(durations.renew_deadline());
+        self.highest = self.highest.max(term);
+        let in_time = now < ends && self.lost().is_none();
+        match (&mut self.state, purpose) {
+            (State::Standby, Purpose::Acquire) if self.ending => self.state = State::Releasing,
+            (State::Standby, Purpose::Acquire) if in_time => {
+                let claim = Claim { holder: self.settings.identity.clone(), term, ends };
+                orders.push(Order::Prepare(claim.clone()));
+                self.state = State::Holding(Holding {
+                    claim,
+                    renew_at: sent.plus(durations.retry_period()),
+                    preparation: Preparation::Running,
+                    raise: false,
+                });
+            }
+            (State::Holding(holding), Purpose::Renew) => {
+                let raised = holding.claim.term != term;
+                holding.claim = Claim { term, ends, ..holding.claim.clone() };
+                holding.renew_at = sent.plus(durations.retry_period());
+                if raised {
+                    holding.raise = false;
+                    holding.preparation = Preparation::Running;
+                    orders.push(Order::Prepare(holding.claim.clone()));
+                } else if holding.preparation == Preparation::Done {
+                    orders.push(Order::OpenGate(holding.claim.clone()));
+                }
+            }
+            (State::Releasing, Purpose::Release) => self.end(orders),
+            _ => {}
+        }
+    }
+
+    fn term_seen(&mut self, term: Term) {
+        self.highest = self.highest.max(term);
+        if let State::Holding(holding) = &mut self.state
+            && holding.preparation != Preparation::Done
+            && term >= holding.claim.term
+        {
+            holding.raise = true;
+        }
+    }
+
+    fn prepared(&mut self, now: BootTime, term: Term, done: bool, orders: &mut Vec<Order>) {
+        let again = now.plus(self.pause());
+        let State::Holding(holding) = &mut self.state else {
+            return;
+        };
+        if holding.claim.term != term || holding.preparation != Preparation::Running {
+            return;
+        }
+        if !done {
+            holding.preparation = Preparation::Again { at: again };
+            return;
+        }
+        holding.preparation = Preparation::Done;
+        let leading = Leadership::Leading(holding.claim.clone());
+        orders.push(Order::OpenGate(holding.claim.clone()));
+        orders.push(Order::Announce(leading.clone()));
+        self.announced = Some(leading);
+    }
+
+    fn shut_down(&mut self, orders: &mut Vec<Order>) {
+        self.ending = true;
+        if let State::Holding(holding) = &self.state {
+            let ends = holding.claim.ends;
+            self.step_down(StepDown::Shutdown, orders);
+            self.state = State::Draining { ends };
+            orders.push(Order::WaitDrain);
+        }
+    }
+
+    fn step_down(&mut self, reason: StepDown, orders: &mut Vec<Order>) {
+        self.state = State::Standby;
+        orders.push(Order::CloseGate(reason));
+        self.announce_standby(orders);
+    }
+
+    fn announce_standby(&mut self, orders: &mut Vec<Order>) {
+        if matches!(self.state, State::Standby) {
+            let standby = Leadership::Standby { holder: self.holder() };
+            if self.announced.as_ref() != Some(&standby) {
+                orders.push(Order::Announce(standby.clone()));
+                self.announced = Some(standby);
+            }
+        }
+    }
+
+    fn end(&mut self, orders: &mut Vec<Order>) {
+        self.state = State::Ended;
+        self.pending = None;
+        orders.push(Order::End(Ok(())));
+    }
+
+    /// Orders the next request, if one is due.
+    fn proceed(&mut self, now: BootTime, orders: &mut Vec<Order>) {
+        self.prepare_again(now, orders);
+        let pending = self.pending.as_ref().map(|pending| pending.request);
+        if matches!(self.state, State::Standby) && self.ending {
+            match pending {
+                None | Some(Request::Read) if self.is_mine() || self.unsure => self.state = State::Releasing,
+                None | Some(Request::Read) => return self.end(orders),
+                Some(Request::Write { .. }) => return,
+            }
+        }
+        if matches!(self.state, State::Releasing) && !self.is_mine() && !self.stale {
+            return self.end(orders);
+        }
+        if self.pending.is_some() || now < self.not_before {
+            return;
+        }
+        let next = match &self.state {
+            State::Draining { .. } | State::Ended => None,
+            _ if self.stale => Some(None),
+            State::Standby => self.standby_request(now),
+            State::Holding(holding) => {
+                let term = if holding.raise { above(self.highest) } else { holding.claim.term };
+                (holding.raise || now >= holding.renew_at).then_some(Some((Purpose::Renew, term)))
+            }
+            State::Releasing => Some(Some((Purpose::Release, self.highest))),
+        };
+        match next {
+            Some(Some((purpose, term))) => self.write(now, purpose, term, orders),
+            Some(None) => self.read(now, orders),
+            None => {}
+        }
+    }
+
+    fn prepare_again(&mut self, now: BootTime, orders: &mut Vec<Order>) {
+        if let State::Holding(holding) = &mut self.state
+            && let Preparation::Again { at } = holding.preparation
+            && now >= at
+        {
+            holding.preparation = Preparation::Running;
+            orders.push(Order::Prepare(holding.claim.clone()));
+        }
+    }
+
+    /// What a standby has to send: a write, a read (`Some(None)`), or nothing.
+    fn standby_request(&self, now: BootTime) -> Option<Option<(Purpose, Term)>> {
+        if self.free_at(now).is_none_or(|at| now >= at) {
+            return Some(self.seen.as_ref().map(|_| (Purpose::Acquire, above(self.highest))));
+        }
+        (now >= self.heard.plus(self.settings.durations.silence())).then_some(None)
+    }
+
+    /// From when on this replica may take the Lease, judged at `now`. Nothing before
+    /// the first copy.
+    fn free_at(&self, now: BootTime) -> Option<BootTime> {
+        let seen = self.seen.as_ref()?;
+        Some(match seen.occupant {
+            Occupant::Nobody => seen.since.plus(seen.jitter),
+            Occupant::Me => seen.since,
+            Occupant::MeUntil(ends) if now < ends => seen.since,
+            Occupant::MeUntil(_) | Occupant::Other => seen.since.plus(seen.wait + seen.jitter),
+        })
+    }
+
+    fn read(&mut self, now: BootTime, orders: &mut Vec<Order>) {
+        let id = self.request(now, Request::Read);
+        orders.push(Order::Read { id, timeout: self.timeout(now) });
+    }
+
+    fn write(&mut self, now: BootTime, purpose: Purpose, term: Term, orders: &mut Vec<Order>) {
+        let base = self.seen.as_ref().and_then(|seen| seen.copy.lease()).cloned();
+        let id = self.request(now, Request::Write { purpose, term, create: base.is_none() });
+        orders.push(Order::Write(Write {
+            id,
+            purpose,
+            base,
+            holder: self.settings.identity.clone(),
+            term,
+            lease_duration: self.settings.durations.lease(),
+            timeout: self.timeout(now),
+        }));
+    }
+
+    fn request(&mut self, now: BootTime, request: Request) -> u64 {
+        self.next_id += 1;
+        self.pending = Some(Pending { id: self.next_id, sent: now, request });
+        self.next_id
+    }
+
+    fn timeout(&self, now: BootTime) -> Duration {
+        let most = self.settings.durations.request_timeout();
+        match &self.state {
+            State::Holding(holding) => most.min(holding.claim.ends.since(now)),
+            _ => most,
+        }
+    }
+
+    fn wake_at(&self, now: BootTime) -> Option<BootTime> {
+        let durations = self.settings.durations;
+        let own = match &self.state {
+            State::Holding(holding) => holding.claim.ends,
+            State::Draining { ends } => return Some(*ends),
+            State::Ended => return None,
+            State::Standby | State::Releasing => BootTime(u64::MAX),
+        };
+        let prepare = match &self.state {
+            State::Holding(Holding { preparation: Preparation::Again { at }, .. }) => *at,
+            _ => BootTime(u64::MAX),
+        };
+        if self.pending.is_some() {
+            return Some(own.min(prepare)).filter(|at| *at != BootTime(u64::MAX));
+        }
+        let request = match &self.state {
+            _ if self.stale => self.not_before,
+            State::Holding(holding) => holding.renew_at,
+            State::Standby => {
+                let silent = self.heard.plus(durations.silence());
+                self.free_at(now).map_or(silent, |at| at.min(silent))
+            }
+            _ => self.not_before,
+        };
+        Some(own.min(prepare).min(request.max(self.not_before)))
+    }
+
+    fn holder(&self) -> Option<Arc<str>> {
+        self.seen.as_ref()?.copy.lease()?.holder().map(Arc::from)
+    }
+
+    fn is_mine(&self) -> bool {
+        self.holder().is_some_and(|holder| *holder == *self.settings.identity)
+    }
+
+    /// The pause after a failure: a quarter to three quarters of a retry period, so that
+    /// attempts do not fall into step with a fault that comes and goes.
+    fn pause(&mut self) -> Duration {
+        self.settings.durations.retry_period().mul_f64(0.25 + 0.5 * self.chance.next())
+    }
+}
+
+fn above(term: Term) -> Term {
+    Term(term.0.saturating_add(1))
+}
+
+/// Whether `a` is a later copy than `b`. Versions are numbers that rise; where one is
+/// missing or is no number, a different copy counts as later.
+fn is_newer(a: &Copy, b: &Copy) -> bool {
+    match (a.version(), b.version()) {
+        (Some(a), Some(b)) => a > b,
+        _ => !is_same(a, b),
+    }
+}
+
+fn is_same(a: &Copy, b: &Copy) -> bool {
+    match (a, b) {
+        (Copy::Absent { .. }, Copy::Absent { .. }) => true,
+        (Copy::Present(a), Copy::Present(b)) => a.metadata.resource_version == b.metadata.resource_version,
+        _ => false,
+    }
+}
+
+/// A small generator (SplitMix64): pauses need spread, not secrecy, and tests need replay.
+#[derive(Clone, Debug)]
+struct Chance(u64);
+
+impl Chance {
+    /// The next number in `0.0..1.0`.
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
