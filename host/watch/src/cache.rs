@@ -1,0 +1,240 @@
+//! The cluster as far as the plugins need it, and what each change leads to.
+//!
+//! A change of an object becomes keys here, and is forgotten: the primary's own
+//! key, the key of a child's owner, and the keys of every pass that read it.
+//! Nothing behind this file knows which event happened.
+//!
+//! Locks: one a kind, one for the interest, one for the plugins. None is held
+//! across a wait or while keys are offered. An object is stored before its
+//! readers are looked up, and a reader is entered before it looks: so no change
+//! falls between.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use windlass_core::key::{Key, ObjectRef};
+use windlass_core::kind::{Gvk, Kind};
+use windlass_core::manifest::Manifest;
+use windlass_core::name::PluginName;
+use windlass_core::object::Object;
+use windlass_core::ports::{Cache, Read, Sink, Written};
+use windlass_core::reads::{Query, Reads};
+
+use crate::interest::Interest;
+use crate::kind_cache::KindCache;
+use crate::needs::{Need, needs};
+use crate::objects::Change;
+use crate::progress::WatchStatus;
+
+/// What is known of the cluster. Fed by [`Watches`](crate::watches::Watches).
+pub struct ClusterCache {
+    host_namespace: Arc<str>,
+    sink: Arc<dyn Sink>,
+    kinds: RwLock<BTreeMap<Gvk, Arc<KindCache>>>,
+    plugins: Mutex<BTreeMap<PluginName, Arc<Manifest>>>,
+    interest: Mutex<Interest>,
+    rounds: AtomicU64,
+}
+
+impl ClusterCache {
+    pub(crate) fn new(host_namespace: &str, sink: Arc<dyn Sink>) -> Self {
+        Self {
+            host_namespace: host_namespace.into(),
+            sink,
+            kinds: RwLock::default(),
+            plugins: Mutex::default(),
+            interest: Mutex::default(),
+            rounds: AtomicU64::new(0),
+        }
+    }
+
+    /// How every watched kind is doing, ordered by kind.
+    pub fn status(&self) -> Vec<WatchStatus> {
+        self.kinds().iter().map(|kind| kind.status()).collect()
+    }
+
+    /// Keys that something was read for; a gauge.
+    pub fn interested_keys(&self) -> usize {
+        self.interest().len()
+    }
+
+    /// Whether every wanted kind that exists has been listed.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.kinds().iter().all(|kind| kind.is_synced())
+    }
+
+    /// All watched kinds.
+    pub(crate) fn kinds(&self) -> Vec<Arc<KindCache>> {
+        let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
+        kinds.values().cloned().collect()
+    }
+
+    /// Takes in a plugin, new or changed. Its primaries are offered at once if
+    /// they are held already; otherwise when they have been listed.
+    pub(crate) fn want(&self, plugin: &PluginName, manifest: Arc<Manifest>) {
+        let mut plugins = self.plugins();
+        let old = plugins.insert(plugin.clone(), manifest.clone());
+        self.require(&plugins);
+        drop(plugins);
+        if old.is_none_or(|old| old.primary != manifest.primary) {
+            self.offer_primaries(plugin, &manifest.primary);
+        }
+    }
+
+    /// Lets a plugin go: its reads, and the kinds that nobody else needs.
+    pub(crate) fn forget(&self, plugin: &PluginName) {
+        let mut plugins = self.plugins();
+        plugins.remove(plugin);
+        self.require(&plugins);
+        drop(plugins);
+        self.interest().forget(plugin);
+    }
+
+    /// Offers every primary's key of one plugin, or of all.
+    pub(crate) fn resync(&self, plugin: Option<&PluginName>) {
+        let all: Vec<_> = self
+            .plugins()
+            .iter()
+            .filter(|(name, _)| plugin.is_none_or(|wanted| wanted == *name))
+            .map(|(name, manifest)| (name.clone(), manifest.primary.clone()))
+            .collect();
+        for (plugin, primary) in all {
+            self.offer_primaries(&plugin, &primary);
+        }
+    }
+
+    /// Turns a change into keys.
+    pub(crate) fn route(&self, gvk: &Gvk, need: &Need, change: &Change) {
+        let old = change.old.as_deref().map(Object::meta);
+        let new = change.new.as_deref().map(Object::meta);
+        let Some(meta) = new.or(old) else {
+            return;
+        };
+        let mut keys = BTreeSet::new();
+        for plugin in &need.primary_of {
+            keys.insert(Key::new(plugin.clone(), meta.namespace.clone(), meta.name.clone()));
+        }
+        for meta in [old, new].into_iter().flatten() {
+            let owner = meta.owner(&self.host_namespace);
+            keys.extend(owner.filter(|key| need.child_of.contains(&key.plugin)));
+        }
+        self.interest().find(gvk, old, new, &mut keys);
+        for key in keys {
+            self.sink.offer(key);
+        }
+    }
+
+    /// A kind is synced only now: plugins that use it, and now have all of theirs,
+    /// see their primaries again, because earlier passes had to wait.
+    pub(crate) fn settled(&self, gvk: &Gvk) {
+        let plugins: Vec<_> =
+            self.plugins().iter().map(|(name, manifest)| (name.clone(), manifest.clone())).collect();
+        for (plugin, manifest) in plugins {
+            let mut kinds = kinds_of(&manifest);
+            if kinds.any(|kind| kind == gvk) && kinds_of(&manifest).all(|kind| self.is_synced(kind)) {
+                self.offer_primaries(&plugin, &manifest.primary);
+            }
+        }
+    }
+
+    fn offer_primaries(&self, plugin: &PluginName, primary: &Gvk) {
+        let Some(kind) = self.of(primary) else {
+            return;
+        };
+        let keys: Vec<Key> = kind.with_objects(|objects| {
+            let metas = objects.iter(None).map(|object| object.meta());
+            let key = |plugin: &PluginName, namespace: &Arc<str>, name: &Arc<str>| {
+                Key::new(plugin.clone(), namespace.clone(), name.clone())
+            };
+            metas.map(|meta| key(plugin, &meta.namespace, &meta.name)).collect()
+        });
+        for key in keys {
+            self.sink.offer(key);
+        }
+    }
+
+    /// Brings the watched kinds in line with the plugins, under their lock.
+    fn require(&self, plugins: &BTreeMap<PluginName, Arc<Manifest>>) {
+        let manifests = plugins.iter().map(|(name, manifest)| (name, &**manifest));
+        let mut needs = needs(manifests, &self.host_namespace);
+        let mut kinds = self.kinds.write().unwrap_or_else(PoisonError::into_inner);
+        kinds.retain(|gvk, _| needs.contains_key(gvk));
+        for (gvk, kind) in &*kinds {
+            if let Some(need) = needs.remove(gvk) {
+                kind.require(need, self.next_round());
+            }
+        }
+        for (gvk, need) in needs {
+            let kind = KindCache::new(gvk.clone(), self.host_namespace.clone(), need, self.next_round());
+            kinds.insert(gvk, Arc::new(kind));
+        }
+    }
+
+    fn next_round(&self) -> u64 {
+        self.rounds.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn of(&self, gvk: &Gvk) -> Option<Arc<KindCache>> {
+        let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
+        kinds.get(gvk).cloned()
+    }
+
+    fn plugins(&self) -> MutexGuard<'_, BTreeMap<PluginName, Arc<Manifest>>> {
+        self.plugins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn interest(&self) -> MutexGuard<'_, Interest> {
+        self.interest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Cache for ClusterCache {
+    fn kind(&self, gvk: &Gvk) -> Option<Kind> {
+        self.of(gvk)?.kind()
+    }
+
+    /// True too for a kind of which discovery says that it is not served.
+    fn is_synced(&self, gvk: &Gvk) -> bool {
+        self.of(gvk).is_some_and(|kind| kind.is_synced())
+    }
+
+    fn object(&self, of: &ObjectRef) -> Option<Arc<Object>> {
+        let kind = self.of(&of.gvk)?;
+        kind.with_objects(|objects| objects.get(&of.namespace, &of.name).cloned())
+    }
+
+    fn children(&self, of: &Key) -> Vec<Arc<Object>> {
+        let kinds = self.kinds();
+        kinds.iter().flat_map(|kind| kind.with_objects(|objects| objects.children(of))).collect()
+    }
+
+    fn list(&self, query: &Query) -> Vec<Arc<Object>> {
+        let Some(kind) = self.of(&query.gvk) else {
+            return Vec::new();
+        };
+        kind.with_objects(|objects| {
+            let all = objects.iter(query.namespace.as_deref());
+            all.filter(|object| object.meta().has_labels(&query.labels)).cloned().collect()
+        })
+    }
+
+    /// True too for a kind that nobody watches: there is nothing to wait for.
+    fn caught_up(&self, write: &Written) -> bool {
+        self.of(&write.object.gvk).is_none_or(|kind| kind.caught_up(write))
+    }
+
+    fn watch_reads(&self, key: &Key, reads: Reads) {
+        self.interest().replace(key, reads);
+    }
+
+    fn add_read(&self, key: &Key, read: Read) {
+        self.interest().add(key, read);
+    }
+}
+
+fn kinds_of(manifest: &Manifest) -> impl Iterator<Item = &Gvk> {
+    let children = manifest.children.iter().map(|child| &child.kind);
+    let reads = manifest.reads.iter().map(|read| &read.kind);
+    std::iter::once(&manifest.primary).chain(children).chain(reads)
+}

@@ -1,0 +1,220 @@
+//! What is held of one kind, behind one lock that is never held across a wait.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use windlass_core::kind::{Gvk, Kind};
+use windlass_core::object::Object;
+use windlass_core::ports::Written;
+
+use crate::needs::Need;
+use crate::objects::{Change, Objects};
+use crate::progress::{Progress, WatchStatus};
+use crate::selection::selector_text;
+
+/// One kind: its objects, who needs it, and how its watch is doing.
+#[derive(Debug)]
+pub(crate) struct KindCache {
+    pub(crate) gvk: Gvk,
+    pub(crate) progress: Progress,
+    state: RwLock<State>,
+}
+
+/// What discovery has said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Presence {
+    /// Nothing yet.
+    Unknown,
+    /// That it is not served.
+    Absent,
+    /// How it is served.
+    Present(Kind),
+}
+
+#[derive(Debug)]
+struct State {
+    objects: Objects,
+    presence: Presence,
+    /// Whether a list with at least today's need has been read to its end.
+    listed: bool,
+    /// The newest version that list or watch have reached.
+    newest: u64,
+    need: Arc<Need>,
+    /// Names one driver with one selection: what an earlier one says is ignored.
+    round: u64,
+}
+
+impl KindCache {
+    pub(crate) fn new(gvk: Gvk, host_namespace: Arc<str>, need: Need, round: u64) -> Self {
+        let state = State {
+            objects: Objects::new(host_namespace),
+            presence: Presence::Unknown,
+            listed: false,
+            newest: 0,
+            need: Arc::new(need),
+            round,
+        };
+        Self { gvk, progress: Progress::default(), state: RwLock::new(state) }
+    }
+
+    /// Says what is needed from now on. With other labels than before, `round`
+    /// begins: a new driver must list the kind again; what is held stays readable.
+    pub(crate) fn require(&self, need: Need, round: u64) {
+        let mut state = self.write();
+        if state.need.labels != need.labels {
+            state.round = round;
+            state.listed &= state.need.covers(&need);
+        }
+        state.need = Arc::new(need);
+    }
+
+    pub(crate) fn round(&self) -> u64 {
+        self.read().round
+    }
+
+    pub(crate) fn need(&self) -> Arc<Need> {
+        self.read().need.clone()
+    }
+
+    pub(crate) fn kind(&self) -> Option<Kind> {
+        match &self.read().presence {
+            Presence::Present(kind) => Some(kind.clone()),
+            Presence::Unknown | Presence::Absent => None,
+        }
+    }
+
+    /// Whether absence from the cache means absence: listed, or not served at all.
+    pub(crate) fn is_synced(&self) -> bool {
+        let state = self.read();
+        state.listed || state.presence == Presence::Absent
+    }
+
+    pub(crate) fn newest(&self) -> u64 {
+        self.read().newest
+    }
+
+    /// Runs `look` on the objects, under the lock: it must be short.
+    pub(crate) fn with_objects<T>(&self, look: impl FnOnce(&Objects) -> T) -> T {
+        look(&self.read().objects)
+    }
+
+    /// As [`Cache::caught_up`](windlass_core::ports::Cache::caught_up).
+    ///
+    /// Whatever the object looks like, the write has been seen once the watch has
+    /// got past its version: then the object is gone, or no longer selected.
+    pub(crate) fn caught_up(&self, write: &Written) -> bool {
+        let state = self.read();
+        if state.presence == Presence::Absent {
+            return true;
+        }
+        let held = state.objects.get(&write.object.namespace, &write.object.name);
+        let same = |object: &&Arc<Object>| object.meta().uid == write.uid;
+        match (write.version, held) {
+            (None, None) => state.listed,
+            (None, Some(object)) => !same(&object) || object.meta().deleting,
+            (Some(version), held) => {
+                let seen = held.map_or(0, |object| object.meta().version());
+                state.newest.max(seen) >= version
+            }
+        }
+    }
+
+    /// Discovery has found the kind.
+    pub(crate) fn found(&self, round: u64, kind: Kind) {
+        self.change(round, |state| {
+            if state.presence == Presence::Absent {
+                state.listed = false;
+            }
+            state.presence = Presence::Present(kind);
+        });
+    }
+
+    /// Discovery says that the kind is not served. Answers what went with it, and
+    /// whether that is news.
+    pub(crate) fn absent(&self, round: u64) -> (Vec<Change>, bool) {
+        self.change(round, |state| {
+            let news = state.presence != Presence::Absent;
+            state.presence = Presence::Absent;
+            state.listed = false;
+            (state.objects.clear(), news)
+        })
+        .unwrap_or_default()
+    }
+
+    /// A list begins.
+    pub(crate) fn begin(&self, round: u64, rewound: bool) {
+        self.change(round, |state| {
+            state.objects.begin(rewound);
+            if rewound {
+                state.newest = 0;
+            }
+        });
+    }
+
+    /// Takes an object as it is now.
+    pub(crate) fn put(&self, round: u64, object: Object) -> Option<(Change, Arc<Need>)> {
+        self.change(round, |state| {
+            let change = state.objects.put(object)?;
+            Some((change, state.need.clone()))
+        })?
+    }
+
+    /// Takes the end of an object; `last` is its last state, with the end's version.
+    pub(crate) fn remove(&self, round: u64, last: &Object) -> Option<(Change, Arc<Need>)> {
+        let meta = last.meta();
+        self.change(round, |state| {
+            let change = state.objects.remove(&meta.namespace, &meta.name, meta.version())?;
+            Some((change, state.need.clone()))
+        })?
+    }
+
+    /// The list is complete. Answers what it did not bring, and whether the kind
+    /// is synced only now.
+    pub(crate) fn listed(&self, round: u64, version: u64) -> (Vec<Change>, bool) {
+        self.change(round, |state| {
+            let first = !state.listed;
+            state.listed = true;
+            state.newest = state.newest.max(version);
+            (state.objects.sweep(version), first)
+        })
+        .unwrap_or_default()
+    }
+
+    /// Everything up to `version` has been seen.
+    pub(crate) fn reached(&self, round: u64, version: u64) {
+        self.change(round, |state| state.newest = state.newest.max(version));
+    }
+
+    pub(crate) fn status(&self) -> WatchStatus {
+        let counters = self.progress.counters();
+        let state = self.read();
+        let age = counters.last_event_age();
+        WatchStatus {
+            gvk: self.gvk.clone(),
+            selector: selector_text(&state.need.labels, &[]),
+            state: counters.phase,
+            synced: state.listed || state.presence == Presence::Absent,
+            objects: state.objects.len(),
+            bytes: state.objects.bytes(),
+            last_event_age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            lists: counters.lists,
+            watches: counters.watches,
+            events: counters.events,
+            errors: counters.errors,
+            last_error: counters.last_error,
+        }
+    }
+
+    /// Runs `change` unless the driver that asks has been replaced.
+    fn change<T>(&self, round: u64, change: impl FnOnce(&mut State) -> T) -> Option<T> {
+        let mut state = self.write();
+        (state.round == round).then(|| change(&mut state))
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

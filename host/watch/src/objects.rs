@@ -1,0 +1,309 @@
+//! The objects of one kind, by namespace and name, and by the key they belong to.
+//!
+//! An object only ever gets newer here: an event that repeats an older version, or
+//! one from before the object's end, changes nothing.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use windlass_core::key::Key;
+use windlass_core::object::Object;
+
+/// Ends that are remembered, so that a late event does not bring the dead back.
+const ENDS_MAX: usize = 256;
+
+/// Namespace and name.
+pub(crate) type Name = (Arc<str>, Arc<str>);
+
+/// What happened to one object; at least one side is there.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) old: Option<Arc<Object>>,
+    pub(crate) new: Option<Arc<Object>>,
+}
+
+/// All objects of one kind.
+#[derive(Debug)]
+pub(crate) struct Objects {
+    host_namespace: Arc<str>,
+    by_name: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Held>>,
+    by_owner: HashMap<Key, HashSet<Name>>,
+    ends: VecDeque<(Name, u64)>,
+    len: usize,
+    bytes: usize,
+    /// Which list is being read, or was read last.
+    listing: u64,
+    /// Whether that list may replace newer objects.
+    rewound: bool,
+}
+
+#[derive(Debug)]
+struct Held {
+    object: Arc<Object>,
+    /// The list that brought it, or during or after which it came.
+    listing: u64,
+}
+
+impl Objects {
+    /// None yet. Children are those of the host in `host_namespace`.
+    pub(crate) fn new(host_namespace: Arc<str>) -> Self {
+        Self {
+            host_namespace,
+            by_name: BTreeMap::new(),
+            by_owner: HashMap::new(),
+            ends: VecDeque::new(),
+            len: 0,
+            bytes: 0,
+            listing: 0,
+            rewound: false,
+        }
+    }
+
+    /// Objects held.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes of JSON held.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// One object.
+    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Object>> {
+        self.by_name.get(namespace)?.get(name).map(|held| &held.object)
+    }
+
+    /// The objects of one namespace, or all, ordered by namespace and name.
+    pub(crate) fn iter<'a>(&'a self, namespace: Option<&'a str>) -> impl Iterator<Item = &'a Arc<Object>> {
+        let one = namespace.map(|namespace| self.by_name.get(namespace));
+        let all = one.is_none().then(|| self.by_name.values());
+        let maps = one.flatten().into_iter().chain(all.into_iter().flatten());
+        maps.flat_map(|map| map.values().map(|held| &held.object))
+    }
+
+    /// The children of a key, ordered by namespace and name.
+    pub(crate) fn children(&self, of: &Key) -> Vec<Arc<Object>> {
+        let Some(names) = self.by_owner.get(of) else {
+            return Vec::new();
+        };
+        let mut names: Vec<&Name> = names.iter().collect();
+        names.sort();
+        names.iter().filter_map(|(namespace, name)| self.get(namespace, name).cloned()).collect()
+    }
+
+    /// A list begins. `rewound`: what it says replaces newer objects too.
+    pub(crate) fn begin(&mut self, rewound: bool) {
+        self.listing += 1;
+        self.rewound = rewound;
+        // A list is newer than every end that was seen.
+        self.ends.clear();
+    }
+
+    /// Takes an object; `None` when that is no news.
+    pub(crate) fn put(&mut self, object: Object) -> Option<Change> {
+        let meta = object.meta();
+        let (namespace, name, version) = (meta.namespace.clone(), meta.name.clone(), meta.version());
+        let listing = self.listing;
+        let ended = self.has_ended(&namespace, &name, version);
+        let held = self.by_name.get_mut(&namespace).and_then(|map| map.get_mut(&name));
+        let old = match held {
+            Some(held) => {
+                held.listing = listing;
+                if is_old_news(&held.object, &object, self.rewound) {
+                    return None;
+                }
+                Some(held.object.clone())
+            }
+            None if ended => return None,
+            None => None,
+        };
+        let object = Arc::new(object);
+        let held = Held { object: object.clone(), listing };
+        self.by_name.entry(namespace).or_default().insert(name, held);
+        if let Some(old) = &old {
+            self.forget(old);
+        }
+        self.remember(&object);
+        Some(Change { old, new: Some(object) })
+    }
+
+    /// Takes an object's end at `version`; `None` when that is no news.
+    pub(crate) fn remove(&mut self, namespace: &str, name: &str, version: u64) -> Option<Change> {
+        let held = self.get(namespace, name)?;
+        let newer = held.meta().version();
+        if version != 0 && newer > version {
+            return None;
+        }
+        let at = version.max(newer);
+        self.take(namespace, name, at)
+    }
+
+    /// The list is complete: takes out what it did not bring.
+    pub(crate) fn sweep(&mut self, version: u64) -> Vec<Change> {
+        let listing = self.listing;
+        self.rewound = false;
+        self.take_where(version, |held| held.listing != listing)
+    }
+
+    /// Takes out everything.
+    pub(crate) fn clear(&mut self) -> Vec<Change> {
+        self.take_where(0, |_| true)
+    }
+
+    fn has_ended(&self, namespace: &str, name: &str, version: u64) -> bool {
+        let is_it = |end: &&(Name, u64)| &*end.0.0 == namespace && &*end.0.1 == name;
+        version != 0 && self.ends.iter().find(is_it).is_some_and(|end| version <= end.1)
+    }
+
+    fn take_where(&mut self, version: u64, unwanted: impl Fn(&Held) -> bool) -> Vec<Change> {
+        let names: Vec<Name> = self
+            .by_name
+            .iter()
+            .flat_map(|(namespace, map)| map.iter().map(move |(name, held)| (namespace, name, held)))
+            .filter(|(_, _, held)| unwanted(held))
+            .map(|(namespace, name, _)| (namespace.clone(), name.clone()))
+            .collect();
+        names.iter().filter_map(|(namespace, name)| self.take(namespace, name, version)).collect()
+    }
+
+    fn take(&mut self, namespace: &str, name: &str, version: u64) -> Option<Change> {
+        let map = self.by_name.get_mut(namespace)?;
+        let old = map.remove(name)?.object;
+        if map.is_empty() {
+            self.by_name.remove(namespace);
+        }
+        self.forget(&old);
+        let meta = old.meta();
+        let at = (meta.namespace.clone(), meta.name.clone());
+        self.ends.retain(|end| end.0 != at);
+        self.ends.push_front((at, version));
+        self.ends.truncate(ENDS_MAX);
+        Some(Change { old: Some(old), new: None })
+    }
+
+    fn remember(&mut self, object: &Object) {
+        self.len += 1;
+        self.bytes += object.json().len();
+        let meta = object.meta();
+        if let Some(owner) = meta.owner(&self.host_namespace) {
+            let name = (meta.namespace.clone(), meta.name.clone());
+            self.by_owner.entry(owner).or_default().insert(name);
+        }
+    }
+
+    fn forget(&mut self, object: &Object) {
+        self.len -= 1;
+        self.bytes -= object.json().len();
+        let meta = object.meta();
+        let Some(owner) = meta.owner(&self.host_namespace) else {
+            return;
+        };
+        if let Some(names) = self.by_owner.get_mut(&owner) {
+            names.remove(&(meta.namespace.clone(), meta.name.clone()));
+            if names.is_empty() {
+                self.by_owner.remove(&owner);
+            }
+        }
+    }
+}
+
+/// Whether `new` says nothing that is not known. Versions that are no numbers
+/// can not be compared: then only an equal one is old news.
+fn is_old_news(held: &Object, new: &Object, rewound: bool) -> bool {
+    let (held, new) = (held.meta(), new.meta());
+    if held.resource_version == new.resource_version && held.uid == new.uid {
+        return true;
+    }
+    !rewound && new.version() != 0 && new.version() < held.version()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(name: &str, version: u64, owner: Option<&str>) -> Object {
+        let (labels, annotations) = owner.map_or((String::new(), String::new()), |owner| {
+            (
+                r#""windlass.dev/host":"sys","windlass.dev/owned-by":"web""#.into(),
+                format!(r#""windlass.dev/primary":"{owner}""#),
+            )
+        });
+        let text = format!(
+            r#"{{"metadata":{{"name":"{name}","namespace":"ns","uid":"u","resourceVersion":"{version}",
+            "labels":{{{labels}}},"annotations":{{{annotations}}}}}}}"#
+        );
+        Object::parse(&"v1/ConfigMap".parse().expect("valid"), &text).expect("an object")
+    }
+
+    fn key(primary: &str) -> Key {
+        Key::from_child("web", primary).expect("valid")
+    }
+
+    fn names(objects: &Objects) -> Vec<String> {
+        objects.iter(None).map(|o| format!("{}@{}", o.meta().name, o.meta().version())).collect()
+    }
+
+    #[test]
+    fn an_object_only_ever_gets_newer() {
+        let mut objects = Objects::new("sys".into());
+        assert!(objects.put(object("a", 5, None)).is_some());
+        assert!(objects.put(object("a", 5, None)).is_none());
+        assert!(objects.put(object("a", 4, None)).is_none());
+        assert!(objects.remove("ns", "a", 4).is_none());
+        assert!(objects.put(object("a", 6, None)).is_some());
+        assert_eq!(names(&objects), ["a@6"]);
+    }
+
+    #[test]
+    fn a_late_event_does_not_bring_the_dead_back() {
+        let mut objects = Objects::new("sys".into());
+        objects.put(object("a", 5, None));
+        assert!(objects.remove("ns", "a", 7).is_some());
+        assert!(objects.put(object("a", 6, None)).is_none());
+        assert!(objects.put(object("a", 8, None)).is_some());
+    }
+
+    #[test]
+    fn what_a_list_does_not_bring_is_gone() {
+        let mut objects = Objects::new("sys".into());
+        for name in ["a", "b", "c"] {
+            objects.put(object(name, 5, None));
+        }
+        objects.begin(false);
+        objects.put(object("a", 5, None));
+        objects.put(object("b", 9, None));
+        let gone = objects.sweep(9);
+        assert_eq!(gone.len(), 1);
+        assert_eq!(names(&objects), ["a@5", "b@9"]);
+        assert!(objects.put(object("c", 8, None)).is_none(), "it ended before 9");
+    }
+
+    #[test]
+    fn a_list_from_a_restored_past_replaces_newer_objects() {
+        let mut objects = Objects::new("sys".into());
+        objects.put(object("a", 50, None));
+        objects.begin(false);
+        assert!(objects.put(object("a", 5, None)).is_none());
+        objects.begin(true);
+        assert!(objects.put(object("a", 5, None)).is_some());
+        assert!(objects.sweep(6).is_empty());
+        assert_eq!(names(&objects), ["a@5"]);
+    }
+
+    #[test]
+    fn children_follow_their_owner_and_counters_end_at_zero() {
+        let mut objects = Objects::new("sys".into());
+        objects.put(object("b", 1, Some("ns/x")));
+        objects.put(object("a", 2, Some("ns/x")));
+        let of = |objects: &Objects, primary: &str| -> Vec<String> {
+            objects.children(&key(primary)).iter().map(|o| o.meta().name.to_string()).collect()
+        };
+        assert_eq!(of(&objects, "ns/x"), ["a", "b"]);
+        objects.put(object("b", 3, Some("ns/y")));
+        assert_eq!((of(&objects, "ns/x"), of(&objects, "ns/y")), (vec!["a".into()], vec!["b".into()]));
+        assert!(objects.bytes() > 0);
+        assert_eq!(objects.clear().len(), 2);
+        assert_eq!((objects.len(), objects.bytes(), objects.by_owner.len()), (0, 0, 0));
+    }
+}

@@ -1,0 +1,120 @@
+//! How one watch is doing: counters and the last error, for `/debug` and metrics.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+use windlass_core::kind::Gvk;
+
+use crate::get::GetError;
+
+/// What a watch is doing now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Phase {
+    /// Discovery has not found the kind yet.
+    #[default]
+    #[serde(rename = "waiting for kind")]
+    Waiting,
+    /// A list is being read.
+    #[serde(rename = "listing")]
+    Listing,
+    /// Events are being read.
+    #[serde(rename = "watching")]
+    Watching,
+    /// Something failed; it will be tried again after a pause.
+    #[serde(rename = "backing off")]
+    BackingOff,
+}
+
+/// One watch as a person or a metric sees it. Counters count since the kind was
+/// first wanted and never fall.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WatchStatus {
+    /// The kind.
+    pub gvk: Gvk,
+    /// The label selector that is watched; empty: every object.
+    pub selector: String,
+    /// What the watch is doing.
+    pub state: Phase,
+    /// Whether the kind has been listed, or discovery says that it does not exist.
+    pub synced: bool,
+    /// Objects held.
+    pub objects: usize,
+    /// Bytes of JSON held.
+    pub bytes: usize,
+    /// Age of the last event or bookmark, in milliseconds; absent before the first.
+    pub last_event_age_ms: Option<u64>,
+    /// Lists that were read to their end.
+    pub lists: u64,
+    /// Watch requests that were answered.
+    pub watches: u64,
+    /// Events that were read, bookmarks not counted.
+    pub events: u64,
+    /// Requests and objects that failed.
+    pub errors: u64,
+    /// The last failure in one line, at most 256 characters.
+    pub last_error: Option<String>,
+}
+
+/// The counters of one watch; shared between its driver and its readers.
+#[derive(Debug, Default)]
+pub(crate) struct Progress(Mutex<Counters>);
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) phase: Phase,
+    pub(crate) lists: u64,
+    pub(crate) watches: u64,
+    pub(crate) events: u64,
+    pub(crate) errors: u64,
+    pub(crate) last_error: Option<String>,
+    last_event: Option<Instant>,
+}
+
+impl Progress {
+    pub(crate) fn phase(&self, phase: Phase) {
+        self.lock().phase = phase;
+    }
+
+    pub(crate) fn listed(&self) {
+        self.lock().lists += 1;
+    }
+
+    pub(crate) fn watching(&self) {
+        let mut counters = self.lock();
+        counters.phase = Phase::Watching;
+        counters.watches += 1;
+    }
+
+    pub(crate) fn event(&self, is_bookmark: bool) {
+        let mut counters = self.lock();
+        counters.events += u64::from(!is_bookmark);
+        counters.last_event = Some(Instant::now());
+    }
+
+    pub(crate) fn failed(&self, error: &GetError) {
+        self.failed_with(error.line());
+    }
+
+    pub(crate) fn failed_with(&self, line: String) {
+        let mut counters = self.lock();
+        counters.errors += 1;
+        counters.last_error = Some(line);
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counters> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counters {
+    /// Age of the last event or bookmark.
+    pub(crate) fn last_event_age(&self) -> Option<Duration> {
+        self.last_event.map(|at| at.elapsed())
+    }
+}

@@ -1,0 +1,265 @@
+//! List, then watch, and when the watch breaks go on where it ended: the loop
+//! behind every copy of the API server's objects in this process.
+//!
+//! | what happens | what follows |
+//! |---|---|
+//! | the watch ends after its time | the next one, at once |
+//! | it ends sooner than a second, breaks, is silent | a pause, then the next one from the same version |
+//! | 410, as status or in the stream | a pause, then a list; what it lacks is gone |
+//! | three answers in a row that make no sense | the same |
+//! | 404 | [`Reflector::run`] returns: discovery must decide |
+//! | 401, 403 | a longer pause: rights may come later |
+//!
+//! A pause doubles with each failure in a row and is never shorter than what the
+//! server asked for. Nothing here spins: without progress there is a pause.
+
+use std::time::Duration;
+
+use kube::Client;
+use windlass_core::backoff::Backoff;
+use windlass_core::object::{ObjectError, version_number};
+
+use crate::get::GetError;
+use crate::list::{Page, Pages};
+use crate::progress::{Phase, Progress};
+use crate::selection::Selection;
+use crate::stream::{Event, Stream};
+
+/// Pauses after whatever may pass by itself. 5 s at most, so that the end of an
+/// outage is noticed soon; one request per kind then is cheap.
+const PAUSES: Backoff = backoff(250, 5_000);
+/// Pauses while a right is missing: somebody must act first.
+const PAUSES_DENIED: Backoff = backoff(1_000, 30_000);
+/// A watch that ended sooner, and brought nothing new, counts as a failure.
+const BRIEF: Duration = Duration::from_secs(1);
+/// After so many answers in a row that make no sense at the same version, the
+/// version itself is doubted and the kind listed.
+const ODD_MAX: u32 = 3;
+/// After so many lists in a row that are older than what was seen, the past is
+/// believed: etcd was restored from a backup.
+const OLDER_MAX: u32 = 3;
+
+pub(crate) const fn backoff(first_ms: u64, most_ms: u64) -> Backoff {
+    match Backoff::try_new(Duration::from_millis(first_ms), Duration::from_millis(most_ms)) {
+        Ok(backoff) => backoff,
+        Err(_) => panic!("the first pause is above zero and not above the longest"),
+    }
+}
+
+/// Who takes what a list and its watch bring.
+pub(crate) trait Target: Send {
+    /// The newest version that was ever reached; 0 at first.
+    fn newest(&self) -> u64;
+    /// A list begins. `rewound`: it is older than what was seen, and right.
+    fn begin(&mut self, rewound: bool);
+    /// An object as it is now; the answer is its version.
+    ///
+    /// # Errors
+    /// The text is no object: it is counted and skipped.
+    fn put(&mut self, text: &str) -> Result<Box<str>, ObjectError>;
+    /// An object that is gone, as it was last; the answer is the version of its end.
+    ///
+    /// # Errors
+    /// As [`Target::put`].
+    fn gone(&mut self, text: &str) -> Result<Box<str>, ObjectError>;
+    /// The list is complete: what it did not bring since [`Target::begin`] is gone.
+    fn listed(&mut self, version: u64);
+    /// Everything up to `version` has been seen.
+    fn reached(&mut self, version: u64);
+}
+
+/// The loop, for one selection.
+pub(crate) struct Reflector<'a, T> {
+    client: &'a Client,
+    selection: &'a Selection,
+    progress: &'a Progress,
+    target: &'a mut T,
+    /// Where the next watch goes on.
+    cursor: String,
+    failures: u32,
+    odd: u32,
+    older: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    List,
+    Watch,
+}
+
+impl<'a, T: Target> Reflector<'a, T> {
+    pub(crate) fn new(
+        client: &'a Client,
+        selection: &'a Selection,
+        progress: &'a Progress,
+        target: &'a mut T,
+    ) -> Self {
+        Self { client, selection, progress, target, cursor: String::new(), failures: 0, odd: 0, older: 0 }
+    }
+
+    /// Feeds the target until the API server answers 404.
+    ///
+    /// # Cancel safety
+    /// Dropping it ends the request; the target holds what it has been given.
+    pub(crate) async fn run(mut self) -> GetError {
+        let mut step = Step::List;
+        loop {
+            let done = match step {
+                Step::List => self.list().await,
+                Step::Watch => self.watch().await,
+            };
+            step = match done {
+                Ok(()) => Step::Watch,
+                Err(error) if error.code() == Some(404) => return error,
+                Err(error) => {
+                    self.pause(&error).await;
+                    self.step_after(step, &error)
+                }
+            };
+        }
+    }
+
+    async fn list(&mut self) -> Result<(), GetError> {
+        self.progress.phase(Phase::Listing);
+        let mut pages = Pages::new(self.client, self.selection);
+        let mut begun = false;
+        loop {
+            let text = pages.fetch().await?;
+            let page = Page::parse(&text)?;
+            let version = version_number(&page.version);
+            if !begun {
+                let rewound = self.check_age(version)?;
+                self.target.begin(rewound);
+                begun = true;
+            }
+            for item in &page.items {
+                if let Err(error) = self.target.put(item.get()) {
+                    self.skipped(&error);
+                }
+            }
+            let Some(token) = page.next else {
+                self.cursor = page.version.into_owned();
+                self.older = 0;
+                self.target.listed(version);
+                self.progress.listed();
+                return Ok(());
+            };
+            pages.go_on(token.into_owned());
+            // All watches share one task; a long list lets the others go between.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Whether the list is older than what was seen, and is to be believed.
+    fn check_age(&mut self, list: u64) -> Result<bool, GetError> {
+        let seen = self.target.newest();
+        if list == 0 || list >= seen {
+            return Ok(false);
+        }
+        self.older += 1;
+        if self.older < OLDER_MAX {
+            return Err(GetError::Older { list, seen });
+        }
+        tracing::warn!(kind = %self.selection.kind.gvk, list, seen, "the past has changed, everything is read again");
+        Ok(true)
+    }
+
+    async fn watch(&mut self) -> Result<(), GetError> {
+        let mut stream = Stream::open(self.client, self.selection, &self.cursor).await?;
+        self.progress.watching();
+        let end = self.follow(&mut stream).await;
+        let lasted = stream.lasted();
+        if lasted >= BRIEF {
+            self.failures = 0;
+        }
+        match end {
+            Ok(advanced) if advanced || lasted >= BRIEF => {
+                self.odd = 0;
+                Ok(())
+            }
+            Ok(_) => Err(GetError::Brief(lasted)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads a watch to its end; says whether it brought anything new.
+    async fn follow(&mut self, stream: &mut Stream) -> Result<bool, GetError> {
+        let mut advanced = false;
+        while let Some(line) = stream.line().await? {
+            let event = Event::parse(&line)?;
+            self.progress.event(matches!(event, Event::Bookmark(_)));
+            let version = match event {
+                Event::Bookmark(version) => Ok(version.as_ref().into()),
+                Event::Put(text) => self.target.put(text),
+                Event::Gone(text) => self.target.gone(text),
+            };
+            match version {
+                Ok(version) => advanced |= self.advance(&version),
+                Err(error) => self.skipped(&error),
+            }
+        }
+        Ok(advanced)
+    }
+
+    /// Moves the cursor; never back, whatever a bookmark says.
+    fn advance(&mut self, version: &str) -> bool {
+        let number = version_number(version);
+        if number != 0 && number <= version_number(&self.cursor) {
+            return false;
+        }
+        self.cursor = version.to_owned();
+        self.target.reached(number);
+        self.failures = 0;
+        self.odd = 0;
+        true
+    }
+
+    /// What to try after `step` has failed.
+    fn step_after(&mut self, step: Step, error: &GetError) -> Step {
+        self.odd += u32::from(is_odd(error));
+        if error.code() == Some(410) || self.odd >= ODD_MAX {
+            self.odd = 0;
+            return Step::List;
+        }
+        step
+    }
+
+    async fn pause(&mut self, error: &GetError) {
+        self.failures = self.failures.saturating_add(1);
+        self.progress.failed(error);
+        self.progress.phase(Phase::BackingOff);
+        let kind = &self.selection.kind.gvk;
+        if self.failures == 1 && !matches!(error, GetError::Brief(_)) {
+            tracing::warn!(%kind, error = %error.line(), "watch broke, trying again");
+        } else {
+            tracing::debug!(%kind, failures = self.failures, error = %error.line(), "watch failed again");
+        }
+        tokio::time::sleep(pause_after(error, self.failures)).await;
+    }
+
+    fn skipped(&self, error: &ObjectError) {
+        tracing::warn!(kind = %self.selection.kind.gvk, %error, "skipped something that is no object");
+        self.progress.failed_with(error.to_string());
+    }
+}
+
+/// Whether the answer makes no sense, so that the version asked for may be at fault.
+/// 504 is how the API server answers a version from the future, 400 one that it
+/// can not read.
+fn is_odd(error: &GetError) -> bool {
+    match error {
+        GetError::Refused { code, .. } => matches!(code, 400 | 504),
+        GetError::TooLong(_) | GetError::Cut | GetError::Json(_) | GetError::Shape(_) => true,
+        _ => false,
+    }
+}
+
+/// The pause after `failures` failures in a row, the last being `error`.
+pub(crate) fn pause_after(error: &GetError, failures: u32) -> Duration {
+    let backoff = match error.code() {
+        Some(401 | 403) => PAUSES_DENIED,
+        _ => PAUSES,
+    };
+    let pause = backoff.pause(failures, rand::random());
+    pause.max(error.retry_after().unwrap_or_default())
+}

@@ -1,0 +1,129 @@
+//! What one list or watch asks for, and how that becomes an address.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use windlass_core::kind::Kind;
+
+/// Labels that an object must carry, sorted by name; none: every object.
+pub type Labels = Vec<(String, String)>;
+
+/// Objects of one kind: all of them, or those of a namespace, with labels, or of
+/// one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// Their kind.
+    pub kind: Kind,
+    /// Only this namespace; empty: all namespaces.
+    pub namespace: Arc<str>,
+    /// Only objects that carry all these labels. A pair with an empty value stands
+    /// for the label with that empty value, as everywhere in Kubernetes.
+    pub labels: Labels,
+    /// Only objects that carry these labels, with whatever value.
+    pub has_labels: Vec<String>,
+    /// Only the object of this name.
+    pub name: Option<Arc<str>>,
+}
+
+impl Selection {
+    /// Every object of `kind` in every namespace.
+    pub fn all(kind: Kind) -> Self {
+        Self { kind, namespace: "".into(), labels: Labels::new(), has_labels: Vec::new(), name: None }
+    }
+
+    /// Only in this namespace.
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: &str) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// Only objects that carry all these labels.
+    #[must_use]
+    pub fn with_labels(mut self, labels: Labels) -> Self {
+        self.labels = labels;
+        self
+    }
+
+    /// Only objects that carry this label, with whatever value.
+    #[must_use]
+    pub fn with_label(mut self, name: &str) -> Self {
+        self.has_labels.push(name.to_owned());
+        self
+    }
+
+    /// Only the object of this name.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Path and query of the collection, with these further parameters.
+    pub(crate) fn address(&self, parameters: &[(&str, &str)]) -> String {
+        let mut address = self.kind.collection_path(&self.namespace);
+        let mut separator = '?';
+        let mut push = |name: &str, value: &str| {
+            address.push(separator);
+            separator = '&';
+            address.push_str(name);
+            address.push('=');
+            push_escaped(&mut address, value);
+        };
+        let selector = selector_text(&self.labels, &self.has_labels);
+        if !selector.is_empty() {
+            push("labelSelector", &selector);
+        }
+        if let Some(name) = &self.name {
+            push("fieldSelector", &format!("metadata.name={name}"));
+        }
+        for (name, value) in parameters {
+            push(name, value);
+        }
+        address
+    }
+}
+
+/// `a=1,b=2`, as kubectl writes a selector; empty for every object.
+pub(crate) fn selector_text(labels: &[(String, String)], has: &[String]) -> String {
+    let pairs = labels.iter().map(|(name, value)| format!("{name}={value}"));
+    pairs.chain(has.iter().cloned()).collect::<Vec<_>>().join(",")
+}
+
+/// Appends `text` with everything but RFC 3986's unreserved characters escaped.
+fn push_escaped(out: &mut String, text: &str) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            write!(out, "%{byte:02X}").expect("writing to a String cannot fail");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_holds_path_selectors_and_parameters_escaped() {
+        let kind = Kind {
+            gvk: "v1/ConfigMap".parse().expect("valid"),
+            plural: "configmaps".into(),
+            namespaced: true,
+            has_status: false,
+        };
+        let all = Selection::all(kind);
+        assert_eq!(all.address(&[("limit", "500")]), "/api/v1/configmaps?limit=500");
+        let some = all
+            .in_namespace("ns")
+            .with_labels(vec![("windlass.dev/host".into(), "a".into()), ("b".into(), "".into())])
+            .with_label("windlass.dev/plugin")
+            .named("x");
+        assert_eq!(
+            some.address(&[("watch", "1")]),
+            "/api/v1/namespaces/ns/configmaps?labelSelector=windlass.dev%2Fhost%3Da%2Cb%3D%2Cwindlass.dev%2Fplugin\
+             &fieldSelector=metadata.name%3Dx&watch=1"
+        );
+    }
+}

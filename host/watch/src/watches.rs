@@ -1,0 +1,247 @@
+//! The set of watches: one a kind for all plugins, changed while it runs.
+//!
+//! One future drives them all; the host spawns and joins it. What each watch
+//! brings goes into the [`ClusterCache`], and as keys to the sink.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{AbortHandle, Abortable, BoxFuture, FutureExt as _};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use kube::Client;
+use tokio::sync::watch;
+use windlass_core::backoff::Backoff;
+use windlass_core::kind::Gvk;
+use windlass_core::manifest::Manifest;
+use windlass_core::name::PluginName;
+use windlass_core::object::{Object, ObjectError};
+use windlass_core::ports::Sink;
+
+use crate::cache::ClusterCache;
+use crate::discovery::{Found, discover};
+use crate::kind_cache::KindCache;
+use crate::objects::Change;
+use crate::progress::{Phase, WatchStatus};
+use crate::reflect::{Reflector, Target, backoff, pause_after};
+use crate::selection::Selection;
+
+/// Pauses between two looks for a kind: the wait after a CRD has arrived, and the
+/// rate at which a kind that never comes is asked for.
+const LOOKS: Backoff = backoff(250, 5_000);
+
+/// Everything that is watched for the plugins.
+///
+/// `client` should have been built without retries of its own
+/// (`Config::default_retry = false`): pauses and deadlines are kept here.
+pub struct Watches {
+    client: Client,
+    cache: Arc<ClusterCache>,
+    changes: watch::Sender<()>,
+}
+
+/// A driver is known by its kind and round; a kind whose labels change gets a new
+/// round, and with it a new driver.
+type Driver = (Gvk, u64);
+
+impl Watches {
+    /// Nothing is watched yet. Children are those that carry the label of the host
+    /// in `host_namespace`; keys are offered to `sink`.
+    pub fn new(client: Client, host_namespace: &str, sink: Arc<dyn Sink>) -> Self {
+        Self {
+            client,
+            cache: Arc::new(ClusterCache::new(host_namespace, sink)),
+            changes: watch::Sender::new(()),
+        }
+    }
+
+    /// What the watches have brought.
+    pub fn cache(&self) -> Arc<ClusterCache> {
+        self.cache.clone()
+    }
+
+    /// Watches what `plugin` needs from now on; replaces what it needed before.
+    /// Returns at once. A kind whose selection widens stays readable meanwhile, but
+    /// counts as not synced until it has been listed again.
+    ///
+    /// The primaries of a new plugin are offered when they are known; after a new
+    /// version with the same primary kind the caller decides ([`Watches::resync`]).
+    pub fn want(&self, plugin: &PluginName, manifest: &Manifest) {
+        self.cache.want(plugin, Arc::new(manifest.clone()));
+        self.changes.send_replace(());
+    }
+
+    /// Stops watching what only `plugin` needed, and forgets what its keys read.
+    pub fn forget(&self, plugin: &PluginName) {
+        self.cache.forget(plugin);
+        self.changes.send_replace(());
+    }
+
+    /// Offers every primary's key of one plugin, or of all.
+    pub fn resync(&self, plugin: Option<&PluginName>) {
+        self.cache.resync(plugin);
+    }
+
+    /// Whether every wanted kind that exists has been listed once. Kinds that
+    /// discovery does not find do not count. May become false again when more is
+    /// wanted.
+    pub fn is_ready(&self) -> bool {
+        self.cache.is_ready()
+    }
+
+    /// How every watch is doing, ordered by kind.
+    pub fn status(&self) -> Vec<WatchStatus> {
+        self.cache.status()
+    }
+
+    /// Drives all watches; never returns by itself. To be run once at a time.
+    ///
+    /// # Cancel safety
+    /// Dropping it ends all requests; what the cache holds stays as it is.
+    pub async fn run(&self) {
+        let mut changes = self.changes.subscribe();
+        let mut running: HashMap<Driver, AbortHandle> = HashMap::new();
+        let mut drivers = FuturesUnordered::new();
+        loop {
+            changes.mark_unchanged();
+            for (driver, future) in self.changed_drivers(&mut running) {
+                let (handle, registration) = AbortHandle::new_pair();
+                running.insert(driver, handle);
+                drivers.push(Abortable::new(future, registration));
+            }
+            tokio::select! {
+                // An error would mean that the sender is gone, but `self` holds it.
+                _ = changes.changed() => {}
+                // Only an aborted driver ends.
+                Some(_) = drivers.next() => {}
+            }
+        }
+    }
+
+    /// Ends drivers that are not wanted any more, and makes those that are missing.
+    fn changed_drivers(
+        &self,
+        running: &mut HashMap<Driver, AbortHandle>,
+    ) -> Vec<(Driver, BoxFuture<'static, ()>)> {
+        let wanted: HashMap<Driver, Arc<KindCache>> =
+            self.cache.kinds().into_iter().map(|kind| ((kind.gvk.clone(), kind.round()), kind)).collect();
+        running.retain(|driver, handle| {
+            let stays = wanted.contains_key(driver);
+            if !stays {
+                handle.abort();
+            }
+            stays
+        });
+        let missing = wanted.into_iter().filter(|(driver, _)| !running.contains_key(driver));
+        missing
+            .map(|(driver, kind)| {
+                let target = KindTarget { cache: self.cache.clone(), round: driver.1, kind };
+                (driver, drive(self.client.clone(), target).boxed())
+            })
+            .collect()
+    }
+}
+
+/// What one driver feeds.
+struct KindTarget {
+    cache: Arc<ClusterCache>,
+    kind: Arc<KindCache>,
+    round: u64,
+}
+
+/// Keeps one kind: waits for it, reflects it, and when it goes waits again.
+async fn drive(client: Client, mut target: KindTarget) {
+    let kind = target.kind.clone();
+    let mut looks: u32 = 0;
+    loop {
+        match discover(&client, &kind.gvk).await {
+            Ok(Found::Kind(found)) => {
+                let lists = kind.progress.counters().lists;
+                kind.found(target.round, found.clone());
+                let selection = Selection::all(found).with_labels(kind.need().labels.clone());
+                let end = Reflector::new(&client, &selection, &kind.progress, &mut target).run().await;
+                kind.progress.failed(&end);
+                tracing::info!(kind = %kind.gvk, error = %end.line(), "kind may be gone");
+                if kind.progress.counters().lists > lists {
+                    looks = 0;
+                }
+            }
+            Ok(absent @ (Found::Absent | Found::Unwatchable)) => {
+                if absent == Found::Unwatchable {
+                    kind.progress.failed_with("kind can not be listed and watched".into());
+                }
+                target.absent();
+            }
+            Err(error) => {
+                kind.progress.failed(&error);
+                tracing::debug!(kind = %kind.gvk, error = %error.line(), "discovery failed");
+                kind.progress.phase(Phase::BackingOff);
+                looks = looks.saturating_add(1);
+                tokio::time::sleep(pause_after(&error, looks)).await;
+                continue;
+            }
+        }
+        kind.progress.phase(Phase::Waiting);
+        looks = looks.saturating_add(1);
+        let pause: Duration = LOOKS.pause(looks, rand::random());
+        tokio::time::sleep(pause).await;
+    }
+}
+
+impl KindTarget {
+    fn absent(&self) {
+        let (gone, news) = self.kind.absent(self.round);
+        if !news {
+            return;
+        }
+        tracing::info!(kind = %self.kind.gvk, objects = gone.len(), "kind is not served, waiting for it");
+        self.route_all(&gone);
+        self.cache.settled(&self.kind.gvk);
+    }
+
+    fn route_all(&self, changes: &[Change]) {
+        let need = self.kind.need();
+        for change in changes {
+            self.cache.route(&self.kind.gvk, &need, change);
+        }
+    }
+}
+
+impl Target for KindTarget {
+    fn newest(&self) -> u64 {
+        self.kind.newest()
+    }
+
+    fn begin(&mut self, rewound: bool) {
+        self.kind.begin(self.round, rewound);
+    }
+
+    fn put(&mut self, text: &str) -> Result<Box<str>, ObjectError> {
+        let object = Object::parse(&self.kind.gvk, text)?;
+        let version = object.meta().resource_version.as_ref().into();
+        if let Some((change, need)) = self.kind.put(self.round, object) {
+            self.cache.route(&self.kind.gvk, &need, &change);
+        }
+        Ok(version)
+    }
+
+    fn gone(&mut self, text: &str) -> Result<Box<str>, ObjectError> {
+        let last = Object::parse(&self.kind.gvk, text)?;
+        if let Some((change, need)) = self.kind.remove(self.round, &last) {
+            self.cache.route(&self.kind.gvk, &need, &change);
+        }
+        Ok(last.meta().resource_version.as_ref().into())
+    }
+
+    fn listed(&mut self, version: u64) {
+        let (gone, first) = self.kind.listed(self.round, version);
+        self.route_all(&gone);
+        if first {
+            self.cache.settled(&self.kind.gvk);
+        }
+    }
+
+    fn reached(&mut self, version: u64) {
+        self.kind.reached(self.round, version);
+    }
+}

@@ -1,0 +1,186 @@
+//! Kinds that come and go, and wants that change.
+
+use tokio::time::Instant;
+use windlass_core::key::ObjectRef;
+use windlass_core::ports::{Cache as _, Read, Written};
+
+use crate::lab::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_is_not_there_yet_is_waited_for_and_blocks_nobody() {
+    let mut lab = Lab::new();
+    lab.want(&manifest("p", "x.dev/v1/Web", &[], &[]));
+    let start = Instant::now();
+    lab.api.call("/apis/x.dev/v1").await.fail(404);
+    settle().await;
+    assert!(lab.watches.is_ready());
+    assert!(lab.cache().kind(&gvk("x.dev/v1/Web")).is_none());
+    // The group exists now, the kind does not.
+    lab.api.call("/apis/x.dev/v1").await.json(r#"{"resources":[]}"#);
+    assert_eq!(serde_json::to_value(lab.status("x.dev/v1/Web").state).expect("plain"), "waiting for kind");
+    let mut looks = 2;
+    while start.elapsed() < seconds(60) {
+        lab.api.call("/apis/x.dev/v1").await.fail(404);
+        looks += 1;
+    }
+    assert!((12..40).contains(&looks), "{looks} looks in a minute");
+    let before = Instant::now();
+    lab.api.call("/apis/x.dev/v1").await.json(WEB_GROUP);
+    assert!(before.elapsed() <= seconds(5));
+    lab.api.list(WEBS).await.objects(10, &[object("a", 1)]);
+    lab.api.watch(WEBS, "10").await;
+    assert!(lab.keys.take().await.contains(&"p:ns/a".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_discovery_is_no_proof_of_absence() {
+    let (mut lab, stream) = Lab::with_webs(&[object("a", 1)]).await;
+    stream.cut();
+    lab.api.watch(WEBS, "10").await.fail(404);
+    lab.api.call("/apis/x.dev/v1").await.fail(503);
+    lab.api.call("/apis/x.dev/v1").await.json("<html>");
+    drop(lab.api.call("/apis/x.dev/v1").await);
+    assert_eq!(lab.held("x.dev/v1/Web"), ["a@1"]);
+    lab.api.call("/apis/x.dev/v1").await.json(WEB_GROUP);
+    lab.api.list(WEBS).await.objects(12, &[object("a", 1)]);
+    lab.api.watch(WEBS, "12").await;
+    assert!(lab.keys.take().await.is_empty(), "nothing has changed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_a_kind_goes_its_objects_go_and_it_is_found_again() {
+    let mut lab = Lab::new();
+    lab.want(&manifest("p", "v1/ConfigMap", &["x.dev/v1/Web"], &[]));
+    lab.api.call("/api/v1").await.json(CORE_GROUP);
+    lab.api.call("/apis/x.dev/v1").await.json(WEB_GROUP);
+    lab.api.list(CONFIG_MAPS).await.objects(10, &[object("a", 1), object("b", 2)]);
+    let _open = lab.api.watch(CONFIG_MAPS, "10").await.stream();
+    lab.api.list(WEBS).await.objects(10, &[child("w", 5, "sys", "p", "a")]);
+    let stream = lab.api.watch(WEBS, "10").await.stream();
+    lab.keys.take().await;
+    stream.cut();
+    lab.api.watch(WEBS, "10").await.fail(404);
+    lab.api.call("/apis/x.dev/v1").await.fail(404);
+    assert!(lab.keys.take().await.contains(&"p:ns/a".to_owned()), "its child is gone");
+    assert!(lab.held("x.dev/v1/Web").is_empty());
+    assert!(lab.cache().kind(&gvk("x.dev/v1/Web")).is_none());
+    lab.api.call("/apis/x.dev/v1").await.json(WEB_GROUP);
+    lab.api.list(WEBS).await.objects(20, &[]);
+    lab.api.watch(WEBS, "20").await;
+    assert_eq!(lab.keys.take().await, ["p:ns/a", "p:ns/b"], "its users look again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wider_need_restarts_the_watch_and_what_is_held_stays_readable() {
+    let mut lab = Lab::new();
+    lab.want(&manifest("p", "x.dev/v1/Web", &["v1/ConfigMap"], &[]));
+    lab.api.call("/apis/x.dev/v1").await.json(WEB_GROUP);
+    lab.api.call("/api/v1").await.json(CORE_GROUP);
+    lab.api.list(WEBS).await.objects(10, &[object("a", 1)]);
+    let _webs = lab.api.watch(WEBS, "10").await.stream();
+    let list = lab.api.list(CONFIG_MAPS).await;
+    assert_eq!(list.address, "/api/v1/configmaps?labelSelector=windlass.dev%2Fhost%3Dsys&limit=500");
+    list.objects(10, &[child("c", 5, "sys", "p", "a")]);
+    let narrow = lab.api.watch(CONFIG_MAPS, "10").await;
+    assert!(narrow.address.contains("labelSelector=windlass.dev%2Fhost%3Dsys&"));
+    let narrow = narrow.stream();
+    lab.keys.take().await;
+
+    let reader = manifest("q", "v1/ConfigMap", &[], &[]);
+    lab.want(&reader);
+    assert!(!lab.watches.is_ready());
+    assert_eq!(lab.held("v1/ConfigMap"), ["c@5"]);
+    assert_eq!(lab.keys.take().await, ["q:ns/c"], "what is held is offered at once");
+    narrow.event("DELETED", &child("c", 11, "sys", "p", "a"));
+    lab.api.call("/api/v1").await.json(CORE_GROUP);
+    let list = lab.api.list(CONFIG_MAPS).await;
+    assert_eq!(list.address, "/api/v1/configmaps?limit=500");
+    assert_eq!(lab.held("v1/ConfigMap"), ["c@5"], "the old watch has no say any more");
+    list.objects(12, &[child("c", 5, "sys", "p", "a"), object("d", 6)]);
+    let _wide = lab.api.watch(CONFIG_MAPS, "12").await.stream();
+    assert!(lab.watches.is_ready());
+    assert!(lab.keys.take().await.contains(&"q:ns/d".to_owned()));
+
+    lab.watches.forget(&reader.name);
+    lab.api.call("/api/v1").await.json(CORE_GROUP);
+    assert!(lab.watches.is_ready(), "less is needed than is held");
+    let list = lab.api.list(CONFIG_MAPS).await;
+    assert!(list.address.contains("labelSelector"));
+    list.objects(14, &[child("c", 5, "sys", "p", "a")]);
+    let again = lab.api.watch(CONFIG_MAPS, "14").await.stream();
+    assert_eq!(lab.held("v1/ConfigMap"), ["c@5"]);
+    assert!(lab.keys.take().await.iter().all(|key| key.starts_with("p:")), "q is forgotten");
+
+    // And wide again: an object older than its own end must come back.
+    lab.want(&reader);
+    lab.api.call("/api/v1").await.json(CORE_GROUP);
+    lab.api.list(CONFIG_MAPS).await.objects(15, &[child("c", 5, "sys", "p", "a"), object("d", 6)]);
+    lab.api.watch(CONFIG_MAPS, "15").await;
+    assert_eq!(lab.held("v1/ConfigMap"), ["c@5", "d@6"]);
+    drop(again);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_nobody_needs_any_more_is_dropped() {
+    let (mut lab, stream) = Lab::with_webs(&[object("a", 1)]).await;
+    lab.cache().add_read(&key("p", "a"), Read::Object(reference("x.dev/v1/Web", "b")));
+    lab.watches.forget(&key("p", "a").plugin);
+    stream.event("MODIFIED", &object("a", 11));
+    drop(stream);
+    tokio::time::sleep(seconds(60)).await;
+    assert!(!lab.api.has_call("/").await, "nothing is asked any more");
+    assert!(lab.watches.status().is_empty() && lab.held("x.dev/v1/Web").is_empty());
+    assert_eq!(lab.cache().interested_keys(), 0);
+    assert!(lab.keys.take().await.is_empty());
+    lab.want(&manifest("p", "x.dev/v1/Web", &[], &[]));
+    lab.api.call("/apis/x.dev/v1").await.json(WEB_GROUP);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_watch_serves_all_plugins() {
+    let (mut lab, stream) = Lab::with_webs(&[object("a", 1)]).await;
+    lab.want(&manifest("q", "x.dev/v1/Web", &[], &[]));
+    assert_eq!(lab.keys.take().await, ["q:ns/a"], "only the new plugin's");
+    assert!(!lab.api.has_call("/").await, "the watch that is open will do");
+    stream.event("MODIFIED", &object("a", 11));
+    assert_eq!(lab.keys.take().await, ["p:ns/a", "q:ns/a"]);
+    lab.want(&manifest("q", "x.dev/v1/Web", &[], &[]));
+    assert!(lab.keys.take().await.is_empty(), "a new version of the same kind waits to be asked");
+    lab.watches.resync(Some(&key("q", "").plugin));
+    assert_eq!(lab.keys.take().await, ["q:ns/a"]);
+    lab.watches.resync(None);
+    assert_eq!(lab.keys.take().await, ["p:ns/a", "q:ns/a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn own_writes_are_caught_up_when_the_watch_has_passed_them() {
+    let (lab, stream) = Lab::with_webs(&[object("a", 3)]).await;
+    let cache = lab.cache();
+    let write = |name: &str, uid: &str, version: Option<u64>| Written {
+        object: reference("x.dev/v1/Web", name),
+        uid: uid.into(),
+        version,
+        applied: None,
+    };
+    assert!(cache.caught_up(&write("a", "u-a", Some(3))), "a write that changed nothing");
+    assert!(!cache.caught_up(&write("a", "u-a", Some(11))));
+    assert!(!cache.caught_up(&write("new", "u-new", Some(12))), "absent, and not yet due");
+    assert!(!cache.caught_up(&write("a", "u-a", None)), "deleted, and still here");
+    assert!(cache.caught_up(&write("gone", "u-gone", None)));
+    stream.event("MODIFIED", &object("a", 11));
+    settle().await;
+    assert!(cache.caught_up(&write("a", "u-a", Some(11))));
+    assert!(!cache.caught_up(&write("new", "u-new", Some(12))));
+    stream.bookmark(12);
+    settle().await;
+    assert!(cache.caught_up(&write("new", "u-new", Some(12))), "it came and went, or is not selected");
+    stream.event("DELETED", &object("a", 13));
+    settle().await;
+    assert!(cache.caught_up(&write("a", "u-a", None)));
+    stream.event("ADDED", &object("a", 14).replace("u-a", "u-2"));
+    settle().await;
+    assert!(cache.caught_up(&write("a", "u-a", None)), "another incarnation");
+    assert!(!cache.caught_up(&write("a", "u-3", Some(20))), "an earlier incarnation proves nothing");
+    let unwatched = ObjectRef { gvk: gvk("v1/Pod"), ..reference("x.dev/v1/Web", "a") };
+    assert!(cache.caught_up(&Written { object: unwatched, ..write("a", "u", Some(99)) }));
+}

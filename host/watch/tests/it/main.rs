@@ -1,0 +1,8 @@
+//! The watches against an API server that each test plays by hand, on paused time.
+
+mod kinds;
+mod lab;
+mod lists;
+mod one;
+mod routing;
+mod streams;
