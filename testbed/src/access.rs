@@ -39,16 +39,19 @@ impl Access {
         tokens: BTreeMap<String, String>,
         kubeconfig_path: PathBuf,
     ) -> Self {
-        let (ca_pem, ca_der) = (authority.certificate_pem().to_owned(), vec![authority.certificate_der().to_vec()]);
+        let (ca_pem, ca_der) =
+            (authority.certificate_pem().to_owned(), vec![authority.certificate_der().to_vec()]);
         Self { server, ca_pem, ca_der, admin, tokens, kubeconfig_path }
     }
 
     /// Reads what a kubeconfig's current context says.
     pub(crate) async fn of_kubeconfig(path: PathBuf) -> Result<Self> {
-        let kubeconfig = Kubeconfig::read_from(&path).with_context(|| format!("{} is no kubeconfig", path.display()))?;
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
-            .await
-            .with_context(|| format!("the current context of {} cannot be used", path.display()))?;
+        let kubeconfig =
+            Kubeconfig::read_from(&path).with_context(|| format!("{} is no kubeconfig", path.display()))?;
+        let config =
+            kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("the current context of {} cannot be used", path.display()))?;
         let ca_der = config.root_cert.unwrap_or_default();
         Ok(Self {
             server: config.cluster_url.to_string().trim_end_matches('/').to_owned(),
@@ -78,12 +81,20 @@ impl Access {
 
     pub(crate) fn token(&self, user: &str) -> Result<&str> {
         let known = || self.tokens.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        self.tokens.get(user).map(String::as_str).with_context(|| format!("no user {user} here, only: {}", known()))
+        self.tokens
+            .get(user)
+            .map(String::as_str)
+            .with_context(|| format!("no user {user} here, only: {}", known()))
     }
 
     /// A kubeconfig that carries everything in itself. JSON, which every reader of YAML reads.
     pub(crate) fn kubeconfig(&self, credential: &Credential) -> String {
-        let mut cluster = json!({ "server": self.server });
+        self.kubeconfig_at(&self.server, credential)
+    }
+
+    /// The same for another address, whose certificate the same authority signed.
+    pub(crate) fn kubeconfig_at(&self, server: &str, credential: &Credential) -> String {
+        let mut cluster = json!({ "server": server });
         if !self.ca_pem.is_empty() {
             cluster["certificate-authority-data"] = Value::String(STANDARD.encode(&self.ca_pem));
         }
@@ -126,6 +137,7 @@ impl Access {
 
 fn pem(der: &[u8]) -> String {
     let text = STANDARD.encode(der);
-    let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }

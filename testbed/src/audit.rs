@@ -19,6 +19,9 @@ use crate::runtime::on_runtime;
 /// Between two looks at the log while waiting for something to appear in it.
 const POLL: Duration = Duration::from_millis(10);
 
+/// How much of the log's end is looked at in one go; most lines are shorter, and a plugin's ConfigMap is longer.
+const CHUNK_BYTES: usize = 64 * 1024;
+
 /// One stage of one request, as the API server recorded it. Fields that a request lacks are empty.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -218,7 +221,8 @@ impl Writes {
     pub fn fits(&self, event: &AuditEvent) -> bool {
         let object = event.object_ref.as_ref();
         let of_object = |part: fn(&ObjectRef) -> &String| object.map_or("", |object| part(object).as_str());
-        let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
+        let is =
+            |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
         event.is_write()
             && event.is_complete()
             && (event.succeeded() || !self.succeeded)
@@ -256,7 +260,7 @@ impl Audit {
     /// # Errors
     /// If the log cannot be read.
     pub fn mark(&self) -> Result<Mark> {
-        Ok(Mark(self.read(Mark::default())?.1))
+        self.end().map(Mark).context("the audit log cannot be read")
     }
 
     /// Every event since the control plane was started, in the order in which they were written.
@@ -272,7 +276,7 @@ impl Audit {
     /// # Errors
     /// As for [`events`](Self::events).
     pub fn since(&self, mark: Mark) -> Result<Vec<AuditEvent>> {
-        Ok(self.advance(&mut { mark })?)
+        self.advance(&mut { mark })
     }
 
     /// The events after a mark, which is moved behind them: what a loop calls that follows the log.
@@ -325,6 +329,27 @@ impl Audit {
         .await
     }
 
+    /// Where the last whole line ends. Looks from behind, because the log of a long run is large.
+    fn end(&self) -> std::io::Result<u64> {
+        let mut file = match File::open(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+            file => file?,
+        };
+        let mut end = file.metadata()?.len();
+        let mut chunk = vec![0; CHUNK_BYTES];
+        while end > 0 {
+            let start = end.saturating_sub(CHUNK_BYTES as u64);
+            let part = &mut chunk[..usize::try_from(end - start).unwrap_or(CHUNK_BYTES)];
+            file.seek(SeekFrom::Start(start))?;
+            file.read_exact(part)?;
+            if let Some(newline) = part.iter().rposition(|byte| *byte == b'\n') {
+                return Ok(start + newline as u64 + 1);
+            }
+            end = start;
+        }
+        Ok(0)
+    }
+
     /// The whole lines after a mark, and where they end: the last line may be half written.
     fn read(&self, mark: Mark) -> Result<(String, u64)> {
         let mut bytes = Vec::new();
@@ -375,9 +400,17 @@ mod tests {
     #[test]
     fn every_part_of_a_filter_has_to_fit() {
         let event: AuditEvent = serde_json::from_str(WRITE).unwrap();
-        let fitting = Writes::new().by("windlass-0").to("deployments").within("a").named("web").agent("windlass/").succeeded();
+        let fitting = Writes::new()
+            .by("windlass-0")
+            .to("deployments")
+            .within("a")
+            .named("web")
+            .agent("windlass/")
+            .succeeded();
         assert!(fitting.fits(&event) && Writes::new().fits(&event));
-        assert!(fitting.clone().acting_as("system:serviceaccount:windlass-system:plugin-webapp").fits(&event));
+        assert!(
+            fitting.clone().acting_as("system:serviceaccount:windlass-system:plugin-webapp").fits(&event)
+        );
         assert!(!fitting.clone().acting_as("windlass-0").fits(&event));
         assert!(!fitting.named("other").fits(&event));
     }
@@ -388,13 +421,22 @@ mod tests {
         let mut mark = Mark::default();
         assert_eq!(audit.advance(&mut mark).unwrap().len(), 1);
         assert_eq!(audit.since(mark).unwrap().len(), 0);
-        file.write_all(WRITE[40..].as_bytes()).unwrap();
+        file.write_all(&WRITE.as_bytes()[40..]).unwrap();
         file.write_all(b"\n").unwrap();
         assert_eq!(audit.since(mark).unwrap().len(), 1);
     }
 
     #[test]
+    fn a_mark_is_found_behind_a_long_unfinished_line() {
+        let (_file, audit) = log(&format!("{WRITE}\n{}", "x".repeat(3 * CHUNK_BYTES)));
+        assert_eq!(audit.mark().unwrap(), Mark(WRITE.len() as u64 + 1));
+        assert_eq!(log("no line has ended").1.mark().unwrap(), Mark(0));
+        assert_eq!(log("").1.mark().unwrap(), Mark(0));
+    }
+
+    #[test]
     fn a_log_that_is_not_there_yet_is_empty() {
-        assert_eq!(Audit::new("/nonexistent/audit.log").events().unwrap().len(), 0);
+        let audit = Audit::new("/nonexistent/audit.log");
+        assert_eq!((audit.events().unwrap().len(), audit.mark().unwrap()), (0, Mark(0)));
     }
 }

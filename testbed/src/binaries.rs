@@ -23,6 +23,9 @@ const PROGRAMS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager"
 const WITHOUT_GO: &str = "the control plane is built with Go 1.26 or newer, which was not found: install it, or let KUBEBUILDER_ASSETS \
      name a directory with etcd, kube-apiserver, kube-controller-manager and kubectl, or use a cluster of yours with --kubeconfig";
 
+/// How the name of a directory begins that a build writes into.
+const SCRATCH: &str = ".build-";
+
 /// The oldest Go that builds the module, as its `go.mod` says.
 const OLDEST_GO: (u32, u32) = (1, 26);
 
@@ -53,7 +56,8 @@ impl Binaries {
     /// # Errors
     /// If one is missing; the message names each that is.
     pub fn ready_made(directory: &Path) -> Result<Self> {
-        let missing: Vec<&str> = PROGRAMS.into_iter().filter(|program| !directory.join(program).is_file()).collect();
+        let missing: Vec<&str> =
+            PROGRAMS.into_iter().filter(|program| !directory.join(program).is_file()).collect();
         ensure!(
             missing.is_empty(),
             "KUBEBUILDER_ASSETS={} lacks {}; it has to hold {}",
@@ -106,7 +110,8 @@ struct Versions {
 impl Build {
     fn plan(module: &Path, cache: &Path) -> Result<Self> {
         let go = go_version(module)?;
-        let go_mod = fs::read_to_string(module.join("go.mod")).context("the Go module of the control plane is not readable")?;
+        let go_mod = fs::read_to_string(module.join("go.mod"))
+            .context("the Go module of the control plane is not readable")?;
         let versions = Versions::of(&go_mod)?;
         let mut hash = Sha256::new();
         for file in inputs(module)? {
@@ -126,7 +131,8 @@ impl Build {
         if let Ok(binaries) = Binaries::ready_made(&self.target) {
             return Ok(binaries);
         }
-        fs::create_dir_all(&self.target).with_context(|| format!("cannot make the cache {}", self.target.display()))?;
+        fs::create_dir_all(&self.target)
+            .with_context(|| format!("cannot make the cache {}", self.target.display()))?;
         let lock = File::create(self.target.join(".lock")).context("cannot make the cache's lock")?;
         lock.lock().context("cannot take the cache's lock")?;
         if Binaries::ready_made(&self.target).is_err() {
@@ -140,7 +146,11 @@ impl Build {
 
     /// Builds into a directory beside the result and moves each program into place, so that a half-written one is never found.
     fn build(&self, progress: &dyn Progress) -> Result<()> {
-        let scratch = tempfile::Builder::new().prefix(".build-").tempdir_in(&self.target).context("cannot make a scratch directory")?;
+        self.sweep();
+        let scratch = tempfile::Builder::new()
+            .prefix(SCRATCH)
+            .tempdir_in(&self.target)
+            .context("cannot make a scratch directory")?;
         let total = self.count_packages().unwrap_or(0);
         let mut child = self
             .go("build")
@@ -157,9 +167,21 @@ impl Build {
         let status = child.wait().context("go build was lost")?;
         ensure!(status.success(), "go build of the control plane failed ({status}):\n{}", tail.join("\n"));
         for program in PROGRAMS {
-            fs::rename(scratch.path().join(program), self.target.join(program)).with_context(|| format!("cannot keep {program}"))?;
+            fs::rename(scratch.path().join(program), self.target.join(program))
+                .with_context(|| format!("cannot keep {program}"))?;
         }
         Ok(())
+    }
+
+    /// Removes what a build that was killed has left. The lock is ours, so no build that runs is meant.
+    fn sweep(&self) {
+        let entries = fs::read_dir(&self.target).into_iter().flatten().flatten();
+        for entry in
+            entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(SCRATCH.as_bytes()))
+        {
+            // What cannot be removed is only in the way of disk space.
+            drop(fs::remove_dir_all(entry.path()));
+        }
     }
 
     /// How many packages the programs are made of, which is how many lines `go build -v` writes when none is cached.
@@ -196,7 +218,8 @@ impl Versions {
         let set = |name: &str, value: &str| format!("-X k8s.io/component-base/version.{name}={value}");
         let version = format!("v{}", self.kubernetes);
         let ldflags =
-            ["-s -w".to_owned(), set("gitVersion", &version), set("gitMajor", major), set("gitMinor", minor)].join(" ");
+            ["-s -w".to_owned(), set("gitVersion", &version), set("gitMajor", major), set("gitMinor", minor)]
+                .join(" ");
         vec!["-trimpath".to_owned(), "-ldflags".to_owned(), ldflags]
     }
 
@@ -208,7 +231,9 @@ impl Versions {
 /// Counts the packages that go by until the build's output ends; gives back the last lines, which hold the error if there is one.
 fn follow(output: impl BufRead + Send + 'static, total: u64, progress: &dyn Progress) -> Vec<String> {
     let (lines, seen) = mpsc::sync_channel(64);
-    let reader = std::thread::spawn(move || output.lines().map_while(std::io::Result::ok).try_for_each(|line| lines.send(line)));
+    let reader = std::thread::spawn(move || {
+        output.lines().map_while(std::io::Result::ok).try_for_each(|line| lines.send(line))
+    });
     let (mut done, mut tail) = (0, Vec::new());
     loop {
         match seen.recv_timeout(Duration::from_secs(1)) {
@@ -236,7 +261,12 @@ fn packages() -> impl Iterator<Item = String> {
 /// `go` in the module, with everything in the environment that would change the programs taken away.
 fn go(module: &Path) -> Command {
     let mut command = Command::new("go");
-    command.current_dir(module).env("CGO_ENABLED", "0").env("GOWORK", "off").env_remove("GOFLAGS").stdin(Stdio::null());
+    command
+        .current_dir(module)
+        .env("CGO_ENABLED", "0")
+        .env("GOWORK", "off")
+        .env_remove("GOFLAGS")
+        .stdin(Stdio::null());
     for target in ["GOOS", "GOARCH"] {
         command.env_remove(target);
     }
@@ -266,7 +296,9 @@ fn inputs(module: &Path) -> Result<Vec<PathBuf>> {
     let mut found = vec![module.join("go.mod"), module.join("go.sum")];
     let mut directories = vec![module.join("cmd")];
     while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(&directory).with_context(|| format!("{} is not readable", directory.display()))? {
+        for entry in
+            fs::read_dir(&directory).with_context(|| format!("{} is not readable", directory.display()))?
+        {
             let path = entry?.path();
             if path.is_dir() { directories.push(path) } else { found.push(path) }
         }
@@ -324,17 +356,39 @@ mod tests {
         fs::create_dir(module.path().join("cmd")).unwrap();
         fs::copy(module_directory().join("go.mod"), module.path().join("go.mod")).unwrap();
         fs::write(module.path().join("go.sum"), "").unwrap();
-        let Ok(before) = Build::plan(module.path(), cache) else { return /* no Go here: nothing is built either */ };
+        let Ok(before) = Build::plan(module.path(), cache) else {
+            return; /* no Go here: nothing is built either */
+        };
         fs::write(module.path().join("cmd/main.go"), "package main").unwrap();
         let after = Build::plan(module.path(), cache).unwrap();
         assert_ne!(before.target, after.target);
         assert!(after.target.starts_with("/cache/controlplane"));
     }
 
+    #[derive(Default)]
+    struct Recorded(std::sync::Mutex<Vec<(u64, u64)>>);
+
+    impl Progress for Recorded {
+        fn begin(&self, _label: &str, _note: &str) {}
+        fn step(&self, done: u64, total: u64) {
+            self.0.lock().unwrap().push((done, total));
+        }
+        fn finish(&self, _success: bool) {}
+    }
+
     #[test]
     fn packages_are_counted_and_downloads_are_not() {
+        let progress = Recorded::default();
         let output = "go: downloading k8s.io/api v0.37.2\nk8s.io/api\nk8s.io/apimachinery\n";
-        let tail = follow(output.as_bytes(), 2, &crate::progress::Silent);
+        let tail = follow(output.as_bytes(), 5, &progress);
         assert_eq!(tail.len(), 3);
+        assert_eq!(progress.0.lock().unwrap().last(), Some(&(2, 5)));
+    }
+
+    #[test]
+    fn only_the_end_of_a_long_output_is_kept() {
+        let output: String = (0..100).map(|number| format!("package/{number}\n")).collect();
+        let tail = follow(std::io::Cursor::new(output), 0, &crate::progress::Silent);
+        assert_eq!((tail.len(), tail[29].as_str()), (30, "package/99"));
     }
 }

@@ -41,7 +41,9 @@ pub fn component(package: &str, example: Option<&str>) -> Result<PathBuf> {
     let all = BUILT.get_or_init(Mutex::default);
     let name = (package.to_owned(), example.map(str::to_owned));
     let one = Arc::clone(all.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default());
-    one.get_or_init(|| build(package, example).map_err(|error| format!("{error:#}"))).clone().map_err(|message| anyhow::anyhow!(message))
+    one.get_or_init(|| build(package, example).map_err(|error| format!("{error:#}")))
+        .clone()
+        .map_err(|message| anyhow::anyhow!(message))
 }
 
 fn build(package: &str, example: Option<&str>) -> Result<PathBuf> {
@@ -63,7 +65,8 @@ fn build(package: &str, example: Option<&str>) -> Result<PathBuf> {
     ensure!(output.status.success(), "{what} does not build:\n{}", String::from_utf8_lossy(&output.stderr));
     let artifacts = String::from_utf8(output.stdout).context("cargo's messages are no text")?;
     let wanted = example.unwrap_or(package);
-    find(&artifacts, wanted, example.is_some()).with_context(|| format!("{what} built, but made no component"))
+    find(&artifacts, wanted, example.is_some())
+        .with_context(|| format!("{what} built, but made no component"))
 }
 
 /// The parts of cargo's messages that matter here.
@@ -94,7 +97,11 @@ fn find(messages: &str, wanted: &str, example: bool) -> Option<PathBuf> {
 
 /// Adds the compile target if the toolchain lacks it and rustup can.
 fn ensure_target(root: &Path) -> Result<()> {
-    let rustc = Command::new("rustc").current_dir(root).args(["--print", "sysroot"]).output().context("rustc did not start")?;
+    let rustc = Command::new("rustc")
+        .current_dir(root)
+        .args(["--print", "sysroot"])
+        .output()
+        .context("rustc did not start")?;
     let sysroot = PathBuf::from(String::from_utf8_lossy(&rustc.stdout).trim());
     if sysroot.join("lib/rustlib").join(TARGET).is_dir() {
         return Ok(());

@@ -66,7 +66,8 @@ struct RunningKubelet {
 /// If it could not be started; everybody who asks gets the same message.
 pub fn shared() -> Result<&'static ControlPlane> {
     static SHARED: OnceLock<Result<ControlPlane, String>> = OnceLock::new();
-    let start = || block_on(ControlPlane::start_here(Options::default())).map_err(|error| format!("{error:#}"));
+    let start =
+        || block_on(ControlPlane::start_here(Options::default())).map_err(|error| format!("{error:#}"));
     SHARED.get_or_init(start).as_ref().map_err(|message| anyhow::anyhow!("{message}"))
 }
 
@@ -102,7 +103,8 @@ impl ControlPlane {
     fn prepare(binaries: &Binaries, options: &Options) -> Result<(Self, Servers)> {
         let authority = Authority::new()?;
         let directory = StateDirectory::create()?;
-        let (layout, access) = Layout::write(directory.path(), binaries.clone(), options.clone(), &authority)?;
+        let (layout, access) =
+            Layout::write(directory.path(), binaries.clone(), options.clone(), &authority)?;
         let servers = Servers::new(layout);
         let local = Local { kubelet: None, servers: servers.clone(), authority, directory };
         Ok((Self { access, kubectl: binaries.kubectl(), local: Some(local) }, servers))
@@ -134,7 +136,10 @@ impl ControlPlane {
         on_runtime(async move {
             let access = Access::of_kubeconfig(path).await?;
             let client = Client::try_from(access.config(access.admin())?)?;
-            client.apiserver_version().await.with_context(|| format!("{} does not answer", access.server()))?;
+            client
+                .apiserver_version()
+                .await
+                .with_context(|| format!("{} does not answer", access.server()))?;
             Ok(Self { access, kubectl: PathBuf::from("kubectl"), local: None })
         })
         .await
@@ -209,10 +214,20 @@ impl ControlPlane {
     /// # Errors
     /// If the file cannot be written, or the cluster is external: there is no directory to keep it in.
     pub fn kubeconfig_with_token(&self, name: &str, token: &str) -> Result<PathBuf> {
-        let file: String = name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' }).collect();
+        self.kubeconfig_through(self.server_url(), name, token)
+    }
+
+    /// The same for a proxy in front of the API server, whose certificate is from
+    /// [`issue_serving_certificate`](Self::issue_serving_certificate).
+    ///
+    /// # Errors
+    /// As for [`kubeconfig_with_token`](Self::kubeconfig_with_token).
+    pub fn kubeconfig_through(&self, server_url: &str, name: &str, token: &str) -> Result<PathBuf> {
+        let file: String =
+            name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' }).collect();
         let path = self.local()?.directory.path().join(format!("{file}.user.kubeconfig"));
-        std::fs::write(&path, self.access.kubeconfig(&Credential::Token(token.to_owned())))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        let content = self.access.kubeconfig_at(server_url, &Credential::Token(token.to_owned()));
+        std::fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
 
@@ -223,11 +238,14 @@ impl ControlPlane {
     pub async fn service_account_token(&self, namespace: &str, name: &str) -> Result<String> {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
         let body = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": { "expirationSeconds": 3600 } });
-        let answer = self.post(path, body).await.with_context(|| format!("no token for {namespace}/{name}"))?;
+        let answer =
+            self.post(path, body).await.with_context(|| format!("no token for {namespace}/{name}"))?;
         answer["status"]["token"].as_str().map(str::to_owned).context("the answer holds no token")
     }
 
     /// Makes a namespace of its own for a test: the prefix and some random letters. Its default service account is there.
+    ///
+    /// Nobody need remove it. A test that does waits more than five seconds: the namespace controller looks no sooner.
     ///
     /// # Errors
     /// If the API server refuses, or no controller makes the account within 30 s.
@@ -253,7 +271,9 @@ impl ControlPlane {
     async fn post(&self, path: String, body: Value) -> Result<Value> {
         let config = self.config()?;
         on_runtime(async move {
-            let request = http::Request::post(path).header("content-type", "application/json").body(body.to_string().into_bytes())?;
+            let request = http::Request::post(path)
+                .header("content-type", "application/json")
+                .body(body.to_string().into_bytes())?;
             Ok(Client::try_from(config)?.request(request).await?)
         })
         .await
@@ -308,7 +328,9 @@ impl ControlPlane {
     }
 
     fn local(&self) -> Result<&Local> {
-        self.local.as_ref().context("this needs a control plane of the testbed's own, and this one is external")
+        self.local
+            .as_ref()
+            .context("this needs a control plane of the testbed's own, and this one is external")
     }
 
     /// The audit log, whose [`Audit::path`] the API server appends to.

@@ -109,7 +109,9 @@ impl Kubelet {
             work.offer(pod.clone());
         }
         let version = list["metadata"]["resourceVersion"].as_str().unwrap_or("0");
-        let path = format!("/api/v1/pods?watch=1&allowWatchBookmarks=true&timeoutSeconds=280&resourceVersion={version}");
+        let path = format!(
+            "/api/v1/pods?watch=1&allowWatchBookmarks=true&timeoutSeconds=280&resourceVersion={version}"
+        );
         let mut events = pin!(self.node.client.request_events::<Value>(get(&path)).await?);
         loop {
             tokio::select! {
@@ -273,7 +275,10 @@ fn wants_ready(pod: &Value) -> bool {
 
 fn is_ready(pod: &Value) -> bool {
     let conditions = pod["status"]["conditions"].as_array();
-    conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
 /// The status that a kubelet would report for the pod.
@@ -320,7 +325,8 @@ fn status_of(pod: &Value, uid: &str) -> Value {
 
 /// An address in 10.128.0.0/9 that stays the same for one pod; two pods may share one, which nobody can notice without packets.
 fn address_of(uid: &str) -> String {
-    let mix = uid.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let mix =
+        uid.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     let [_, a, b, c] = mix.to_be_bytes();
     format!("10.{}.{b}.{}", a | 0x80, c.clamp(1, 254))
 }
@@ -389,7 +395,13 @@ mod tests {
 
     #[test]
     fn a_deleted_pod_is_removed_once() {
-        let deleted = |grace: i64| pod(json!({ "deletionTimestamp": "x", "deletionGracePeriodSeconds": grace }), json!({}), json!({}));
+        let deleted = |grace: i64| {
+            pod(
+                json!({ "deletionTimestamp": "x", "deletionGracePeriodSeconds": grace }),
+                json!({}),
+                json!({}),
+            )
+        };
         assert_eq!(next_step(Placement::Bound, &deleted(30)), Some(Step::Remove));
         assert_eq!(next_step(Placement::Bound, &deleted(0)), None);
     }

@@ -104,7 +104,12 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Writes keys, certificates, kubeconfigs, tokens and the audit policy into the directory.
-    pub(crate) fn write(directory: &Path, binaries: Binaries, options: Options, authority: &Authority) -> Result<(Self, Access)> {
+    pub(crate) fn write(
+        directory: &Path,
+        binaries: Binaries,
+        options: Options,
+        authority: &Authority,
+    ) -> Result<(Self, Access)> {
         let layout = Self { directory: directory.to_owned(), binaries, ports: Ports::free()?, options };
         let serving = authority.server(&[
             "127.0.0.1",
@@ -140,7 +145,8 @@ impl Layout {
         let server = format!("https://127.0.0.1:{}", self.ports.apiserver);
         let tokens = self.options.users.iter().map(|user| (user.name.clone(), user.token.clone())).collect();
         let access = Access::new(server, authority, admin, tokens, self.path("kubeconfig"));
-        let controllers = Credential::Certificate(authority.client("system:kube-controller-manager", "system:masters")?);
+        let controllers =
+            Credential::Certificate(authority.client("system:kube-controller-manager", "system:masters")?);
         self.write_file("kubeconfig", &access.kubeconfig(access.admin()))?;
         self.write_file("controllers.kubeconfig", &access.kubeconfig(&controllers))?;
         Ok(access)
@@ -221,6 +227,8 @@ impl Layout {
             "--max-requests-inflight=3000".to_owned(),
             "--max-mutating-requests-inflight=1000".to_owned(),
             "--delete-collection-workers=8".to_owned(),
+            // Without it an end in order waits a minute for watches that nobody told to end.
+            "--shutdown-watch-termination-grace-period=2s".to_owned(),
         ]);
         command.args(&self.options.apiserver_flags);
         command

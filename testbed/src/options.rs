@@ -61,7 +61,9 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            users: (0..3).map(|replica| User::new(format!("windlass-{replica}")).in_group(REPLICAS)).collect(),
+            users: (0..3)
+                .map(|replica| User::new(format!("windlass-{replica}")).in_group(REPLICAS))
+                .collect(),
             unsafe_no_fsync: true,
             kubelet: Some(Placement::Unbound),
             audit_policy: None,
@@ -91,7 +93,11 @@ mod tests {
 
     #[test]
     fn a_token_line_is_what_the_api_server_parses() {
-        let user = User { name: "a:b".to_owned(), groups: vec!["g1".to_owned(), "g2".to_owned()], token: "t".to_owned() };
+        let user = User {
+            name: "a:b".to_owned(),
+            groups: vec!["g1".to_owned(), "g2".to_owned()],
+            token: "t".to_owned(),
+        };
         assert_eq!(user.token_line(), "t,\"a:b\",\"a:b\",\"g1,g2\"\n");
     }
 

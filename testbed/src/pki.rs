@@ -4,7 +4,8 @@
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
 };
 
 /// A certificate with its private key, both as PEM text.
@@ -38,7 +39,8 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name = name("windlass-testbed", None);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate().context("cannot make the authority's key")?;
         let certificate = params.self_signed(&key).context("cannot sign the authority")?;
         let (certificate_pem, certificate_der) = (certificate.pem(), certificate.der().to_vec());
@@ -61,7 +63,8 @@ impl Authority {
     /// If a name is neither an address nor a DNS name.
     pub fn server(&self, names: &[&str]) -> Result<Identity> {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names).context("a serving certificate needs addresses or DNS names")?;
+        let mut params =
+            CertificateParams::new(names).context("a serving certificate needs addresses or DNS names")?;
         params.distinguished_name = name("kube-apiserver", None);
         self.sign(params, ExtendedKeyUsagePurpose::ServerAuth)
     }

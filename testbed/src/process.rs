@@ -139,7 +139,8 @@ fn die_with_parent(command: &mut Command) {
     let before_exec = move || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // We may have died between the fork and the line above; then the signal never comes.
-        let still_ours = rustix::process::getppid().is_some_and(|pid| pid.as_raw_nonzero().get().unsigned_abs() == parent);
+        let still_ours =
+            rustix::process::getppid().is_some_and(|pid| pid.as_raw_nonzero().get().unsigned_abs() == parent);
         if still_ours { Ok(()) } else { Err(std::io::ErrorKind::BrokenPipe.into()) }
     };
     // SAFETY: the closure makes two system calls and neither allocates nor locks, so it is sound in a forked child.
@@ -164,7 +165,10 @@ i=0; while [ $i -lt 20 ]; do rm -rf "$1" && exit 0; sleep 0.1; i=$((i+1)); done"
 impl StateDirectory {
     /// Makes the directory. With `WINDLASS_TESTBED_KEEP=1` it is kept, and standard error says where.
     pub(crate) fn create() -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("windlass-testbed-").tempdir().context("cannot make a temporary directory")?;
+        let directory = tempfile::Builder::new()
+            .prefix("windlass-testbed-")
+            .tempdir()
+            .context("cannot make a temporary directory")?;
         let path = directory.keep();
         if std::env::var_os("WINDLASS_TESTBED_KEEP").is_some_and(|value| value == "1") {
             eprintln!("testbed: {} is kept", path.display());
@@ -217,7 +221,10 @@ mod tests {
         let mut process = Process::spawn("sh", command, &directory.path().join("log")).unwrap();
         process.child.wait().unwrap();
         let message = process.check_alive().unwrap_err().to_string();
-        assert!(message.contains("sh ended early (exit status: 3)") && message.contains("  the reason"), "{message}");
+        assert!(
+            message.contains("sh ended early (exit status: 3)") && message.contains("  the reason"),
+            "{message}"
+        );
     }
 
     #[test]

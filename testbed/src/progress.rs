@@ -37,11 +37,7 @@ impl Progress for Silent {
 
 /// A bar on the terminal, or a plain line every 20 s when standard error is not one.
 pub fn detect() -> Box<dyn Progress> {
-    if std::io::stderr().is_terminal() {
-        Box::new(Bar::new())
-    } else {
-        Box::new(Lines::default())
-    }
+    if std::io::stderr().is_terminal() { Box::new(Bar::new()) } else { Box::new(Lines::default()) }
 }
 
 /// A bar on standard error: ` building   <label> [####    ] 2m41s   <note>`.
@@ -108,7 +104,9 @@ impl Progress for Lines {
     fn begin(&self, label: &str, note: &str) {
         eprintln!(" building   {label}   {note}");
         let now = Instant::now();
-        self.with(|state| *state = Some(LinesState { label: label.to_owned(), started: now, last_line: now }));
+        self.with(|state| {
+            *state = Some(LinesState { label: label.to_owned(), started: now, last_line: now })
+        });
     }
 
     fn step(&self, done: u64, total: u64) {

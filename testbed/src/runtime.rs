@@ -13,18 +13,25 @@ use tokio::runtime::{Builder, Runtime};
 pub(crate) fn runtime() -> Result<&'static Runtime> {
     static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
     let build = || Builder::new_multi_thread().worker_threads(2).thread_name("testbed").enable_all().build();
-    RUNTIME.get_or_init(build).as_ref().map_err(|error| anyhow!("the testbed's runtime could not be made: {error}"))
+    RUNTIME
+        .get_or_init(build)
+        .as_ref()
+        .map_err(|error| anyhow!("the testbed's runtime could not be made: {error}"))
 }
 
 /// Runs a future on it. Dropping the result aborts the work.
-pub(crate) async fn on_runtime<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+pub(crate) async fn on_runtime<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn_on(work, runtime()?.handle());
     tasks.join_next().await.context("one task was started")?.context("the testbed's work was cut off")?
 }
 
 /// The same for a caller that cannot await: blocks its thread.
-pub(crate) fn block_on<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+pub(crate) fn block_on<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
     let (reply, answer) = std::sync::mpsc::sync_channel(1);
     // Joined through the channel: the sender is dropped with the task, whatever becomes of it.
     drop(runtime()?.spawn(async move { reply.send(work.await).ok() }));
@@ -32,7 +39,9 @@ pub(crate) fn block_on<T: Send + 'static>(work: impl Future<Output = Result<T>> 
 }
 
 /// Runs blocking work on the runtime's pool.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     runtime()?.spawn_blocking(work).await.context("the testbed's work was cut off")?
 }
 

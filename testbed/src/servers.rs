@@ -116,7 +116,8 @@ impl Servers {
 
     /// Ends a server and reaps it. Blocks until it is gone.
     pub(crate) fn stop(&self, server: Server, how: Stop) -> Result<()> {
-        let process = self.running().slot(server).take().with_context(|| format!("{} does not run", server.name()))?;
+        let process =
+            self.running().slot(server).take().with_context(|| format!("{} does not run", server.name()))?;
         let signal = match how {
             Stop::Term => Signal::TERM,
             Stop::Kill => Signal::KILL,
@@ -125,7 +126,11 @@ impl Servers {
     }
 
     pub(crate) fn signal(&self, server: Server, signal: Signal) -> Result<()> {
-        self.running().slot(server).as_ref().with_context(|| format!("{} does not run", server.name()))?.signal(signal)
+        self.running()
+            .slot(server)
+            .as_ref()
+            .with_context(|| format!("{} does not run", server.name()))?
+            .signal(signal)
     }
 
     pub(crate) fn id(&self, server: Server) -> Option<u32> {
@@ -174,13 +179,19 @@ impl Servers {
         self.await_until(Server::ControllerManager, "has done its first work", || async move {
             let account = read("/api/v1/namespaces/default/serviceaccounts/default").await;
             let role = read("/apis/rbac.authorization.k8s.io/v1/clusterroles/admin").await;
-            account.is_some() && role.is_some_and(|role| role["rules"].as_array().is_some_and(|rules| !rules.is_empty()))
+            account.is_some()
+                && role.is_some_and(|role| role["rules"].as_array().is_some_and(|rules| !rules.is_empty()))
         })
         .await
     }
 
     /// Asks again and again until the answer is yes, a server has ended, or patience has.
-    async fn await_until<F: Future<Output = bool>>(&self, server: Server, what: &str, ask: impl Fn() -> F) -> Result<()> {
+    async fn await_until<F: Future<Output = bool>>(
+        &self,
+        server: Server,
+        what: &str,
+        ask: impl Fn() -> F,
+    ) -> Result<()> {
         let started = Instant::now();
         // A single question may hang, on a server that accepts and never answers.
         while !tokio::time::timeout(Duration::from_secs(5), ask()).await.unwrap_or(false) {
@@ -194,9 +205,13 @@ impl Servers {
     fn check_starting(&self, server: Server, what: &str, started: Instant) -> Result<()> {
         let mut running = self.running();
         running.all().try_for_each(Process::check_alive)?;
-        let process = running.slot(server).as_ref().with_context(|| format!("{} does not run", server.name()))?;
+        let process =
+            running.slot(server).as_ref().with_context(|| format!("{} does not run", server.name()))?;
         if started.elapsed() > START_PATIENCE {
-            let sentence = format!("{} was started {START_PATIENCE:?} ago, and nothing shows that it {what}", server.name());
+            let sentence = format!(
+                "{} was started {START_PATIENCE:?} ago, and nothing shows that it {what}",
+                server.name()
+            );
             return Err(process.with_log(&sentence));
         }
         Ok(())

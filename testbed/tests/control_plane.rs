@@ -64,7 +64,8 @@ async fn a_deployment_becomes_available_and_its_pods_go_with_it() -> Result<()> 
     until(&client, &path, |found| available(found) == 2).await?;
 
     client.request::<Value>(http::Request::delete(&path).body(Vec::new())?).await?;
-    until(&client, &format!("/apis/apps/v1/namespaces/{namespace}/replicasets"), |found| items(found) == 0).await?;
+    until(&client, &format!("/apis/apps/v1/namespaces/{namespace}/replicasets"), |found| items(found) == 0)
+        .await?;
     until(&client, &pods, |found| items(found) == 0).await?;
     Ok(())
 }
@@ -82,10 +83,14 @@ async fn a_pod_can_be_held_back_and_let_go() -> Result<()> {
     };
     let ready = |pod: &Value| {
         let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.iter().find(|condition| condition["type"] == "Ready").map(|condition| condition["status"] == "True")
+        conditions
+            .iter()
+            .find(|condition| condition["type"] == "Ready")
+            .map(|condition| condition["status"] == "True")
     };
     control_plane.apply(&pod("false")).await?;
-    until(&client, &path, |found| found["status"]["phase"] == "Running" && ready(found) == Some(false)).await?;
+    until(&client, &path, |found| found["status"]["phase"] == "Running" && ready(found) == Some(false))
+        .await?;
     control_plane.apply(&pod("true")).await?;
     until(&client, &path, |found| ready(found) == Some(true)).await?;
     Ok(())
@@ -109,7 +114,8 @@ subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: '{}' }}]",
 
     let client = Client::try_from(control_plane.config_for("windlass-1")?)?;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
-    let create = || http::Request::post(&path).body(br#"{"metadata":{"name":"a"},"data":{"k":"v"}}"#.to_vec());
+    let create =
+        || http::Request::post(&path).body(br#"{"metadata":{"name":"a"},"data":{"k":"v"}}"#.to_vec());
     // RBAC hears of the binding a moment later.
     let started = Instant::now();
     while client.request::<Value>(create()?).await.is_err() {
@@ -125,7 +131,8 @@ subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: '{}' }}]",
     let in_namespace = namespace.clone();
     let list = audit
         .wait_for(mark, PATIENCE, move |event| {
-            event.verb == "list" && event.object_ref.as_ref().is_some_and(|object| object.namespace == in_namespace)
+            event.verb == "list"
+                && event.object_ref.as_ref().is_some_and(|object| object.namespace == in_namespace)
         })
         .await?;
     assert!(list.is_complete() && list.response_object.is_none());
@@ -138,14 +145,25 @@ async fn a_service_account_token_and_its_kubeconfig_are_believed() -> Result<()>
     let namespace = control_plane.namespace("token").await?;
     let token = control_plane.service_account_token(&namespace, "default").await?;
     let kubeconfig = control_plane.kubeconfig_with_token(&namespace, &token)?;
-    let arguments = ["--kubeconfig", kubeconfig.to_str().context("a temporary path is text")?, "auth", "whoami", "-o", "name"];
+    let arguments = [
+        "--kubeconfig",
+        kubeconfig.to_str().context("a temporary path is text")?,
+        "auth",
+        "whoami",
+        "-o",
+        "name",
+    ];
     let output = control_plane.kubectl(&arguments[2..4]).await?;
     assert!(String::from_utf8_lossy(&output.stdout).contains("admin"));
     let other = ControlPlane::external(&kubeconfig).await?;
     let config = other.config()?;
-    let review = http::Request::post("/apis/authentication.k8s.io/v1/selfsubjectreviews").body(b"{}".to_vec())?;
+    let review =
+        http::Request::post("/apis/authentication.k8s.io/v1/selfsubjectreviews").body(b"{}".to_vec())?;
     let answer: Value = Client::try_from(config)?.request(review).await?;
-    assert_eq!(answer["status"]["userInfo"]["username"], format!("system:serviceaccount:{namespace}:default"));
+    assert_eq!(
+        answer["status"]["userInfo"]["username"],
+        format!("system:serviceaccount:{namespace}:default")
+    );
     assert!(other.audit().unwrap_err().to_string().contains("external"));
     Ok(())
 }
@@ -160,12 +178,34 @@ async fn a_hundred_deployments_take_seconds() -> Result<()> {
     control_plane.apply(&all).await?;
     let applied = started.elapsed();
     let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments");
-    until(&client, &path, |list| list["items"].as_array().is_some_and(|all| all.iter().all(|one| available(one) == 3))).await?;
-    eprintln!("100 deployments, 300 pods: applied in {applied:.1?}, available after {:.1?}", started.elapsed());
+    until(&client, &path, |list| {
+        list["items"].as_array().is_some_and(|all| all.iter().all(|one| available(one) == 3))
+    })
+    .await?;
+    eprintln!(
+        "100 deployments, 300 pods: applied in {applied:.1?}, available after {:.1?}",
+        started.elapsed()
+    );
     let started = Instant::now();
     let delete = http::Request::delete(&path).body(Vec::new())?;
     client.request::<Value>(delete).await?;
     until(&client, &format!("/api/v1/namespaces/{namespace}/pods"), |found| items(found) == 0).await?;
     eprintln!("collected after {:.1?}", started.elapsed());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_namespace_goes_with_all_that_is_in_it() -> Result<()> {
+    let control_plane = shared()?;
+    let namespace = control_plane.namespace("gone").await?;
+    let client = control_plane.client()?;
+    control_plane.apply(&deployment(&namespace, "web", 2)).await?;
+    let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/web");
+    until(&client, &path, |found| available(found) == 2).await?;
+    let started = Instant::now();
+    let path = format!("/api/v1/namespaces/{namespace}");
+    client.request::<Value>(http::Request::delete(&path).body(Vec::new())?).await?;
+    until(&client, &path, Value::is_null).await?;
+    eprintln!("a namespace was removed in {:.1?}", started.elapsed());
     Ok(())
 }

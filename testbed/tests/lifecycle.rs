@@ -16,7 +16,8 @@ const VICTIM: &str = "WINDLASS_TESTBED_VICTIM";
 
 /// A zombie has ended too, it only was not reaped yet by whoever inherited it.
 fn runs(id: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|stat| !stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
+    std::fs::read_to_string(format!("/proc/{id}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
 }
 
 fn ids(control_plane: &ControlPlane) -> Result<Vec<u32>> {
@@ -39,11 +40,17 @@ async fn get(control_plane: &ControlPlane, path: &str) -> Result<Value> {
 #[tokio::test]
 async fn a_restart_keeps_data_and_an_end_leaves_nothing() -> Result<()> {
     let started = Instant::now();
-    let options = Options { users: vec![User::new("me").in_group("system:masters")], kubelet: Some(Placement::Bound), ..Options::default() };
+    let options = Options {
+        users: vec![User::new("me").in_group("system:masters")],
+        kubelet: Some(Placement::Bound),
+        ..Options::default()
+    };
     let control_plane = ControlPlane::start(options).await?;
     eprintln!("ready after {:.1?}", started.elapsed());
     let namespace = control_plane.namespace("kept").await?;
-    let pod = format!("apiVersion: v1\nkind: Pod\nmetadata: {{ name: web, namespace: {namespace} }}\nspec: {{ containers: [{{ name: web, image: web }}] }}");
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{ name: web, namespace: {namespace} }}\nspec: {{ containers: [{{ name: web, image: web }}] }}"
+    );
     let url = control_plane.server_url().to_owned();
 
     for how in [Stop::Term, Stop::Kill] {
@@ -66,8 +73,12 @@ async fn a_restart_keeps_data_and_an_end_leaves_nothing() -> Result<()> {
         ensure!(started.elapsed() < PATIENCE, "{found:#}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let output = control_plane.kubectl(&["delete", "namespace", &namespace, "--wait", "--timeout=60s"]).await?;
+    eprintln!("a new pod ran {:.1?} after the restart", started.elapsed());
+    let started = Instant::now();
+    let output =
+        control_plane.kubectl(&["delete", "namespace", &namespace, "--wait", "--timeout=60s"]).await?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    eprintln!("a namespace was removed in {:.1?}", started.elapsed());
 
     let (ids, directory) = (ids(&control_plane)?, control_plane.directory()?.to_owned());
     assert!(ids.iter().all(|id| runs(*id)) && directory.exists());
@@ -83,7 +94,10 @@ async fn a_restart_keeps_data_and_an_end_leaves_nothing() -> Result<()> {
 async fn a_server_that_refuses_its_flags_is_quoted() -> Result<()> {
     let options = Options { apiserver_flags: vec!["--no-such-flag".to_owned()], ..Options::default() };
     let message = ControlPlane::start(options).await.unwrap_err().to_string();
-    assert!(message.contains("kube-apiserver ended early") && message.contains("unknown flag: --no-such-flag"), "{message}");
+    assert!(
+        message.contains("kube-apiserver ended early") && message.contains("unknown flag: --no-such-flag"),
+        "{message}"
+    );
     Ok(())
 }
 
@@ -103,9 +117,9 @@ async fn a_frozen_etcd_thaws_and_a_killed_one_comes_back() -> Result<()> {
     Ok(())
 }
 
-/// Not a test of its own: what the killed copy of this program does. Says where it is, and waits.
+/// Not a test of its own: what the copy does for the next one. Says where it is, and waits.
 #[tokio::test]
-async fn victim() -> Result<()> {
+async fn a_copy_of_this_program_waits_to_be_killed() -> Result<()> {
     let Some(file) = std::env::var_os(VICTIM) else { return Ok(()) };
     let control_plane = windlass_testbed::shared()?;
     let report = format!("{}\n{:?}\n", control_plane.directory()?.display(), ids(control_plane)?);
@@ -120,7 +134,7 @@ fn nothing_outlives_a_process_that_is_killed() -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let file = scratch.path().join("report");
     let mut child = Command::new(std::env::current_exe()?)
-        .args(["--exact", "victim"])
+        .args(["--exact", "a_copy_of_this_program_waits_to_be_killed"])
         .env(VICTIM, &file)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
