@@ -1,0 +1,290 @@
+//! What an answer of the API server means: a class, and a sentence that says what
+//! to do.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use windlass_core::claim::{Claim, NotLeading};
+use windlass_core::class::Class;
+use windlass_core::code::printable;
+use windlass_core::ports::ApplyError;
+
+use crate::request::{Actor, RequestError, service_account};
+use crate::wire::{Broken, Reply};
+
+/// How much of a server's own words is passed on, in bytes.
+const MESSAGE_MAX_BYTES: usize = 512;
+/// The longest pause that a body may ask for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
+
+/// Why one write was not accepted, or may not have been.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failed {
+    /// Who should try again.
+    pub(crate) class: Class,
+    /// HTTP status; `None` when there was no answer.
+    pub(crate) code: Option<u16>,
+    /// The write may have been carried out all the same.
+    pub(crate) unknown: bool,
+    /// One sentence, printable.
+    pub(crate) message: String,
+    /// How long the server asked to wait.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Failed {
+    /// A failure that the host found without asking.
+    pub(crate) fn new(class: Class, message: impl Into<String>) -> Self {
+        Self { class, code: None, unknown: false, message: message.into(), retry_after: None }
+    }
+
+    /// A 2xx answer whose body is not what it should be: who knows what answered.
+    pub(crate) fn garbled(reply: &Reply, why: &str) -> Self {
+        Self {
+            code: Some(reply.code),
+            unknown: true,
+            ..Self::new(Class::Transient, format!("the answer is not from an API server: {why}"))
+        }
+    }
+
+    /// As the error of the step `what`.
+    pub(crate) fn of_step(self, what: impl std::fmt::Display) -> ApplyError {
+        ApplyError {
+            class: self.class,
+            refusal: None,
+            message: format!("{what}: {}", self.message),
+            retry_after: self.retry_after,
+        }
+    }
+}
+
+impl From<NotLeading> for Failed {
+    fn from(why: NotLeading) -> Self {
+        Self::new(Class::Fatal, why.to_string())
+    }
+}
+
+impl From<RequestError> for Failed {
+    fn from(why: RequestError) -> Self {
+        Self::new(Class::Permanent, crate::wire::chain(&why))
+    }
+}
+
+impl From<Broken> for Failed {
+    fn from(why: Broken) -> Self {
+        Self { unknown: matches!(why, Broken::Unknown(_)), ..Self::new(Class::Transient, why.to_string()) }
+    }
+}
+
+/// A `meta/v1` Status, as far as it matters here.
+#[derive(Debug, Default, Deserialize)]
+struct Status {
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    details: Details,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Details {
+    #[serde(default)]
+    causes: Vec<Cause>,
+    #[serde(default, rename = "retryAfterSeconds")]
+    retry_after_seconds: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Cause {
+    #[serde(default)]
+    reason: String,
+}
+
+/// What a refused write means. `reply` is not a 2xx.
+pub(crate) fn refused(reply: &Reply, actor: &Actor<'_>) -> Failed {
+    let status = Status::of(reply);
+    let said = status.words(reply);
+    let (class, message) = match reply.code {
+        401 => (Class::Transient, format!("the host's credentials are not accepted: {said}")),
+        403 => forbidden(&status, &said, actor),
+        404 => (Class::Conflict, format!("not found: {said}")),
+        409 | 410 => (Class::Conflict, format!("changed since it was looked at: {said}")),
+        408 => (Class::Transient, format!("timed out: {said}")),
+        429 => (Class::Transient, format!("too many requests: {said}")),
+        400 | 422 => (Class::Permanent, format!("invalid, correct the object or the plugin: {said}")),
+        402..=499 => (Class::Permanent, format!("refused with {}: {said}", reply.code)),
+        _ => (Class::Transient, format!("the API server answered {}: {said}", reply.code)),
+    };
+    Failed {
+        class,
+        code: Some(reply.code),
+        // A gateway's or etcd's timeout, or a crash half way; 503 and 429 are given before any work.
+        unknown: matches!(reply.code, 408 | 500 | 502 | 504),
+        message,
+        retry_after: reply.retry_after.or(status.retry_after()),
+    }
+}
+
+/// Whether a 2xx body is a Status: the answer to a delete that left nothing.
+pub(crate) fn is_status(reply: &Reply) -> bool {
+    Status::of(reply).kind == "Status"
+}
+
+fn forbidden(status: &Status, said: &str, actor: &Actor<'_>) -> (Class, String) {
+    if let Actor::Plugin { claim, .. } = actor
+        && is_fenced(said, claim)
+    {
+        return (Class::Fatal, format!("another replica leads: {said}"));
+    }
+    if said.contains("cannot impersonate") {
+        // An API server that has just started says so until its RBAC is loaded.
+        return (Class::Transient, format!("the host may not act as the plugin: {said}"));
+    }
+    let ends = status.details.causes.iter().any(|c| c.reason == "NamespaceTerminating");
+    if ends || said.contains("because it is being terminated") {
+        return (Class::Permanent, format!("namespace is terminating: {said}"));
+    }
+    match actor {
+        Actor::Plugin { host_namespace, name, .. } if said.contains("cannot") => {
+            let account = service_account(name);
+            let todo =
+                format!("grant it to ServiceAccount {host_namespace}/{account}, then it is tried again");
+            (Class::Permanent, format!("forbidden, {todo}: {said}"))
+        }
+        Actor::Plugin { .. } | Actor::Host => (Class::Permanent, format!("forbidden: {said}")),
+    }
+}
+
+/// The fence's own words about exactly our claim; nobody else's refusal can end a
+/// pass as if leadership were lost.
+fn is_fenced(said: &str, claim: &Claim) -> bool {
+    said.contains("ValidatingAdmissionPolicy") && said.contains(&format!("denied request: fenced: {claim}"))
+}
+
+impl Status {
+    fn of(reply: &Reply) -> Self {
+        serde_json::from_slice(&reply.body).unwrap_or_default()
+    }
+
+    /// The server's message, printable and cut; without one what it sent instead.
+    fn words(&self, reply: &Reply) -> String {
+        let text = if self.kind == "Status" {
+            let message = self.message.trim();
+            if message.is_empty() { self.reason.clone() } else { message.to_owned() }
+        } else {
+            let start = &reply.body[..reply.body.len().min(MESSAGE_MAX_BYTES)];
+            String::from_utf8_lossy(start).trim().to_owned()
+        };
+        if text.is_empty() { "no reason given".to_owned() } else { printable(&text, MESSAGE_MAX_BYTES) }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        let seconds = self.details.retry_after_seconds;
+        (seconds > 0).then(|| Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use windlass_core::claim::{BootTime, Term};
+    use windlass_core::name::PluginName;
+
+    fn reply(code: u16, body: &Value) -> Reply {
+        Reply { code, retry_after: None, warnings: Vec::new(), body: body.to_string().into() }
+    }
+
+    fn judged(code: u16, body: &Value) -> Failed {
+        let name = PluginName::try_new("webapp").expect("valid");
+        let claim = Claim { holder: "a".into(), term: Term(3), ends: BootTime(0) };
+        let actor = Actor::Plugin { host_namespace: "sys", name: &name, digest: None, claim: &claim };
+        refused(&reply(code, body), &actor)
+    }
+
+    fn status(message: &str) -> Value {
+        json!({"kind": "Status", "message": message, "reason": "Forbidden"})
+    }
+
+    #[test]
+    fn each_code_has_its_class() {
+        let table = [
+            (400, Class::Permanent, false),
+            (401, Class::Transient, false),
+            (403, Class::Permanent, false),
+            (404, Class::Conflict, false),
+            (405, Class::Permanent, false),
+            (408, Class::Transient, true),
+            (409, Class::Conflict, false),
+            (413, Class::Permanent, false),
+            (415, Class::Permanent, false),
+            (422, Class::Permanent, false),
+            (429, Class::Transient, false),
+            (500, Class::Transient, true),
+            (502, Class::Transient, true),
+            (503, Class::Transient, false),
+            (504, Class::Transient, true),
+            (302, Class::Transient, false),
+            (599, Class::Transient, false),
+        ];
+        for (code, class, unknown) in table {
+            let failed = judged(code, &status("because"));
+            assert_eq!((failed.class, failed.unknown), (class, unknown), "{code}");
+            assert!(failed.message.ends_with(": because"), "{code} {}", failed.message);
+            assert_eq!(failed.code, Some(code));
+        }
+    }
+
+    #[test]
+    fn the_fence_means_that_another_leads_but_only_in_its_own_words() {
+        let fence = "configmaps \"a\" is forbidden: ValidatingAdmissionPolicy 'windlass-fence' with binding \
+                     'windlass-fence' denied request: fenced: a/3 is not the current claim";
+        assert_eq!(judged(403, &status(fence)).class, Class::Fatal);
+        assert_eq!(judged(422, &status(fence)).class, Class::Permanent);
+        assert_eq!(judged(403, &status("fenced: a/3 is not the current claim")).class, Class::Permanent);
+        assert_eq!(judged(403, &status(&fence.replace("a/3", "b/3"))).class, Class::Permanent);
+    }
+
+    #[test]
+    fn a_starting_api_server_that_refuses_impersonation_is_asked_again() {
+        let said = "serviceaccounts \"plugin-webapp\" is forbidden: User \"host\" cannot impersonate resource \"serviceaccounts\"";
+        assert_eq!(judged(403, &status(said)).class, Class::Transient);
+    }
+
+    #[test]
+    fn a_terminating_namespace_is_told_from_missing_rights() {
+        let by_words = judged(
+            403,
+            &status("unable to create new content in namespace x because it is being terminated"),
+        );
+        assert!(by_words.message.starts_with("namespace is terminating"));
+        let by_cause = json!({"kind": "Status", "message": "no", "details": {"causes": [{"reason": "NamespaceTerminating"}]}});
+        assert!(judged(403, &by_cause).message.starts_with("namespace is terminating"));
+        let rights = judged(403, &status("User \"x\" cannot patch resource \"configmaps\""));
+        assert!(
+            rights.message.contains("grant it to ServiceAccount sys/plugin-webapp"),
+            "{}",
+            rights.message
+        );
+    }
+
+    #[test]
+    fn a_pause_may_stand_in_the_body() {
+        let body = json!({"kind": "Status", "details": {"retryAfterSeconds": 7}});
+        assert_eq!(judged(503, &body).retry_after, Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn words_that_are_not_the_api_servers_are_cut_and_printable() {
+        let mut html = reply(502, &Value::Null);
+        html.body = format!("<html>\u{7}{}", "x".repeat(5000)).into();
+        let failed = refused(&html, &Actor::Host);
+        assert!(failed.message.len() < 700);
+        assert!(!failed.message.chars().any(char::is_control));
+        html.body = vec![0xff, 0xfe].into();
+        assert_eq!(refused(&html, &Actor::Host).class, Class::Transient);
+    }
+}

@@ -1,0 +1,255 @@
+//! The writer: what every write goes through.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kube::Client;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+use windlass_core::claim::{BootClock, Claim, Gate};
+use windlass_core::class::Class;
+use windlass_core::key::ObjectRef;
+use windlass_core::kind::Kind;
+use windlass_core::name::PluginName;
+use windlass_core::object::{Object, hash64};
+
+use crate::answer::{Failed, refused};
+use crate::events::Events;
+use crate::recent::Recent;
+use crate::request::{Actor, Call, object_path};
+use crate::wire::{Reply, exchange};
+
+/// Different warnings of the API server that are remembered as logged.
+const WARNINGS_MAX: usize = 1024;
+/// How long one warning is not logged again.
+const WARNING_EVERY: Duration = Duration::from_secs(3600);
+
+/// How the [`Writer`] writes.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The longest that one request may take. Default 5 s; less when the claim ends sooner.
+    pub request_timeout: Duration,
+    /// The shortest time in which a request is worth sending; with less left of the
+    /// claim it is not sent. Default 250 ms.
+    pub least: Duration,
+    /// The host's namespace: where plugins' ServiceAccounts are, and the value of
+    /// the label `windlass.dev/host` on children.
+    pub host_namespace: Arc<str>,
+    /// This replica's identity, `reportingInstance` of its Events.
+    pub identity: Arc<str>,
+}
+
+impl Config {
+    /// The defaults, for the host `identity` in `host_namespace`.
+    #[must_use]
+    pub fn new(host_namespace: impl Into<Arc<str>>, identity: impl Into<Arc<str>>) -> Self {
+        Self {
+            request_timeout: Duration::from_secs(5),
+            least: Duration::from_millis(250),
+            host_namespace: host_namespace.into(),
+            identity: identity.into(),
+        }
+    }
+}
+
+/// What a write does, as metrics and log lines name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verb {
+    /// Sets the primary's finalizers.
+    Finalizers,
+    /// Makes a child.
+    Create,
+    /// Takes over an object that a person marked with `windlass.dev/adopt`.
+    Adopt,
+    /// Applies an existing child.
+    Update,
+    /// Deletes a child.
+    Delete,
+    /// Lets go of a child.
+    Orphan,
+    /// Applies the primary's status.
+    Status,
+    /// Publishes an Event.
+    Event,
+    /// Writes a plugin's state on its ConfigMap.
+    Announce,
+}
+
+impl Verb {
+    /// A label value for metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verb::Finalizers => "finalizers",
+            Verb::Create => "create",
+            Verb::Adopt => "adopt",
+            Verb::Update => "update",
+            Verb::Delete => "delete",
+            Verb::Orphan => "orphan",
+            Verb::Status => "status",
+            Verb::Event => "event",
+            Verb::Announce => "announce",
+        }
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Counts writes. A seam for metrics; it must not wait.
+pub trait Observe: Send + Sync + 'static {
+    /// A write came to an end: accepted, or failed with a class. `None` as plugin
+    /// is the host itself.
+    fn wrote(&self, plugin: Option<&PluginName>, verb: Verb, result: Result<(), Class>, took: Duration);
+}
+
+/// Writes to the API server, each write under the claim.
+///
+/// # Guarantees
+/// * Nothing is sent unless the [`Gate`] gives a permit for the claim at that
+///   moment; the permit is held until the answer has been read or the deadline has
+///   passed. The deadline, on the wire as `?timeout=` and in this process, ends
+///   inside the claim.
+/// * One attempt a write. Who wants another brings the key back.
+/// * Every write but a create carries uid, and resourceVersion where it was judged;
+///   a create never overwrites.
+/// * A write whose outcome nobody knows is read back before its step returns.
+///
+/// # Assumptions
+/// * The `client` was built with `config.default_retry = false`: a retry layer
+///   below this would send again after the claim has ended. Its User-Agent is kept.
+/// * The client's account may impersonate the plugins' ServiceAccounts and the
+///   extras `windlass.dev/claim` and `windlass.dev/plugin`.
+pub struct Writer {
+    pub(crate) client: Client,
+    gate: Arc<Gate>,
+    clock: Arc<dyn BootClock>,
+    pub(crate) config: Config,
+    observe: Option<Arc<dyn Observe>>,
+    pub(crate) events: Mutex<Events>,
+    warned: Mutex<Recent<Option<Instant>>>,
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Writer {
+    /// A writer over `client`, which must have been built with
+    /// `config.default_retry = false`. Must be called inside a tokio runtime only if
+    /// making the client must.
+    #[must_use]
+    pub fn new(client: Client, gate: Arc<Gate>, clock: Arc<dyn BootClock>, config: Config) -> Self {
+        Self {
+            client,
+            gate,
+            clock,
+            config,
+            observe: None,
+            events: Mutex::new(Events::new()),
+            warned: Mutex::new(Recent::new(WARNINGS_MAX)),
+        }
+    }
+
+    /// Tells `observe` of every write from now on.
+    #[must_use]
+    pub fn observed(mut self, observe: Arc<dyn Observe>) -> Self {
+        self.observe = Some(observe);
+        self
+    }
+
+    /// Sends one write under `claim`. An `Ok` is a 2xx.
+    pub(crate) async fn write(
+        &self,
+        verb: Verb,
+        call: Call,
+        actor: &Actor<'_>,
+        claim: &Claim,
+    ) -> Result<Reply, Failed> {
+        let began = Instant::now();
+        let (method, path) = (call.method.clone(), call.path.clone());
+        let result = self.send(call, actor, claim).await;
+        let plugin = match actor {
+            Actor::Host => None,
+            Actor::Plugin { name, .. } => Some(*name),
+        };
+        let class = result.as_ref().map(|_| ()).map_err(|failed| failed.class);
+        if let Some(observe) = &self.observe {
+            observe.wrote(plugin, verb, class, began.elapsed());
+        }
+        match &result {
+            Ok(reply) => {
+                debug!(%verb, %method, path, code = reply.code, "written");
+                self.warn_once(plugin, &path, &reply.warnings);
+            }
+            Err(failed) => debug!(%verb, %method, path, message = failed.message, "not written"),
+        }
+        result
+    }
+
+    async fn send(&self, call: Call, actor: &Actor<'_>, claim: &Claim) -> Result<Reply, Failed> {
+        let Config { request_timeout, least, .. } = self.config;
+        let permit = self.gate.permit(claim, self.clock.now(), request_timeout, least)?;
+        let request = call.build(actor, permit.timeout)?;
+        let reply = exchange(&self.client, request, permit.timeout).await;
+        drop(permit);
+        let reply = reply?;
+        if (200..300).contains(&reply.code) { Ok(reply) } else { Err(refused(&reply, actor)) }
+    }
+
+    /// Reads one object as the host; `None` when it does not exist. Needs no claim.
+    pub(crate) async fn read(&self, kind: &Kind, object: &ObjectRef) -> Result<Option<Object>, Failed> {
+        let timeout = self.config.request_timeout;
+        let request = Call::get(object_path(kind, object)?).build(&Actor::Host, timeout)?;
+        let reply = exchange(&self.client, request, timeout).await?;
+        match reply.code {
+            200 => parse(&reply, object).map(Some),
+            404 => Ok(None),
+            _ => Err(refused(&reply, &Actor::Host)),
+        }
+    }
+
+    /// Warnings are for the plugin's author (an unknown field, a kind that goes
+    /// away); each is logged once an hour, however often it is written.
+    fn warn_once(&self, plugin: Option<&PluginName>, path: &str, warnings: &[String]) {
+        let now = Instant::now();
+        for text in warnings {
+            let key = hash64(format!("{plugin:?}\0{text}").as_bytes());
+            let logged = {
+                let mut warned = lock(&self.warned);
+                let at = warned.entry(key, || None);
+                let logged = at.is_some_and(|at| now.duration_since(at) < WARNING_EVERY);
+                if !logged {
+                    *at = Some(now);
+                }
+                logged
+            };
+            if !logged {
+                let plugin = plugin.map_or("", PluginName::as_str);
+                warn!(plugin, path, "the API server warns: {text}");
+            }
+        }
+    }
+}
+
+/// Reads the object in an answer, which must be the one that was asked for.
+pub(crate) fn parse(reply: &Reply, asked: &ObjectRef) -> Result<Object, Failed> {
+    let text = std::str::from_utf8(&reply.body).map_err(|_| Failed::garbled(reply, "not UTF-8"))?;
+    let object = Object::parse(&asked.gvk, text)
+        .map_err(|error| Failed::garbled(reply, &crate::wire::chain(&error)))?;
+    let meta = object.meta();
+    if meta.name != asked.name || meta.uid.is_empty() || meta.resource_version.is_empty() {
+        return Err(Failed::garbled(reply, "another object than was asked for"));
+    }
+    Ok(object)
+}
+
+/// No code panics while it holds one of these locks.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
