@@ -1,2 +1,61 @@
-//! Everything that is run by hand.
-fn main() {}
+//! Everything that is run by hand: `cargo xtask up | test | plugin | dist | bench`.
+
+mod bench;
+mod dist;
+mod plugin;
+mod rights;
+mod steps;
+mod test;
+mod up;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Runs, tests, packages and measures Windlass.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a control plane and three replicas, reconcile a sample WebApp, show what happens.
+    ///
+    /// Builds all that is needed first (once; kept). Ctrl-C ends it and leaves nothing behind.
+    Up(up::Up),
+    /// Run every check that fits CI: format, lints, tests against a real API server, the tour, dependencies.
+    Test(test::Test),
+    /// Build one plugin and write its YAML: ConfigMap, ServiceAccount and exactly the rights it needs.
+    Plugin(plugin::Args),
+    /// Build the plugins to where `deploy/` finds them, and write dist/install.yaml.
+    Dist,
+    /// Measure on this machine and print the figures of docs/benchmarks.md.
+    Bench(bench::Bench),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Up(up) => up.run(),
+        Command::Test(test) => test.run(),
+        Command::Plugin(args) => args.run(),
+        Command::Dist => dist::run(),
+        Command::Bench(bench) => bench.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The folder of the workspace.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}

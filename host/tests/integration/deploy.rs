@@ -1,0 +1,103 @@
+//! `deploy/` as a real API server takes it.
+
+use serde_json::Value;
+use windlass_testbed::{ControlPlane, Options};
+
+use crate::scene::{built, read};
+
+/// Renders `deploy/` as `cargo xtask dist` prepares it.
+async fn rendered(control: &ControlPlane) -> String {
+    let tree = tempfile::tempdir().expect("a directory");
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for folder in ["deploy", "plugins/webapp"] {
+        copy(&source.join(folder), &tree.path().join(folder));
+    }
+    let component = zstd::encode_all(&*built("webapp", None).await, 19).expect("memory");
+    std::fs::write(tree.path().join("plugins/webapp/plugin.wasm.zst"), component).expect("written");
+    let output = control.kubectl(&["kustomize", &tree.path().join("deploy").display().to_string()]).await;
+    let output = output.expect("kubectl runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).expect("a directory");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let target = to.join(path.file_name().expect("a name"));
+        match path.is_dir() {
+            true => copy(&path, &target),
+            false => std::fs::copy(&path, &target).map(drop).expect("a copy"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_kustomize_renders_is_admitted_under_the_restricted_standard() {
+    let control = ControlPlane::start(Options::default()).await.expect("a control plane");
+    let yaml = rendered(&control).await;
+    control.apply(&yaml).await.expect("all of it is accepted");
+    let client = control.client().expect("a client");
+    let get = async |path: &str| -> Value {
+        let request = http::Request::get(path).body(Vec::new()).expect("a request");
+        client.request(request).await.unwrap_or_else(|e| panic!("{path}: {e}"))
+    };
+    let namespace = get("/api/v1/namespaces/windlass-system").await;
+    assert_eq!(namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "restricted");
+
+    // The Deployment's pods are admitted and become ready: three of three.
+    let path = "/apis/apps/v1/namespaces/windlass-system/deployments/windlass";
+    let began = std::time::Instant::now();
+    let deployment = loop {
+        let deployment = get(path).await;
+        if deployment["status"]["readyReplicas"] == 3 {
+            break deployment;
+        }
+        assert!(began.elapsed().as_secs() < 60, "{deployment:#}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    };
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["resources"]["requests"]["memory"], "128Mi");
+    assert_eq!(container["resources"]["limits"]["cpu"], "500m");
+    let liveness = &container["livenessProbe"];
+    assert_eq!((&liveness["initialDelaySeconds"], &liveness["periodSeconds"]), (&15.into(), &20.into()));
+    let readiness = &container["readinessProbe"];
+    assert_eq!((&readiness["initialDelaySeconds"], &readiness["periodSeconds"]), (&5.into(), &10.into()));
+    let budget = get("/apis/policy/v1/namespaces/windlass-system/poddisruptionbudgets/windlass").await;
+    assert_eq!(budget["spec"]["minAvailable"], 2);
+
+    // The plugin's ConfigMap has no name suffix and carries the component; its rights reach the host.
+    let plugin = get("/api/v1/namespaces/windlass-system/configmaps/webapp-plugin").await;
+    assert_eq!(plugin["metadata"]["labels"]["windlass.dev/plugin"], "webapp");
+    assert!(plugin["binaryData"]["plugin.wasm.zst"].is_string());
+    for (verb, resource) in [("watch", "deployments.apps"), ("watch", "webapps.apps.windlass.dev")] {
+        let may = ["auth", "can-i", verb, resource, "--as", crate::scene::HOST_USER];
+        let answer = control.kubectl(&may).await.expect("kubectl runs");
+        assert!(answer.status.success(), "{verb} {resource}");
+    }
+    for (verb, resource) in [("get", "secrets"), ("patch", "deployments.apps"), ("create", "clusterroles.rbac.authorization.k8s.io")] {
+        let may = ["auth", "can-i", verb, resource, "--as", crate::scene::HOST_USER];
+        let answer = control.kubectl(&may).await.expect("kubectl runs");
+        assert!(!answer.status.success(), "the host must not {verb} {resource}");
+    }
+}
+
+#[tokio::test]
+async fn each_size_is_a_component_that_applies() {
+    let control = tokio::task::spawn_blocking(windlass_testbed::shared).await.expect("no panic").expect("a control plane");
+    for (size, memory) in [("small", "128Mi"), ("medium", "512Mi"), ("large", "1Gi")] {
+        let tree = tempfile::tempdir().expect("a directory");
+        let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+        copy(&source, &tree.path().join("deploy"));
+        let overlay = tree.path().join("overlay");
+        std::fs::create_dir(&overlay).expect("a directory");
+        let text = format!(
+            "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../deploy/base]\ncomponents: [../deploy/components/size-{size}]\n"
+        );
+        std::fs::write(overlay.join("kustomization.yaml"), text).expect("written");
+        let output = control.kubectl(&["kustomize", &overlay.display().to_string()]).await.expect("kubectl runs");
+        let yaml = String::from_utf8_lossy(&output.stdout);
+        assert!(yaml.contains(&format!("memory: {memory}")), "{size}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(read("deploy/base/deployment.yaml").contains("replicas: 3"));
+}

@@ -1,0 +1,14 @@
+//! The host as a whole, against a real API server: real replicas, real plugins, and
+//! the API server's own records as the judge.
+//!
+//! Tests of ordinary behaviour share one control plane and one host (`Scene::shared`)
+//! and keep to namespaces of their own; tests that disturb something have their own
+//! (`Scene::fresh`), one at a time.
+
+mod bad_plugins;
+mod deploy;
+mod flow;
+mod leadership;
+mod plugins;
+mod scene;
+mod scale;

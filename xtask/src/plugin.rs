@@ -1,0 +1,187 @@
+//! `cargo xtask plugin <dir>`: one plugin, built, checked as the host would check
+//! it, and written as one file to apply.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use base64::Engine as _;
+use serde::Deserialize;
+use windlass_core::kind::Gvk;
+use windlass_core::limits::Limits;
+use windlass_core::manifest::Manifest;
+use windlass_core::name::PluginName;
+use windlass_plugin::{Loader, Source};
+
+use crate::{rights, root};
+
+/// Bytes of compressed component above which client-side `kubectl apply` fails:
+/// its annotation holds a copy in base64 and may have 256 KiB.
+const CLIENT_SIDE_MAX: usize = 180 * 1024;
+
+/// What to build and where to write.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Folder of the plugin's crate, such as plugins/webapp.
+    dir: PathBuf,
+    /// Where the YAML goes; default dist/<plugin>.yaml. `-` for standard output.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Write <dir>/rbac.yaml and <dir>/plugin.wasm.zst instead, for a kustomization there.
+    #[arg(long)]
+    kustomize: bool,
+}
+
+/// A plugin that was built and accepted by the host's own checks.
+pub(crate) struct Package {
+    pub(crate) manifest: Manifest,
+    pub(crate) digest: String,
+    pub(crate) compressed: Vec<u8>,
+    crd: Option<String>,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        let package = Package::build(&self.dir)?;
+        if self.kustomize {
+            return package.write_for_kustomize(&self.dir);
+        }
+        let yaml = package.yaml()?;
+        let path = self.output.unwrap_or_else(|| root().join(format!("dist/{}.yaml", package.manifest.name)));
+        if path == Path::new("-") {
+            print!("{yaml}");
+            return Ok(());
+        }
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+        }
+        fs::write(&path, yaml).with_context(|| format!("write {}", path.display()))?;
+        println!(
+            "{} {} ({}, {} KB compressed) -> {}\n  kubectl apply --server-side -f {}",
+            package.manifest.name,
+            package.manifest.version,
+            &package.digest[..19],
+            package.compressed.len() / 1000,
+            path.display(),
+            path.display(),
+        );
+        Ok(())
+    }
+}
+
+impl Package {
+    /// Builds the crate in `dir` and asks the component for its manifest.
+    pub(crate) fn build(dir: &Path) -> Result<Self> {
+        let component = windlass_testbed::component(&crate_name(dir)?, None)?;
+        let crd = dir.join("crd.yaml");
+        let crd = crd.exists().then(|| fs::read_to_string(&crd)).transpose().context("read crd.yaml")?;
+        Self::of(&component, crd)
+    }
+
+    /// Checks a built component.
+    pub(crate) fn of(component: &Path, crd: Option<String>) -> Result<Self> {
+        let wasm = fs::read(component).with_context(|| format!("read {}", component.display()))?;
+        let compressed = zstd::encode_all(&*wasm, 19).context("compress")?;
+        if compressed.len() > CLIENT_SIDE_MAX {
+            eprintln!(
+                "note: {} KB compressed: apply it with --server-side, client-side kubectl apply cannot carry it",
+                compressed.len() / 1000
+            );
+        }
+        // The component's own manifest is the truth; its label is not known before it is asked.
+        let loader = Loader::new(Limits::default()).context("start the sandbox")?;
+        let unnamed = config_map(None, &compressed);
+        let source = Source::from_config_map(&unnamed.to_string()).map_err(|e| anyhow::anyhow!("{e}"))?;
+        let manifest = loader.inspect(&source).map_err(|e| anyhow::anyhow!("{e}"))?;
+        let digest = windlass_core::name::Digest::of(&wasm).to_string();
+        Ok(Self { manifest, digest, compressed, crd })
+    }
+
+    /// The ConfigMap that carries the component.
+    pub(crate) fn config_map(&self) -> serde_json::Value {
+        config_map(Some(&self.manifest.name), &self.compressed)
+    }
+
+    /// The rights, with plurals from the plugin's own CRD.
+    pub(crate) fn rights(&self) -> Result<String> {
+        let plurals = self.crd.as_deref().map(plurals).transpose()?.unwrap_or_default();
+        Ok(rights::yaml(&self.manifest, &plurals))
+    }
+
+    /// Everything that has to be applied, as one YAML text.
+    pub(crate) fn yaml(&self) -> Result<String> {
+        let mut parts = Vec::new();
+        parts.extend(self.crd.clone());
+        parts.push(self.rights()?);
+        parts.push(format!("{}\n", serde_json::to_string_pretty(&self.config_map())?));
+        Ok(parts.join("---\n"))
+    }
+
+    /// What `<dir>/kustomization.yaml` takes in.
+    pub(crate) fn write_for_kustomize(&self, dir: &Path) -> Result<()> {
+        let rbac = dir.join("rbac.yaml");
+        let text = self.rights()?;
+        if fs::read_to_string(&rbac).ok().as_deref() != Some(&text) {
+            fs::write(&rbac, text).with_context(|| format!("write {}", rbac.display()))?;
+        }
+        let binary = dir.join("plugin.wasm.zst");
+        fs::write(&binary, &self.compressed).with_context(|| format!("write {}", binary.display()))
+    }
+}
+
+fn config_map(name: Option<&PluginName>, compressed: &[u8]) -> serde_json::Value {
+    let name = name.map_or("unnamed", PluginName::as_str);
+    serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": format!("{name}-plugin"),
+            "namespace": "windlass-system",
+            "labels": {"windlass.dev/plugin": name},
+        },
+        "binaryData": {"plugin.wasm.zst": base64::engine::general_purpose::STANDARD.encode(compressed)},
+    })
+}
+
+fn crate_name(dir: &Path) -> Result<String> {
+    let path = dir.join("Cargo.toml");
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("{} is not the folder of a crate: no Cargo.toml", dir.display()))?;
+    let name = text.lines().find_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'));
+    name.map(str::to_owned).with_context(|| format!("{} names no package", path.display()))
+}
+
+/// The plurals of the kinds in a file of CRDs.
+fn plurals(yaml: &str) -> Result<BTreeMap<Gvk, String>> {
+    #[derive(Deserialize)]
+    struct Crd {
+        spec: Spec,
+    }
+    #[derive(Deserialize)]
+    struct Spec {
+        group: String,
+        names: Names,
+        versions: Vec<Version>,
+    }
+    #[derive(Deserialize)]
+    struct Names {
+        kind: String,
+        plural: String,
+    }
+    #[derive(Deserialize)]
+    struct Version {
+        name: String,
+    }
+    let crds: Vec<Crd> = serde_saphyr::from_multiple(yaml).context("crd.yaml is not a CustomResourceDefinition")?;
+    let mut plurals = BTreeMap::new();
+    for Crd { spec } in crds {
+        for version in &spec.versions {
+            let Ok(gvk) = Gvk::try_new(&spec.group, &version.name, &spec.names.kind) else {
+                bail!("crd.yaml: {}/{}/{} is not a kind", spec.group, version.name, spec.names.kind);
+            };
+            plurals.insert(gvk, spec.names.plural.clone());
+        }
+    }
+    Ok(plurals)
+}

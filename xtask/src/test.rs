@@ -1,0 +1,89 @@
+//! `cargo xtask test`: every check that fits CI, in the order in which they fail fastest.
+
+use std::process::Command;
+
+use anyhow::Result;
+use windlass_testbed::{Binaries, component, progress};
+
+use crate::plugin::Package;
+use crate::root;
+use crate::steps::{Steps, run, run_with};
+
+/// Version of cargo-deny that is installed when none is there.
+const CARGO_DENY: &str = "0.20.2";
+
+/// How much to check.
+#[derive(clap::Args)]
+pub(crate) struct Test {
+    /// Also run what takes long: the storms and the repeated kills.
+    #[arg(long)]
+    full: bool,
+}
+
+impl Test {
+    pub(crate) fn run(self) -> Result<()> {
+        let mut steps = Steps::default();
+        steps.step("format", || run("cargo", &["fmt", "--all", "--check"]));
+        steps.step("clippy", || {
+            run("cargo", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
+        });
+        steps.step("components", components);
+        steps.step("control plane", || Binaries::locate_or_build(&*progress::detect()).map(drop));
+        steps.step("unit, component and integration tests", || tests(self.full));
+        steps.step("documentation tests", || run("cargo", &["test", "--workspace", "--locked", "--doc"]));
+        steps.step("README: cargo xtask up --tour", || run("cargo", &["xtask", "up", "--tour"]));
+        steps.step("README: cargo xtask dist", || run("cargo", &["xtask", "dist"]));
+        steps.step("dependencies: bans, licences, sources", deny);
+        steps.finish()
+    }
+}
+
+/// Builds the components that the tests load, so that no test waits for a compiler.
+fn components() -> Result<()> {
+    let package = Package::build(&root().join("plugins/webapp"))?;
+    package.write_for_kustomize(&root().join("plugins/webapp"))?;
+    for example in fixtures()? {
+        component("windlass-fixtures", Some(&example))?;
+    }
+    Ok(())
+}
+
+/// Every fixture in the tree: one example a fault.
+fn fixtures() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(root().join("plugins/fixtures/examples"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "rs") {
+            names.extend(path.file_stem().map(|s| s.to_string_lossy().into_owned()));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn tests(full: bool) -> Result<()> {
+    let mut command = Command::new("cargo");
+    command.args(["test", "--workspace", "--locked", "--lib", "--bins", "--tests"]);
+    if full {
+        command.env("WINDLASS_TEST_FULL", "1");
+    }
+    run_with(&mut command)
+}
+
+fn deny() -> Result<()> {
+    if run("cargo", &["deny", "--version"]).is_err() {
+        run("cargo", &["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--debug"])?;
+    }
+    run("cargo", &["deny", "check", "bans", "licenses", "sources"])?;
+    // The advisory database lives outside the package registries: where it cannot be
+    // reached that is said, and does not pass for a clean answer.
+    let advisories = Command::new("cargo").args(["deny", "check", "advisories"]).current_dir(root()).output()?;
+    let said = String::from_utf8_lossy(&advisories.stderr);
+    if said.contains("failed to fetch advisory database") {
+        eprintln!("note: advisories were NOT checked: their database cannot be reached from here");
+        return Ok(());
+    }
+    eprint!("{said}");
+    anyhow::ensure!(advisories.status.success(), "cargo deny check advisories failed");
+    Ok(())
+}
