@@ -1,0 +1,35 @@
+//! What the loop tells about its passes, for metrics.
+
+use std::time::Duration;
+
+use windlass_core::key::Key;
+use windlass_core::outcome::Outcome;
+
+/// Is told of each pass. Called on the loop's own task: must not wait.
+pub trait Observer: Send + Sync + 'static {
+    /// A pass has begun (`controller_runtime_active_workers`). Exactly one
+    /// [`pass_finished`](Self::pass_finished) follows, unless the process ends.
+    fn pass_started(&self, _key: &Key) {}
+    /// A pass has ended (`controller_runtime_reconcile_total`, `…_errors_total`,
+    /// `…_time_seconds`).
+    fn pass_finished(&self, _pass: &Finished<'_>) {}
+}
+
+/// What one pass came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Finished<'a> {
+    /// For which key.
+    pub key: &'a Key,
+    /// How it ended.
+    pub outcome: &'a Outcome,
+    /// How long it took, Events included.
+    pub took: Duration,
+    /// How much of that the plugin took; `None` when it was not asked.
+    pub decided: Option<Duration>,
+}
+
+/// An observer that keeps nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Observer for Silent {}

@@ -1,0 +1,313 @@
+//! One pass, step by step. Each step is a small function; a step that ends the
+//! pass answers with its outcome as the error.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+use tracing::{debug, warn};
+use windlass_core::backoff::Backoff;
+use windlass_core::claim::{BootClock, Claim, NotLeading};
+use windlass_core::class::Class;
+use windlass_core::code::{Code, Refusal};
+use windlass_core::decision::{Fault, Notice, Verdict};
+use windlass_core::key::Key;
+use windlass_core::kind::{Gvk, Kind};
+use windlass_core::manifest::Manifest;
+use windlass_core::name::Digest;
+use windlass_core::object::Object;
+use windlass_core::outcome::{Failure, Outcome};
+use windlass_core::plan::{Inputs, Plan, PlanError, plan, prepare};
+use windlass_core::ports::{Apply, ApplyError, Cache, CallError, Decide, EventTarget, Pass, Serving};
+use windlass_core::snapshot::Snapshot;
+
+use crate::recorder::Recorder;
+use crate::run::{Reconciler, primary_of};
+
+/// Pauses of a key whose kinds have not been listed yet: 250 ms, doubling to 2 s.
+const UNSYNCED: Backoff = match Backoff::try_new(Duration::from_millis(250), Duration::from_secs(2)) {
+    Ok(backoff) => backoff,
+    Err(_) => panic!("the pauses are a valid backoff"),
+};
+/// When `finalize` is asked again at the latest if the plugin does not say: what
+/// it waits for may be outside the cluster.
+const FINALIZE_AGAIN: Duration = Duration::from_secs(10);
+/// After so many failures in a row only what the last pass read is watched: until
+/// then it is all that any of them read, and that has to end somewhere.
+const UNION_MOST: u32 = 16;
+
+/// What is known of a pass while it goes on.
+pub(crate) struct Attempt {
+    pub(crate) key: Key,
+    pub(crate) number: u64,
+    /// Failures in a row before this pass.
+    pub(crate) failures: u32,
+    /// Under which claim it writes; captured when it began.
+    pub(crate) claim: Option<Claim>,
+    /// Whom Events are about, once the primary has been seen.
+    pub(crate) subject: Option<(EventTarget, Digest)>,
+    /// What the plugin wants to say and has not said yet.
+    pub(crate) notices: Vec<Notice>,
+    /// How long the plugin took.
+    pub(crate) decided: Option<Duration>,
+    /// The server's own word on when to come back.
+    pub(crate) at_least: Option<Duration>,
+    /// When to look again if the pass could not begin.
+    pub(crate) wait: Option<Duration>,
+}
+
+/// What the cache showed when the pass began.
+struct Seen {
+    serving: Serving,
+    kind: Kind,
+    primary: Arc<Object>,
+    children: Vec<Arc<Object>>,
+}
+
+/// What is to be done for a primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// Ask what should exist.
+    Reconcile,
+    /// Ask what is left to clean up.
+    Finalize,
+    /// Take our finalizer off: the plugin does not finalize any more.
+    Release,
+    /// Nothing: the API server collects the children.
+    Leave,
+}
+
+impl Attempt {
+    pub(crate) fn new(key: Key, number: u64, failures: u32) -> Self {
+        Self {
+            key,
+            number,
+            failures,
+            claim: None,
+            subject: None,
+            notices: Vec::new(),
+            decided: None,
+            at_least: None,
+            wait: None,
+        }
+    }
+}
+
+impl Seen {
+    fn purpose(&self, key: &Key) -> Purpose {
+        let meta = self.primary.meta();
+        let finalizer = key.plugin.finalizer();
+        let ours = meta.finalizers.iter().any(|f| **f == *finalizer);
+        match (meta.deleting, ours, self.serving.manifest.finalizes) {
+            (false, _, _) => Purpose::Reconcile,
+            (true, true, true) => Purpose::Finalize,
+            (true, true, false) => Purpose::Release,
+            (true, false, _) => Purpose::Leave,
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            primary: self.primary.clone(),
+            children: self.children.clone(),
+            settings: self.serving.settings.clone(),
+        }
+    }
+}
+
+impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
+    /// Runs one pass to its outcome.
+    pub(crate) async fn attempt(&self, pass: &mut Attempt) -> Outcome {
+        match self.steps(pass).await {
+            Ok(outcome) | Err(outcome) => outcome,
+        }
+    }
+
+    async fn steps(&self, pass: &mut Attempt) -> Result<Outcome, Outcome> {
+        let claim = self.claim()?;
+        self.traces().begin(claim.term);
+        pass.claim = Some(claim.clone());
+        let seen = self.look(pass)?;
+        let verdict = match seen.purpose(&pass.key) {
+            Purpose::Leave => return Err(self.gone(&pass.key)),
+            Purpose::Release => Verdict::Finalized,
+            Purpose::Finalize => self.ask(pass, &seen, true).await?,
+            Purpose::Reconcile => {
+                if let Some(plan) = self.with_inputs(&pass.key, &seen, prepare) {
+                    self.carry_out(pass, &plan, &claim).await?;
+                    return Ok(Outcome::Waiting);
+                }
+                self.ask(pass, &seen, false).await?
+            }
+        };
+        let pending = matches!(verdict, Verdict::Decision(_)) && seen.primary.meta().deleting;
+        let plan = self.with_inputs(&pass.key, &seen, |inputs| plan(inputs, verdict)).map_err(unplanned)?;
+        let writes = self.carry_out(pass, &plan, &claim).await?;
+        pass.notices = self.traces().unsaid(&pass.key, plan.notices());
+        let requeue_after = plan.requeue_after().or(pending.then_some(FINALIZE_AGAIN));
+        Ok(Outcome::Converged { writes, requeue_after })
+    }
+
+    fn claim(&self) -> Result<Claim, Outcome> {
+        let claim = self.ports.gate.claim(self.ports.clock.now());
+        claim.ok_or_else(|| not_leading(NotLeading::NoClaim))
+    }
+
+    /// Whether the claim of this pass still stands. Only saves work: what decides
+    /// is the permit that each write needs.
+    fn still_leads(&self, claim: &Claim) -> Result<(), Outcome> {
+        if self.claim()?.term == claim.term { Ok(()) } else { Err(not_leading(NotLeading::OtherTerm)) }
+    }
+
+    /// Finds the plugin, the primary and its children, all as new as our own writes.
+    fn look(&self, pass: &mut Attempt) -> Result<Seen, Outcome> {
+        let cache = &self.ports.cache;
+        let serving = self.ports.decide.serving(&pass.key.plugin);
+        let serving = serving.ok_or_else(|| self.gone(&pass.key))?;
+        let kind = cache.kind(&serving.manifest.primary).ok_or_else(|| self.gone(&pass.key))?;
+        self.synced(pass, &[&kind.gvk])?;
+        let object = primary_of(&pass.key, &kind.gvk);
+        let primary = cache.object(&object).ok_or_else(|| self.gone(&pass.key))?;
+        let uid = primary.meta().uid.clone();
+        let target = EventTarget { object, uid, plugin: Some(pass.key.plugin.clone()) };
+        pass.subject = Some((target, serving.digest.clone()));
+        self.synced(pass, &others(&serving.manifest))?;
+        self.caught_up(&pass.key)?;
+        let children = cache.children(&pass.key);
+        let uids = [&primary].into_iter().chain(&children).map(|object| &object.meta().uid);
+        self.traces().begun(&pass.key, uids);
+        Ok(Seen { serving, kind, primary, children })
+    }
+
+    /// Waits until every one of these kinds that exists has been listed.
+    fn synced(&self, pass: &mut Attempt, kinds: &[&Gvk]) -> Result<(), Outcome> {
+        let cache = &self.ports.cache;
+        let missing = kinds.iter().find(|gvk| cache.kind(gvk).is_some() && !cache.is_synced(gvk));
+        let Some(gvk) = missing else {
+            return Ok(());
+        };
+        let waits = self.traces().waited(&pass.key);
+        debug!(kind = %gvk, waits, "waiting for the first list of a kind");
+        pass.wait = Some(UNSYNCED.pause(waits, 1.0));
+        Err(Outcome::Waiting)
+    }
+
+    /// Waits until the cache shows our own writes for this key, within reason.
+    fn caught_up(&self, key: &Key) -> Result<(), Outcome> {
+        let mut unseen = self.traces().take_unseen(key);
+        unseen.retain(|(written, at)| {
+            let seen = self.ports.cache.caught_up(written);
+            let late = at.elapsed() >= self.config.unseen_most;
+            if late && !seen {
+                let object = written.object.to_string();
+                let after = self.config.unseen_most;
+                warn!(object, ?after, "the cache does not show our own write; going on without it");
+            }
+            !seen && !late
+        });
+        let caught_up = unseen.is_empty();
+        self.traces().put_unseen(key, unseen);
+        if caught_up { Ok(()) } else { Err(Outcome::Waiting) }
+    }
+
+    /// Asks the plugin, and from now on watches what it read.
+    async fn ask(&self, pass: &mut Attempt, seen: &Seen, finalize: bool) -> Result<Verdict, Outcome> {
+        let (cache, most) = (&self.ports.cache, self.config.decide_most);
+        let recorder =
+            Arc::new(Recorder::new(cache.clone(), pass.key.clone(), seen.serving.manifest.clone()));
+        let call = Pass { key: pass.key.clone(), number: pass.number, finalize };
+        let began = Instant::now();
+        let answer = timeout(most, self.ports.decide.decide(call, seen.snapshot(), recorder.clone())).await;
+        pass.decided = Some(began.elapsed());
+        let answer = answer.map_err(|_| no_answer(most))?;
+        if answer.is_ok() || (pass.failures + 1).is_multiple_of(UNION_MOST) {
+            cache.watch_reads(&pass.key, recorder.reads());
+        }
+        match answer {
+            Ok(Verdict::Finalized) if !finalize => Err(not_asked()),
+            Ok(verdict) => Ok(verdict),
+            Err(error) => Err(self.not_decided(&pass.key, error)),
+        }
+    }
+
+    /// Writes what the plan holds, and keeps in mind what was written.
+    async fn carry_out(&self, pass: &mut Attempt, plan: &Plan, claim: &Claim) -> Result<usize, Outcome> {
+        if plan.steps().is_empty() {
+            return Ok(0);
+        }
+        self.still_leads(claim)?;
+        let applied = self.ports.apply.execute(plan, claim).await;
+        let writes = applied.writes.len();
+        debug!(writes, claim = %claim, "applied");
+        self.traces().wrote(&pass.key, claim.term, applied.writes, Instant::now());
+        applied.result.map(|()| writes).map_err(|error| {
+            pass.at_least = error.retry_after;
+            unapplied(error)
+        })
+    }
+
+    /// Calls one of plan's functions with all that they judge by.
+    fn with_inputs<T>(&self, key: &Key, seen: &Seen, f: impl FnOnce(&Inputs<'_>) -> T) -> T {
+        let traces = self.traces();
+        f(&Inputs {
+            key,
+            serving: &seen.serving,
+            host_namespace: &self.config.host_namespace,
+            primary_kind: &seen.kind,
+            primary: &seen.primary,
+            children: &seen.children,
+            kinds: &|gvk| self.ports.cache.kind(gvk),
+            memory: traces.memory(),
+        })
+    }
+
+    fn gone(&self, key: &Key) -> Outcome {
+        self.forget(key);
+        Outcome::Gone
+    }
+
+    fn not_decided(&self, key: &Key, error: CallError) -> Outcome {
+        match error {
+            CallError::NotServing(_) => self.gone(key),
+            CallError::Refused(refusal) => failed(Class::Guest, Some(refusal.code), refusal.to_string()),
+            CallError::Fault(Fault::Transient(text)) => failed(Class::Transient, None, text),
+            CallError::Fault(Fault::Permanent(text)) => {
+                let refusal = Refusal::new(Code::PluginError, text);
+                failed(Class::Permanent, Some(refusal.code), refusal.to_string())
+            }
+        }
+    }
+}
+
+/// The kinds beside the primary that have to be known before a plugin is asked.
+fn others(manifest: &Manifest) -> Vec<&Gvk> {
+    let children = manifest.children.iter().map(|child| &child.kind);
+    children.chain(manifest.reads.iter().map(|read| &read.kind)).collect()
+}
+
+fn failed(class: Class, code: Option<Code>, message: String) -> Outcome {
+    Outcome::Failed(Failure { class, code, message })
+}
+
+fn not_leading(why: NotLeading) -> Outcome {
+    failed(Class::Fatal, None, why.to_string())
+}
+
+fn unplanned(error: PlanError) -> Outcome {
+    failed(error.class(), error.code(), error.to_string())
+}
+
+fn unapplied(error: ApplyError) -> Outcome {
+    let code = error.refusal.as_ref().map(|refusal| refusal.code);
+    let message = error.refusal.map_or(error.message, |refusal| refusal.to_string());
+    failed(error.class, code, message)
+}
+
+fn no_answer(after: Duration) -> Outcome {
+    failed(Class::Transient, None, format!("the plugin gave no answer within {after:?}"))
+}
+
+fn not_asked() -> Outcome {
+    let text = "the plugin says that it has finalized an object that is not being deleted";
+    failed(Class::Guest, Some(Code::BadAbiValue), Refusal::new(Code::BadAbiValue, text).to_string())
+}
