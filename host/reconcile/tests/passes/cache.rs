@@ -1,0 +1,148 @@
+//! What is known when a pass begins, and what brings its key back.
+
+use serde_json::json;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use windlass_core::code::Code;
+use windlass_core::ports::CallError;
+use windlass_core::reads::Query;
+
+use crate::world::{CONFIG_MAP, World, config_map, decision, gvk, key, ms, object, one_child, refused};
+
+#[tokio::test(start_paused = true)]
+async fn a_read_brings_its_key_back() {
+    let world = World::leader(|_, _, reader| {
+        let secret = reader.get(&object("v1/Secret", "s")).expect("allowed");
+        config_map("c", secret.map_or("absent".into(), |s| s.value()["data"].to_string()).as_str())
+    });
+    let data = |w: &World| w.cluster.stored(&object(CONFIG_MAP, "c")).expect("written")["data"]["k"].clone();
+    world.cluster.web("a");
+    world.run_for(ms(100)).await;
+    assert_eq!(data(&world), "absent");
+    let open = json!({"open": "yes"});
+    world.cluster.put(&object("v1/Secret", "s"), json!({"metadata": {"labels": open}, "data": 1}));
+    world.run_for(ms(100)).await;
+    assert_eq!(data(&world), "1");
+    world.cluster.put(&object("v1/Secret", "s"), json!({"metadata": {"labels": open}, "data": 2}));
+    world.run_for(ms(100)).await;
+    assert_eq!(data(&world), "2");
+    // Its labels no longer open it for this plugin: it is as if it were not there.
+    world.cluster.put(&object("v1/Secret", "s"), json!({"metadata": {}, "data": 3}));
+    world.run_for(ms(100)).await;
+    assert_eq!(data(&world), "absent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_gains_a_member_brings_its_key_back() {
+    let world = World::leader(|_, _, reader| {
+        let query = Query { gvk: gvk("v1/Secret"), namespace: None, labels: vec![] };
+        config_map("c", &reader.list(&query).expect("allowed").len().to_string())
+    });
+    world.cluster.web("a");
+    world.run_for(ms(100)).await;
+    let secret = |name: &str, open| {
+        world.cluster.put(&object("v1/Secret", name), json!({"metadata": {"labels": {"open": open}}}));
+    };
+    secret("s1", "yes");
+    secret("s2", "no");
+    world.run_for(ms(100)).await;
+    let child = world.cluster.stored(&object(CONFIG_MAP, "c")).expect("written");
+    assert_eq!(child["data"]["k"], "1");
+    assert_eq!(world.brain.calls(), 4, "two for the child's own events; none for what is not open");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_while_it_is_read_is_read_again() {
+    let world = World::leader(|_, _, reader| {
+        reader.get(&object("v1/Secret", "s")).expect("allowed");
+        decision(&[])
+    });
+    world.brain.takes(ms(1000));
+    world.cluster.web("a");
+    world.run_for(ms(500)).await;
+    world.cluster.put(&object("v1/Secret", "s"), json!({"metadata": {"labels": {"open": "yes"}}}));
+    world.run_for(ms(5000)).await;
+    assert_eq!(world.brain.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pass_that_fails_forgets_nothing_that_was_read() {
+    let calls = AtomicUsize::new(0);
+    let world = World::leader(move |_, _, reader| match calls.fetch_add(1, Ordering::Relaxed) {
+        0 => reader.get(&object("v1/Secret", "s")).map(|_| decision(&[])).expect("allowed"),
+        _ => refused(Code::Trap),
+    });
+    world.cluster.web("a");
+    world.run_for(ms(100)).await;
+    world.offer("a");
+    world.run_for(ms(100)).await;
+    assert!(world.brain.calls() > 1);
+    assert!(
+        world.cluster.reads(&key("a")).expect("still watched").objects.contains(&object("v1/Secret", "s"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_outside_the_manifest_ends_the_pass() {
+    let world = World::leader(|_, _, reader| match reader.get(&object("v1/Node", "n")) {
+        Ok(_) => decision(&[]),
+        Err(refusal) => Err(CallError::Refused(refusal)),
+    });
+    world.cluster.web("a");
+    world.run_for(ms(10)).await;
+    let notices = world.cluster.notices();
+    assert!(notices[0].contains("E231 ReadNotAllowed: v1/Node"), "{notices:?}");
+    assert_eq!(world.cluster.reads(&key("a")), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn own_writes_are_waited_for() {
+    let world = one_child();
+    world.cluster.web("a");
+    world.cluster.hold();
+    world.run_for(ms(10)).await;
+    assert_eq!((world.cluster.log().len(), world.brain.calls()), (1, 1));
+    for _ in 0..60 {
+        world.offer("a");
+        world.run_for(ms(500)).await;
+    }
+    // Thirty seconds of a cache that stands still: nobody is asked, nothing is made twice.
+    assert_eq!((world.cluster.log().len(), world.brain.calls()), (1, 1));
+    world.cluster.show();
+    world.run_for(ms(2000)).await;
+    assert_eq!((world.cluster.log().len(), world.brain.calls()), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_the_cache_never_shows_is_not_waited_for_for_ever() {
+    let world = one_child();
+    world.cluster.web("a");
+    world.cluster.hold();
+    world.run_for(ms(10)).await;
+    world.offer("a");
+    world.run_for(ms(40_000)).await;
+    assert_eq!(world.brain.calls(), 1);
+    world.run_for(ms(10_000)).await;
+    assert_eq!(world.brain.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_is_not_listed_yet_is_waited_for_without_a_fault() {
+    let world = one_child();
+    world.cluster.set_synced("v1/Secret", false);
+    world.cluster.web("a");
+    world.run_for(ms(20_000)).await;
+    assert_eq!((world.brain.calls(), world.cluster.notices().len()), (0, 0));
+    world.cluster.set_synced("v1/Secret", true);
+    world.run_for(ms(2100)).await;
+    assert_eq!(world.cluster.log().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_to_read_that_does_not_exist_stops_nobody() {
+    let world = one_child();
+    world.cluster.set_absent("v1/Secret");
+    world.cluster.set_synced("v1/Secret", false);
+    world.cluster.web("a");
+    world.run_for(ms(100)).await;
+    assert_eq!(world.cluster.log().len(), 1);
+}

@@ -1,0 +1,8 @@
+//! The loop on paused time with fakes for all ports: each test is a promise.
+
+mod cache;
+mod claim;
+mod deletion;
+mod failures;
+mod order;
+mod world;

@@ -1,0 +1,105 @@
+//! Which key runs when, and how many at once.
+
+use windlass_core::code::Code;
+use windlass_core::decision::{Decision, Notice, Severity, Verdict};
+use windlass_reconcile::Config;
+
+use crate::world::{CONFIG_MAP, HOST, World, decision, key, ms, object, one_child, plugin, refused};
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wanted_is_written_once_and_then_there_is_silence() {
+    let world = one_child();
+    world.cluster.web("a");
+    world.run_for(ms(5000)).await;
+    assert_eq!(world.cluster.log(), ["create v1/ConfigMap ns/a"]);
+    for _ in 0..5 {
+        world.offer("a");
+        world.run_for(ms(100)).await;
+    }
+    assert_eq!(world.cluster.log().len(), 1);
+    assert!(world.queue.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_that_somebody_deletes_comes_back() {
+    let world = one_child();
+    world.cluster.web("a");
+    world.run_for(ms(100)).await;
+    world.cluster.delete(&object(CONFIG_MAP, "a"));
+    world.run_for(ms(100)).await;
+    assert_eq!(world.cluster.log().len(), 2);
+    assert!(world.cluster.stored(&object(CONFIG_MAP, "a")).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_is_never_run_twice_at_once() {
+    // `World` checks it when it is dropped, in this test and in all others.
+    let world = one_child();
+    world.brain.takes(ms(50));
+    for round in 0..200u64 {
+        for name in ["a", "b", "c"] {
+            world.cluster.web(name);
+        }
+        world.run_for(ms(round % 30)).await;
+    }
+    world.run_for(ms(1000)).await;
+    assert!(world.brain.calls() > 50);
+    assert_eq!(world.cluster.log().len(), 3);
+    assert_eq!(world.brain.most(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_during_a_pass_runs_it_again() {
+    let world = World::leader(|_, _, _| decision(&[]));
+    world.brain.takes(ms(100));
+    world.cluster.web("a");
+    world.run_for(ms(50)).await;
+    assert_eq!(world.brain.calls(), 1);
+    world.cluster.web("a");
+    world.cluster.web("a");
+    world.run_for(ms(10_000)).await;
+    assert_eq!(world.brain.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_passes_than_allowed_are_under_way() {
+    let config = Config { concurrency: 3, ..Config::new(HOST) };
+    let world = World::with(|_, _, _| decision(&[]), config);
+    world.lead(1);
+    world.brain.takes(ms(100));
+    (0..10).for_each(|n| world.cluster.web(&format!("w{n}")));
+    world.run_for(ms(350)).await;
+    assert_eq!((world.brain.most(), world.brain.calls()), (3, 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plugin_that_is_gone_takes_its_keys_along() {
+    let world = World::leader(|_, _, reader| {
+        reader.get(&object("v1/Secret", "s")).expect("allowed");
+        refused(Code::Trap)
+    });
+    world.cluster.web("a");
+    world.run_for(ms(100)).await;
+    world.brain.unserve(&plugin("web"));
+    world.until(|w| w.queue.is_empty()).await;
+    assert_eq!(world.cluster.reads(&key("a")), None);
+    let calls = world.brain.calls();
+    world.offer("a");
+    world.run_for(ms(1000)).await;
+    assert!(world.queue.is_empty());
+    assert_eq!(world.brain.calls(), calls);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_notice_that_every_pass_repeats_is_published_once() {
+    let world = World::leader(|_, _, _| {
+        let (severity, reason) = (Severity::Normal, "Ready".to_owned());
+        let notices = vec![Notice { severity, reason, message: "all is well".into() }];
+        Ok(Verdict::Decision(Decision { notices, ..Decision::default() }))
+    });
+    for _ in 0..10 {
+        world.cluster.web("a");
+        world.run_for(ms(100)).await;
+    }
+    assert_eq!(world.cluster.notices(), ["a Ready: all is well"]);
+}

@@ -1,0 +1,199 @@
+//! Fakes for every port: a cluster that is its own cache and API server, a plugin
+//! that is a closure, and a claim that tests open and close.
+
+mod brain;
+mod cluster;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use windlass_core::claim::{BootClock, BootTime, Claim, Gate, Term};
+use windlass_core::code::Refusal;
+use windlass_core::decision::{Decision, Verdict};
+use windlass_core::key::{Key, ObjectRef};
+use windlass_core::kind::Gvk;
+use windlass_core::manifest::{ChildRule, Manifest, ReadRule, Unwanted};
+use windlass_core::name::{Digest, PluginName};
+use windlass_core::ports::{CallError, Pass, Reader, Serving, Sink as _};
+use windlass_core::snapshot::Snapshot;
+use windlass_queue::{Config as QueueConfig, Queue};
+use windlass_reconcile::{Config, Ports, Reconciler, Silent};
+
+pub(crate) use brain::Brain;
+pub(crate) use cluster::Cluster;
+
+pub(crate) const HOST: &str = "windlass-system";
+
+pub(crate) const WEB: &str = "x.dev/v1/Web";
+pub(crate) const CONFIG_MAP: &str = "v1/ConfigMap";
+
+pub(crate) type Reply = Result<Verdict, CallError>;
+
+pub(crate) fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+pub(crate) fn gvk(text: &str) -> Gvk {
+    text.parse().expect("a kind")
+}
+
+pub(crate) fn plugin(name: &str) -> PluginName {
+    PluginName::try_new(name).expect("a name")
+}
+
+pub(crate) fn key(name: &str) -> Key {
+    Key::new(plugin("web"), "ns", name)
+}
+
+pub(crate) fn object(kind: &str, name: &str) -> ObjectRef {
+    ObjectRef { gvk: gvk(kind), namespace: "ns".into(), name: name.into() }
+}
+
+/// A plugin that reconciles `x.dev/v1/Web` into ConfigMaps and reads Nodes of a kind.
+pub(crate) fn serving(name: &str, finalizes: bool) -> Serving {
+    let manifest = Manifest {
+        name: plugin(name),
+        version: "1.0.0".into(),
+        primary: gvk("x.dev/v1/Web"),
+        children: vec![ChildRule { kind: gvk("v1/ConfigMap"), unwanted: Unwanted::Delete }],
+        reads: vec![ReadRule { kind: gvk("v1/Secret"), labels: vec![("open".into(), "yes".into())] }],
+        finalizes,
+    };
+    Serving { manifest: Arc::new(manifest), digest: Digest::of(name.as_bytes()), settings: None }
+}
+
+pub(crate) fn decision(children: &[Value]) -> Reply {
+    let children = children.iter().map(Value::to_string).collect();
+    Ok(Verdict::Decision(Decision { children, ..Decision::default() }))
+}
+
+/// The decision for one ConfigMap with this name and data.
+pub(crate) fn config_map(name: &str, data: &str) -> Reply {
+    decision(&[serde_json::json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": data}
+    })])
+}
+
+pub(crate) fn refused(code: windlass_core::code::Code) -> Reply {
+    Err(CallError::Refused(Refusal::new(code, "as the test wants")))
+}
+
+/// CLOCK_BOOTTIME on tokio's paused time.
+pub(crate) struct Clock(Instant);
+
+impl BootClock for Clock {
+    fn now(&self) -> BootTime {
+        BootTime(1).plus(self.0.elapsed())
+    }
+}
+
+/// A host without a cluster. The loop runs from the beginning, without a claim.
+pub(crate) struct World {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) brain: Arc<Brain>,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) gate: Arc<Gate>,
+    clock: Arc<Clock>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl World {
+    /// A standby with the plugin `web`.
+    pub(crate) fn standby(
+        decide: impl Fn(&Pass, &Snapshot, &dyn Reader) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::with(decide, Config::new(HOST))
+    }
+
+    /// A leader with the plugin `web`.
+    pub(crate) fn leader(
+        decide: impl Fn(&Pass, &Snapshot, &dyn Reader) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let world = Self::standby(decide);
+        world.lead(1);
+        world
+    }
+
+    pub(crate) fn with(
+        decide: impl Fn(&Pass, &Snapshot, &dyn Reader) -> Reply + Send + Sync + 'static,
+        config: Config,
+    ) -> Self {
+        let queue = Queue::new(QueueConfig { paused: true, ..QueueConfig::default() });
+        let (gate, clock) = (Gate::new(), Arc::new(Clock(Instant::now())));
+        let cluster = Arc::new(Cluster::new(queue.clone(), gate.clone(), clock.clone()));
+        let brain = Arc::new(Brain::new(decide));
+        brain.serve(serving("web", false));
+        let ports = Ports {
+            cache: cluster.clone(),
+            decide: brain.clone(),
+            apply: cluster.clone(),
+            clock: clock.clone(),
+            gate: gate.clone(),
+            queue: queue.clone(),
+            observer: Arc::new(Silent),
+        };
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let stopped = async move {
+            // A dropped sender also ends the loop.
+            let _ = stopped.await;
+        };
+        let task = tokio::spawn(Reconciler::new(ports, config).run(stopped));
+        Self { cluster, brain, queue, gate, clock, stop: Some(stop), task }
+    }
+
+    /// As the elector does: the gate first, then the queue.
+    pub(crate) fn lead(&self, term: u64) {
+        let ends = self.clock.now().plus(Duration::from_secs(3600));
+        self.gate.open(Claim { holder: "me".into(), term: Term(term), ends });
+        self.queue.resume();
+    }
+
+    pub(crate) fn step_down(&self) {
+        self.gate.close();
+        self.queue.pause();
+    }
+
+    /// Lets this much time pass.
+    pub(crate) async fn run_for(&self, time: Duration) {
+        sleep(time).await;
+    }
+
+    /// Lets time pass until `done`, for an hour at most.
+    pub(crate) async fn until(&self, done: impl Fn(&World) -> bool) {
+        for _ in 0..360_000 {
+            if done(self) {
+                return;
+            }
+            sleep(ms(10)).await;
+        }
+        panic!("it never happened; written so far: {:?}", self.cluster.log());
+    }
+
+    /// Ends the loop and answers how long that took.
+    pub(crate) async fn shut_down(&mut self) -> Duration {
+        let began = Instant::now();
+        let _ = self.stop.take().expect("shut down once").send(());
+        (&mut self.task).await.expect("the loop does not panic");
+        began.elapsed()
+    }
+
+    pub(crate) fn offer(&self, name: &str) {
+        self.queue.offer(key(name));
+    }
+}
+
+/// A leader whose plugin wants one ConfigMap of the primary's name.
+pub(crate) fn one_child() -> World {
+    World::leader(|pass, _, _| config_map(&pass.key.name, "v"))
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Here, because a panic inside a pass is caught.
+        assert!(std::thread::panicking() || self.brain.twice() == 0, "a key ran twice at once");
+    }
+}
