@@ -218,3 +218,39 @@ impl KindCache {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn need(labels: &[(&str, &str)]) -> Need {
+        let labels = labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        Need { labels, ..Need::default() }
+    }
+
+    fn object(version: u64) -> Object {
+        let text = format!(r#"{{"metadata":{{"name":"a","namespace":"ns","resourceVersion":"{version}"}}}}"#);
+        Object::parse(&"v1/Pod".parse().expect("valid"), &text).expect("an object")
+    }
+
+    #[test]
+    fn what_a_replaced_driver_says_is_ignored() {
+        let kind = KindCache::new("v1/Pod".parse().expect("valid"), "sys".into(), need(&[("a", "1")]), 0);
+        kind.begin(0, false);
+        assert!(kind.put(0, object(3)).is_some());
+        assert!(kind.listed(0, 5).1);
+        kind.require(need(&[]), 1);
+        assert!(!kind.is_synced(), "a wider list is due");
+        assert!(kind.put(0, object(7)).is_none());
+        assert!(!kind.listed(0, 9).1);
+        kind.reached(0, 9);
+        assert_eq!((kind.is_synced(), kind.newest()), (false, 5));
+        kind.begin(1, false);
+        assert!(kind.put(1, object(7)).is_some());
+        assert!(kind.listed(1, 9).1 && kind.is_synced());
+        kind.require(need(&[("a", "1")]), 2);
+        assert!(kind.is_synced(), "a narrower list changes nothing that is known");
+        kind.require(need(&[("a", "1")]), 3);
+        assert_eq!(kind.round(), 2, "the same need goes on with the same driver");
+    }
+}

@@ -110,6 +110,8 @@ impl Watches {
                 drivers.push(Abortable::new(future, registration));
             }
             tokio::select! {
+                // Changes first: a driver that is not wanted any more makes no further step.
+                biased;
                 // An error would mean that the sender is gone, but `self` holds it.
                 _ = changes.changed() => {}
                 // Only an aborted driver ends.
