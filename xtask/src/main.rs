@@ -1,11 +1,14 @@
 //! Everything that is run by hand: `cargo xtask up | test | plugin | dist | bench`.
 
 mod bench;
+mod build;
+mod demo;
 mod dist;
 mod plugin;
 mod rights;
 mod steps;
 mod test;
+mod tour;
 mod up;
 
 use std::path::{Path, PathBuf};

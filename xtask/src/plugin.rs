@@ -38,6 +38,7 @@ pub(crate) struct Package {
     pub(crate) manifest: Manifest,
     pub(crate) digest: String,
     pub(crate) compressed: Vec<u8>,
+    pub(crate) wasm: Vec<u8>,
     crd: Option<String>,
 }
 
@@ -92,10 +93,19 @@ impl Package {
         // The component's own manifest is the truth; its label is not known before it is asked.
         let loader = Loader::new(Limits::default()).context("start the sandbox")?;
         let unnamed = config_map(None, &compressed);
-        let source = Source::from_config_map(&unnamed.to_string()).map_err(|e| anyhow::anyhow!("{e}"))?;
-        let manifest = loader.inspect(&source).map_err(|e| anyhow::anyhow!("{e}"))?;
+        let source = Source::from_config_map(&unnamed.to_string(), loader.limits())?;
+        let manifest = loader.inspect(&source)?;
         let digest = windlass_core::name::Digest::of(&wasm).to_string();
-        Ok(Self { manifest, digest, compressed, crd })
+        Ok(Self { manifest, digest, wasm, compressed, crd })
+    }
+
+    /// The same plugin as another build of it: one more custom section, so another digest.
+    pub(crate) fn rebuilt(&self) -> Result<Vec<u8>> {
+        let name = b"rebuilt";
+        let mut wasm = self.wasm.clone();
+        wasm.extend([0, u8::try_from(name.len() + 1)?, u8::try_from(name.len())?]);
+        wasm.extend(name);
+        zstd::encode_all(&*wasm, 19).context("compress")
     }
 
     /// The ConfigMap that carries the component.

@@ -1,0 +1,300 @@
+//! Plugins come and go: ConfigMaps of the host's namespace -> registry -> who serves,
+//! what is watched, which keys are looked at; and the state on the ConfigMap.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tracing::{error, info, warn};
+use windlass_apply::{Announcement, PluginConfigMap, Writer};
+use windlass_core::claim::{BootClock, Claim, Gate};
+use windlass_core::kind::{Gvk, Kind};
+use windlass_core::name::LABEL_PLUGIN;
+use windlass_core::object::Object;
+use windlass_lease::clock::Boottime;
+use windlass_plugin::{Begun, Change, Loader, Offer, PluginView, Registry, Source, State, Status};
+use windlass_queue::Queue;
+use windlass_watch::one::{News, watch_one};
+use windlass_watch::selection::Selection;
+use windlass_watch::watches::Watches;
+
+use crate::decide::Catalogue;
+
+/// How long after a failed announcement the next attempt is made.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(5);
+
+/// The plugins of this host.
+pub struct Plugins {
+    loader: Loader,
+    catalogue: Arc<Catalogue>,
+    watches: Arc<Watches>,
+    queue: Arc<Queue>,
+    state: Mutex<Known>,
+    /// There is something in `Known::news`.
+    news: Notify,
+    /// Some state may differ from what its ConfigMap says.
+    states: Notify,
+    synced: AtomicBool,
+}
+
+#[derive(Default)]
+struct Known {
+    registry: Registry,
+    /// The newest text of each ConfigMap that has not been looked at; `None`: gone.
+    /// Newer news replaces older, so there is one entry a ConfigMap at most.
+    news: BTreeMap<String, Option<Arc<str>>>,
+    /// Texts that are needed again when the name becomes free.
+    waiting: BTreeMap<String, Arc<str>>,
+    /// Each ConfigMap as last seen, without its data.
+    seen: BTreeMap<String, Object>,
+    /// A ConfigMap is being looked at.
+    busy: bool,
+}
+
+impl Plugins {
+    /// No plugin yet.
+    pub fn new(loader: Loader, catalogue: Arc<Catalogue>, watches: Arc<Watches>, queue: Arc<Queue>) -> Arc<Self> {
+        Arc::new(Self {
+            loader,
+            catalogue,
+            watches,
+            queue,
+            state: Mutex::default(),
+            news: Notify::new(),
+            states: Notify::new(),
+            synced: AtomicBool::new(false),
+        })
+    }
+
+    /// Watches the ConfigMaps that are labelled as plugins. Never returns.
+    pub async fn watch(self: Arc<Self>, client: kube::Client, namespace: String) {
+        let selection = Selection::all(config_map()).in_namespace(&namespace).with_label(LABEL_PLUGIN);
+        watch_one(&client, &selection, |news| self.told(news)).await;
+    }
+
+    fn told(&self, news: News<'_>) {
+        match news {
+            News::Upsert { namespace, name, json } => {
+                self.known().news.insert(format!("{namespace}/{name}"), Some(json.into()));
+            }
+            News::Gone { namespace, name } => {
+                self.known().news.insert(format!("{namespace}/{name}"), None);
+            }
+            News::Synced => self.synced.store(true, Ordering::Release),
+        }
+        self.news.notify_one();
+    }
+
+    /// Looks at what was told, one ConfigMap after the other. Never returns.
+    pub async fn load(self: Arc<Self>) {
+        loop {
+            let Some((config_map, text)) = self.next() else {
+                self.news.notified().await;
+                continue;
+            };
+            let this = self.clone();
+            let look = tokio::task::spawn_blocking(move || this.look(&config_map, text));
+            if let Err(error) = look.await {
+                error!(%error, "loading a plugin failed by a mistake of the host; please report this log");
+            }
+            self.known().busy = false;
+            self.states.notify_one();
+        }
+    }
+
+    fn next(&self) -> Option<(String, Option<Arc<str>>)> {
+        let mut known = self.known();
+        let next = known.news.pop_first();
+        known.busy = next.is_some();
+        next
+    }
+
+    /// Takes one ConfigMap through its life. Blocks while it compiles.
+    fn look(&self, config_map: &str, text: Option<Arc<str>>) {
+        let Some(text) = text else {
+            let changes = self.known().forget(config_map);
+            return self.carry_out(changes);
+        };
+        self.known().remember(config_map, &text);
+        let offer = match Offer::from_config_map(&text) {
+            Ok(offer) => offer,
+            Err(refusal) => {
+                warn!(config_map, %refusal, "this ConfigMap is no plugin; mend its label");
+                let changes = self.known().forget(config_map);
+                return self.carry_out(changes);
+            }
+        };
+        let Begun { load, changes } = self.known().registry.begin(offer, Timestamp::now());
+        self.carry_out(changes);
+        let Some(ticket) = load else {
+            return self.known().keep_duplicate(config_map, text);
+        };
+        let loaded = Source::from_config_map(&text, self.loader.limits()).and_then(|source| {
+            self.known().registry.compiling(&ticket, &source.digest, Timestamp::now());
+            self.loader.load(&source, &ticket.plugin)
+        });
+        let changes = self.known().registry.finish(&ticket, loaded, Timestamp::now());
+        self.carry_out(changes);
+    }
+
+    fn carry_out(&self, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::Serving { name, config_map, plugin, previous } => {
+                    let manifest = plugin.manifest().clone();
+                    info!(
+                        plugin = %name, version = manifest.version, digest = plugin.digest().short(), config_map,
+                        previous = previous.as_ref().map_or("none", |p| p.digest().short()), "plugin serves"
+                    );
+                    self.catalogue.put(name.clone(), plugin);
+                    self.watches.want(&name, &manifest);
+                    self.watches.resync(Some(&name));
+                }
+                Change::Refused { name, config_map, refusal, serving } => warn!(
+                    plugin = %name, config_map, %refusal,
+                    serving = serving.as_ref().map_or("nothing", |p| p.digest().short()), "plugin is refused"
+                ),
+                Change::Gone { name, .. } => {
+                    info!(plugin = %name, "plugin is gone; what it made stays");
+                    self.catalogue.remove(&name);
+                    self.watches.forget(&name);
+                    self.queue.forget_plugin(&name);
+                }
+                Change::Again { config_map } => {
+                    let mut known = self.known();
+                    let text = known.waiting.remove(&config_map);
+                    if let Some(text) = text {
+                        known.news.entry(config_map).or_insert(Some(text));
+                    }
+                    drop(known);
+                    self.news.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Keeps each ConfigMap's annotations true while this replica leads. Never returns.
+    pub async fn announce(self: Arc<Self>, writer: Arc<Writer>, gate: Arc<Gate>) {
+        loop {
+            let claim = gate.claim(Boottime.now());
+            let all_said = match &claim {
+                Some(claim) => self.say(&writer, claim).await,
+                None => false,
+            };
+            tokio::select! {
+                () = self.states.notified() => {}
+                // Not leading, or a write failed: look again. Cheap, as nothing is sent that is said already.
+                () = tokio::time::sleep(if claim.is_some() { ANNOUNCE_AGAIN } else { Duration::from_millis(200) }), if !all_said => {}
+                () = lost(&gate, claim.as_ref()), if all_said => {}
+            }
+        }
+    }
+
+    /// Says every settled state that is not said yet. Answers whether all are.
+    async fn say(&self, writer: &Writer, claim: &Claim) -> bool {
+        let mut all = true;
+        let states = self.known().said_and_true();
+        for (object, status) in states {
+            let on = PluginConfigMap {
+                namespace: object.namespace,
+                name: object.name,
+                uid: object.uid,
+                annotations: &object.annotations,
+            };
+            let state = status.state.to_string();
+            let what = Announcement {
+                state: &state,
+                digest: status.digest.as_ref(),
+                message: &status.message,
+                since: status.since,
+            };
+            if let Err(error) = writer.announce(&on, &what, claim).await {
+                warn!(config_map = %on.name, %error, "the plugin's state could not be written on its ConfigMap; trying again");
+                all = false;
+            }
+        }
+        all
+    }
+
+    /// Whether every plugin that was there at start is serving or refused.
+    pub fn is_settled(&self) -> bool {
+        let known = self.known();
+        self.synced.load(Ordering::Acquire) && known.news.is_empty() && !known.busy && known.registry.is_settled()
+    }
+
+    /// All plugins, for the debug view.
+    pub fn view(&self) -> Vec<PluginView> {
+        self.known().registry.view()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Entries are independent of each other; whoever panicked left at most its own behind.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What an announcement needs of a ConfigMap.
+struct Seen {
+    namespace: Arc<str>,
+    name: Arc<str>,
+    uid: Arc<str>,
+    annotations: BTreeMap<Box<str>, Box<str>>,
+}
+
+impl Known {
+    /// Keeps the metadata of a ConfigMap, without the component.
+    fn remember(&mut self, config_map: &str, text: &str) {
+        let bare = serde_json::from_str::<serde_json::Value>(text).ok().map(|mut value| {
+            serde_json::json!({"metadata": value["metadata"].take()}).to_string()
+        });
+        if let Some(object) = bare.and_then(|bare| Object::parse(&config_map_gvk(), &bare).ok()) {
+            self.seen.insert(config_map.to_owned(), object);
+        }
+    }
+
+    fn forget(&mut self, config_map: &str) -> Vec<Change> {
+        self.seen.remove(config_map);
+        self.waiting.remove(config_map);
+        self.registry.remove(config_map)
+    }
+
+    /// A ConfigMap whose name another one holds is read again when that one goes.
+    fn keep_duplicate(&mut self, config_map: &str, text: Arc<str>) {
+        let holds = self.registry.view().iter().any(|plugin| plugin.config_map == config_map);
+        if !holds {
+            self.waiting.insert(config_map.to_owned(), text);
+        }
+    }
+
+    fn said_and_true(&self) -> Vec<(Seen, Status)> {
+        let settled = |config_map: &String| {
+            self.registry.status(config_map).filter(|s| matches!(s.state, State::Serving | State::Refused))
+        };
+        let of = |object: &Object| Seen {
+            namespace: object.meta().namespace.clone(),
+            name: object.meta().name.clone(),
+            uid: object.meta().uid.clone(),
+            annotations: object.meta().annotations.clone(),
+        };
+        self.seen.iter().filter_map(|(name, object)| Some((of(object), settled(name)?.clone()))).collect()
+    }
+}
+
+/// Waits until another term than `claim`'s holds, or none: then a new leader has to look.
+async fn lost(gate: &Gate, claim: Option<&Claim>) {
+    let term = claim.map(|claim| claim.term);
+    while gate.claim(Boottime.now()).map(|claim| claim.term) == term {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn config_map_gvk() -> Gvk {
+    Gvk { group: "".into(), version: "v1".into(), kind: "ConfigMap".into() }
+}
+
+fn config_map() -> Kind {
+    Kind { gvk: config_map_gvk(), plural: "configmaps".into(), namespaced: true, has_status: false }
+}

@@ -1,0 +1,294 @@
+//! The wiring: makes every part, introduces them to each other, starts the tasks,
+//! waits for an end, and ends in order.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{info, warn};
+use windlass_apply::Writer;
+use windlass_core::claim::{BootClock, Gate};
+use windlass_core::limits::Limits;
+use windlass_core::ports::Sink;
+use windlass_lease::clock::Boottime;
+use windlass_lease::driver::{self, DriverError, Handle, LeaseDriver};
+use windlass_lease::durations::Durations;
+use windlass_plugin::Loader;
+use windlass_queue::Queue;
+use windlass_reconcile::{Ports, Reconciler};
+use windlass_watch::watches::Watches;
+
+use crate::args::Run;
+use crate::decide::Catalogue;
+use crate::end::End;
+use crate::observe::Observed;
+use crate::plugins::Plugins;
+use crate::tasks::Tasks;
+use crate::views::Views;
+use crate::{lead, logs};
+
+/// Of the time that a shutdown may take, the share that the Lease gets; the rest is for the tasks.
+const LEASE_SHARE: f64 = 0.75;
+
+/// Runs the host until it is told to end or has to.
+pub fn run(flags: Run) -> End {
+    let durations = Durations::try_new(flags.lease_duration, flags.renew_deadline, flags.retry_period);
+    let durations = match durations {
+        Ok(durations) => durations,
+        Err(sentence) => return End::Unusable(sentence.to_string()),
+    };
+    if let Err(sentence) = logs::start(flags.log_format, &flags.log) {
+        return End::Unusable(sentence);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("host").build() {
+        Ok(runtime) => runtime,
+        Err(error) => return End::Unusable(format!("the system gives no threads: {error}")),
+    };
+    let end = runtime.block_on(serve(flags, durations));
+    // A guest may still run to its deadline on a blocking thread; nothing waits for it.
+    runtime.shutdown_background();
+    end
+}
+
+/// Everything that runs, and who has to be told to stop.
+struct Host {
+    tasks: Tasks,
+    lease: Arc<Handle>,
+    stop: watch::Sender<bool>,
+    shutdown_timeout: Duration,
+}
+
+async fn serve(flags: Run, durations: Durations) -> End {
+    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(error), _) | (_, Err(error)) => return End::Early(format!("signals cannot be received: {error}")),
+    };
+    let mut host = match Host::start(&flags, durations).await {
+        Ok(host) => host,
+        Err(end) => return end,
+    };
+    let lease_ended = host.lease.ended();
+    let end = tokio::select! {
+        _ = terminate.recv() => End::Clean,
+        _ = interrupt.recv() => End::Clean,
+        ended = host.tasks.first_to_end() => End::Early(ended.to_string()),
+        ended = lease_ended => lease_end(ended),
+    };
+    info!(reason = ?end, "ending");
+    host.stop(end).await
+}
+
+fn lease_end(ended: Result<(), DriverError>) -> End {
+    match ended {
+        Err(DriverError::HeldByAnother(held)) => End::HeldByAnother(held.to_string()),
+        Err(error) => End::Early(error.to_string()),
+        Ok(()) => End::Early("the election ended early".into()),
+    }
+}
+
+impl Host {
+    async fn start(flags: &Run, durations: Durations) -> Result<Self, End> {
+        let config = kube_config(flags).await.map_err(End::Unusable)?;
+        let client = kube::Client::try_from(config.clone()).map_err(|e| End::Unusable(e.to_string()))?;
+        let probes = bind("--health-probe-bind-address", flags.health_probe_bind_address).await?;
+        let metrics = bind("--metrics-bind-address", flags.metrics_bind_address).await?;
+        let loader = Loader::new(limits(flags)).map_err(|e| End::Unusable(format!("no sandbox: {e}")))?;
+
+        let identity = driver::identity(&flags.pod_name);
+        let gate = Gate::new();
+        let observed = Observed::new(&flags.lease_name, flags.max_concurrent_reconciles);
+        let paused = windlass_queue::Config { paused: true, ..windlass_queue::Config::default() };
+        let queue = Queue::observed(paused, observed.clone());
+        let watches = Arc::new(Watches::new(client.clone(), &flags.namespace, queue.clone() as Arc<dyn Sink>));
+        let catalogue = Arc::new(Catalogue::default());
+        let plugins = Plugins::new(loader, catalogue.clone(), watches.clone(), queue.clone());
+        let writer = writer(flags, &client, &gate, &identity, &observed);
+        let lease = lease(flags, durations, config, &gate, identity).map_err(lease_end_early)?;
+        let reconciler = reconciler(flags, &watches, &catalogue, &writer, &gate, &queue, &observed);
+        let views = Views {
+            plugins: plugins.clone(),
+            catalogue,
+            queue: queue.clone(),
+            watches: watches.clone(),
+            lease: lease.clone(),
+            observed,
+        };
+
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = Tasks::default();
+        let sync_period = flags.sync_period;
+        let all = watches.clone();
+        tasks.spawn("watches", until(&stopped, async move { all.run().await }));
+        tasks.spawn("plugin watch", until(&stopped, plugins.clone().watch(client, flags.namespace.clone())));
+        tasks.spawn("plugin loader", until(&stopped, plugins.clone().load()));
+        tasks.spawn("plugin states", until(&stopped, plugins.announce(writer, gate)));
+        tasks.spawn("leadership", until(&stopped, lead::follow(lease.leading(), queue, watches.clone())));
+        tasks.spawn("resync", until(&stopped, resync(watches, sync_period)));
+        tasks.spawn("reconcile", returned(reconciler.run(told(&stopped))));
+        views.serve(probes, metrics, &mut tasks, &stopped);
+        Ok(Self { tasks, lease, stop, shutdown_timeout: flags.shutdown_timeout })
+    }
+
+    /// Ends in order: no new pass, no new write, the Lease, then everything else.
+    async fn stop(self, end: End) -> End {
+        self.stop.send_replace(true);
+        let for_lease = self.shutdown_timeout.mul_f64(LEASE_SHARE);
+        match self.lease.shutdown(for_lease).await {
+            Ok(()) => {}
+            Err(error @ DriverError::OutOfTime) => {
+                warn!(%error, "others take over when its time has passed");
+            }
+            Err(error @ DriverError::Stuck) => return End::Overdue(error.to_string()),
+            Err(error) => warn!(%error, "the election did not end well"),
+        }
+        let rest = self.shutdown_timeout.saturating_sub(for_lease);
+        match self.tasks.join_all(rest).await {
+            Ok(()) => end,
+            Err(names) => End::Overdue(format!("these tasks did not end within {rest:?}: {}", names.join(", "))),
+        }
+    }
+}
+
+/// Looks at every object again once a period, so that nothing depends on an event for ever.
+async fn resync(watches: Arc<Watches>, period: Duration) {
+    if period.is_zero() {
+        return std::future::pending().await;
+    }
+    loop {
+        tokio::time::sleep(period).await;
+        watches.resync(None);
+    }
+}
+
+/// Resolves when the process has begun to end.
+fn told(stopped: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send + use<> {
+    let mut stopped = stopped.clone();
+    async move {
+        // An error means that the sender is gone, and so is the host.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    }
+}
+
+/// A task that never ends by itself, cut off when the process ends.
+fn until(
+    stopped: &watch::Receiver<bool>,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = Result<(), String>> + Send + use<impl Future<Output = ()> + Send + 'static> {
+    let told = told(stopped);
+    async move {
+        tokio::select! {
+            () = told => Ok(()),
+            () = work => Err("it returned".to_owned()),
+        }
+    }
+}
+
+/// A task that ends by itself when the process ends.
+async fn returned(work: impl Future<Output = ()> + Send) -> Result<(), String> {
+    work.await;
+    Ok(())
+}
+
+fn writer(
+    flags: &Run,
+    client: &kube::Client,
+    gate: &Arc<Gate>,
+    identity: &Arc<str>,
+    observed: &Arc<Observed>,
+) -> Arc<Writer> {
+    let config = windlass_apply::Config {
+        request_timeout: flags.request_timeout,
+        ..windlass_apply::Config::new(flags.namespace.as_str(), identity.clone())
+    };
+    let clock: Arc<dyn BootClock> = Arc::new(Boottime);
+    Arc::new(Writer::new(client.clone(), gate.clone(), clock, config).observed(observed.clone()))
+}
+
+fn lease(
+    flags: &Run,
+    durations: Durations,
+    config: kube::Config,
+    gate: &Arc<Gate>,
+    identity: Arc<str>,
+) -> Result<Arc<Handle>, DriverError> {
+    let namespace = flags.lease_namespace.as_ref().unwrap_or(&flags.namespace);
+    let config_of = driver::Config {
+        namespace: namespace.clone(),
+        name: flags.lease_name.clone(),
+        identity,
+        durations,
+        leader_elect: flags.leader_elect,
+        hook: None,
+    };
+    LeaseDriver::start(config_of, config, gate.clone()).map(Arc::new)
+}
+
+fn lease_end_early(error: DriverError) -> End {
+    End::Early(error.to_string())
+}
+
+#[expect(clippy::type_complexity, reason = "the one place where the loop's ports have their real types")]
+fn reconciler(
+    flags: &Run,
+    watches: &Arc<Watches>,
+    catalogue: &Arc<Catalogue>,
+    writer: &Arc<Writer>,
+    gate: &Arc<Gate>,
+    queue: &Arc<Queue>,
+    observed: &Arc<Observed>,
+) -> Arc<Reconciler<windlass_watch::cache::ClusterCache, Catalogue, Writer, Boottime>> {
+    let ports = Ports {
+        cache: watches.cache(),
+        decide: catalogue.clone(),
+        apply: writer.clone(),
+        clock: Arc::new(Boottime),
+        gate: gate.clone(),
+        queue: queue.clone(),
+        observer: observed.clone(),
+    };
+    let config = windlass_reconcile::Config {
+        concurrency: flags.max_concurrent_reconciles.into(),
+        ..windlass_reconcile::Config::new(flags.namespace.as_str())
+    };
+    Reconciler::new(ports, config)
+}
+
+fn limits(flags: &Run) -> Limits {
+    Limits {
+        cpu: flags.plugin_cpu_timeout,
+        memory_bytes: usize::from(flags.plugin_memory_mib) << 20,
+        ..Limits::default()
+    }
+}
+
+async fn bind(flag: &str, address: std::net::SocketAddr) -> Result<TcpListener, End> {
+    TcpListener::bind(address).await.map_err(|error| End::Unusable(format!("{flag} {address} cannot be used: {error}")))
+}
+
+/// How the API server is reached. Retries are off: who writes decides what is sent again.
+async fn kube_config(flags: &Run) -> Result<kube::Config, String> {
+    let mut config = match &flags.kubeconfig {
+        Some(path) => {
+            let unusable = |error: &dyn std::fmt::Display| format!("--kubeconfig {}: {error}", path.display());
+            let file = kube::config::Kubeconfig::read_from(path).map_err(|e| unusable(&e))?;
+            let options = kube::config::KubeConfigOptions::default();
+            kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|e| unusable(&e))?
+        }
+        None => kube::Config::infer().await.map_err(|e| {
+            format!("no API server: not in a pod, and no kubeconfig in --kubeconfig, $KUBECONFIG or ~/.kube/config ({e})")
+        })?,
+    };
+    config.default_retry = false;
+    config.connect_timeout = Some(flags.request_timeout);
+    // Each request has its own deadline; a watch is silent for as long as it likes.
+    config.read_timeout = None;
+    config.write_timeout = None;
+    let agent = format!("windlass/{} ({})", env!("CARGO_PKG_VERSION"), flags.pod_name);
+    if let Ok(agent) = agent.parse() {
+        config.headers.push((http::header::USER_AGENT, agent));
+    }
+    Ok(config)
+}

@@ -1,0 +1,61 @@
+//! The tree is the design: which crate may know which, asked of cargo.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+const STAGES: [&str; 7] = [
+    "windlass-watch",
+    "windlass-queue",
+    "windlass-reconcile",
+    "windlass-plugin",
+    "windlass-apply",
+    "windlass-lease",
+    "windlass-admin",
+];
+
+/// Every crate that `package` needs to run, by name.
+fn needs(package: &str) -> BTreeSet<String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let tree = Command::new(cargo)
+        .args(["tree", "--locked", "--offline", "-p", package, "-e", "normal", "--prefix", "none"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let text = String::from_utf8(tree.stdout).expect("text");
+    text.lines().skip(1).filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn stages_know_core_and_never_each_other() {
+    for stage in STAGES {
+        let needs = needs(stage);
+        assert!(needs.contains("windlass-core"), "{stage} does not know core");
+        let ours: BTreeSet<_> = needs.iter().filter(|name| name.starts_with("windlass")).map(String::as_str).collect();
+        let allowed: BTreeSet<_> = match stage {
+            "windlass-reconcile" => BTreeSet::from(["windlass-core", "windlass-queue"]),
+            _ => BTreeSet::from(["windlass-core"]),
+        };
+        assert!(ours.is_subset(&allowed), "{stage} knows {ours:?}, may know {allowed:?}");
+    }
+}
+
+#[test]
+fn each_stage_has_only_the_powers_that_its_work_needs() {
+    for (package, forbidden) in [
+        ("windlass-core", &["tokio", "kube", "wasmtime", "hyper", "libc", "rand"][..]),
+        ("windlass-queue", &["kube", "wasmtime", "hyper"][..]),
+        ("windlass-reconcile", &["kube", "wasmtime", "hyper"][..]),
+        ("windlass-plugin", &["kube"][..]),
+        ("windlass-watch", &["wasmtime"][..]),
+        ("windlass-apply", &["wasmtime"][..]),
+        ("windlass-lease", &["wasmtime"][..]),
+        ("windlass-admin", &["wasmtime", "kube"][..]),
+        ("windlass", &["tokio", "kube", "k8s-openapi", "wasmtime"][..]),
+    ] {
+        let needs = needs(package);
+        for name in forbidden {
+            assert!(!needs.contains(*name), "{package} must not need {name}");
+        }
+    }
+}

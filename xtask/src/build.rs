@@ -1,0 +1,74 @@
+//! Building the host, with a bar.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use windlass_testbed::progress;
+
+use crate::root;
+
+/// What matters of cargo's messages.
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    #[serde(default)]
+    executable: Option<PathBuf>,
+}
+
+/// Builds the binary `windlass` and gives back where it is.
+///
+/// # Errors
+/// If it does not build; the message holds what the compiler said.
+pub(crate) fn host(release: bool) -> Result<PathBuf> {
+    let show = progress::detect();
+    show.begin("host (windlass)", if release { "release" } else { "" });
+    let result = build(release, &|done, total| show.step(done, total));
+    show.finish(result.is_ok());
+    result
+}
+
+fn build(release: bool, step: &dyn Fn(u64, u64)) -> Result<PathBuf> {
+    let total = units()?;
+    let mut command = Command::new("cargo");
+    command.current_dir(root()).args(["build", "--locked", "-p", "windlass-host"]);
+    command.args(["--message-format", "json-render-diagnostics", "--color", "never"]);
+    command.args(release.then_some("--release"));
+    let mut cargo = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("start cargo")?;
+    let stderr = cargo.stderr.take().context("standard error was piped")?;
+    let said = std::thread::spawn(move || {
+        let mut text = String::new();
+        BufReader::new(stderr).read_to_string(&mut text).map(|_| text)
+    });
+    let (mut built, mut binary) = (0, None);
+    let messages = BufReader::new(cargo.stdout.take().context("standard output was piped")?);
+    for line in messages.lines() {
+        let Ok(message) = serde_json::from_str::<Message>(&line?) else { continue };
+        if message.reason == "compiler-artifact" {
+            built += 1;
+            step(built, total);
+        }
+        binary = message.executable.or(binary);
+    }
+    let status = cargo.wait().context("wait for cargo")?;
+    let said = said.join().ok().and_then(Result::ok).unwrap_or_default();
+    match binary {
+        Some(binary) if status.success() => Ok(binary),
+        _ => bail!("the host does not build:\n{said}"),
+    }
+}
+
+/// How many crates there are to build, for the bar.
+fn units() -> Result<u64> {
+    let tree = Command::new("cargo")
+        .current_dir(root())
+        .args(["tree", "--locked", "-p", "windlass-host", "--prefix", "none", "-e", "normal,build"])
+        .output()
+        .context("start cargo")?;
+    let text = String::from_utf8_lossy(&tree.stdout).into_owned();
+    let crates: BTreeSet<_> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+    Ok(crates.len() as u64)
+}

@@ -1,0 +1,195 @@
+//! What `up` and `bench` stand on: a control plane, three replicas as processes,
+//! the CRD and the plugin, and questions to the API server.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use windlass_testbed::{ControlPlane, Options, Replica, ReplicaOptions};
+
+use crate::plugin::Package;
+use crate::root;
+
+/// How long any step may take before the demo gives up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A cluster with Windlass on it. Dropping it ends the replicas and, if it is ours, the control plane.
+pub(crate) struct Demo {
+    pub(crate) replicas: Vec<Replica>,
+    pub(crate) control: ControlPlane,
+    client: kube::Client,
+    host_kubeconfig: PathBuf,
+    directory: tempfile::TempDir,
+    binary: PathBuf,
+    flags: Vec<String>,
+    base: String,
+    ours: bool,
+}
+
+/// Who leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Leader {
+    pub(crate) name: String,
+    pub(crate) term: u64,
+}
+
+impl Demo {
+    /// Starts a control plane, or uses the one behind `kubeconfig`, and installs the base.
+    pub(crate) async fn start(kubeconfig: Option<&Path>, binary: PathBuf, options: Options) -> Result<Self> {
+        let ours = kubeconfig.is_none();
+        let control = match kubeconfig {
+            Some(path) => ControlPlane::external(path).await?,
+            None => ControlPlane::start(options).await?,
+        };
+        let directory = tempfile::tempdir().context("make a temporary directory")?;
+        let mut demo = Self {
+            replicas: Vec::new(),
+            client: control.client()?,
+            host_kubeconfig: control.kubeconfig_path().to_owned(),
+            base: String::new(),
+            control,
+            directory,
+            binary,
+            flags: Vec::new(),
+            ours,
+        };
+        demo.install_base().await?;
+        Ok(demo)
+    }
+
+    /// `deploy/base` without the Deployment: the replicas are processes here.
+    async fn install_base(&mut self) -> Result<()> {
+        let rendered = self.kubectl(&["kustomize", &root().join("deploy/base").display().to_string()]).await?;
+        let processes = |doc: &&str| !doc.contains("\nkind: Deployment\n") && !doc.contains("\nkind: PodDisruptionBudget\n");
+        self.base = rendered.split("\n---\n").filter(processes).collect::<Vec<_>>().join("\n---\n");
+        self.control.apply(&self.base).await?;
+        if self.ours {
+            let token = self.control.service_account_token("windlass-system", "windlass").await?;
+            self.host_kubeconfig = self.control.kubeconfig_with_token("windlass", &token)?;
+        }
+        Ok(())
+    }
+
+    /// Further flags for every replica that is started from now on.
+    pub(crate) fn with_flags(mut self, flags: &[&str]) -> Self {
+        self.flags = flags.iter().map(|f| (*f).to_owned()).collect();
+        self
+    }
+
+    /// Starts one replica.
+    pub(crate) fn replica(&self, name: &str) -> Result<Replica> {
+        Replica::start(ReplicaOptions {
+            binary: self.binary.clone(),
+            name: name.to_owned(),
+            namespace: "windlass-system".to_owned(),
+            kubeconfig: self.host_kubeconfig.clone(),
+            directory: self.directory.path().to_owned(),
+            flags: self.flags.iter().map(Into::into).collect(),
+        })
+    }
+
+    /// Starts `count` replicas and waits until one leads and all are ready.
+    pub(crate) async fn replicas(&mut self, count: usize) -> Result<Leader> {
+        for i in 0..count {
+            let replica = self.replica(&format!("windlass-{i}"))?;
+            self.replicas.push(replica);
+        }
+        for i in 0..self.replicas.len() {
+            let began = Instant::now();
+            while !self.replicas[i].is_ready().await {
+                self.replicas[i].check_alive()?;
+                if began.elapsed() > PATIENCE {
+                    bail!("{} is not ready after {PATIENCE:?}:\n{}", self.replicas[i].name(), self.replicas[i].log());
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        self.until("a replica leads", || self.leader()).await
+    }
+
+    /// Takes the replica of this name out, to end it.
+    pub(crate) fn take(&mut self, name: &str) -> Result<Replica> {
+        let at = self.replicas.iter().position(|r| r.name() == name).context("no such replica")?;
+        Ok(self.replicas.swap_remove(at))
+    }
+
+    /// Installs (or swaps) a plugin: CRD, rights, component.
+    pub(crate) async fn install(&self, package: &Package) -> Result<()> {
+        self.control.apply(&package.yaml()?).await
+    }
+
+    /// The leader that the Lease names.
+    pub(crate) async fn leader(&self) -> Option<Leader> {
+        let lease = self.get("/apis/coordination.k8s.io/v1/namespaces/windlass-system/leases/windlass").await?;
+        let holder = lease["spec"]["holderIdentity"].as_str().filter(|h| !h.is_empty())?;
+        let term = lease["metadata"]["annotations"]["windlass.dev/term"].as_str()?.parse().ok()?;
+        Some(Leader { name: holder.split('_').next()?.to_owned(), term })
+    }
+
+    /// The replica that leads, by the Lease.
+    pub(crate) async fn leading(&self) -> Result<(&Replica, Leader)> {
+        let leader = self.until("a replica leads", || self.leader()).await?;
+        let replica = self.replicas.iter().find(|r| r.name() == leader.name);
+        Ok((replica.context("the leader is none of ours")?, leader))
+    }
+
+    /// An object, if it exists.
+    pub(crate) async fn get(&self, path: &str) -> Option<Value> {
+        let request = http::Request::get(path).body(Vec::new()).ok()?;
+        self.client.request(request).await.ok()
+    }
+
+    /// A merge patch, as a person would make it.
+    pub(crate) async fn patch(&self, path: &str, change: Value) -> Result<Value> {
+        let request = http::Request::patch(format!("{path}?fieldManager=kubectl-edit"))
+            .header("content-type", "application/merge-patch+json")
+            .body(change.to_string().into_bytes())?;
+        self.client.request(request).await.with_context(|| format!("patch {path}"))
+    }
+
+    /// Deletes an object.
+    pub(crate) async fn delete(&self, path: &str) -> Result<()> {
+        let request = http::Request::delete(path).body(Vec::new())?;
+        self.client.request::<Value>(request).await.map(drop).with_context(|| format!("delete {path}"))
+    }
+
+    /// Runs kubectl as the administrator and gives back what it printed.
+    pub(crate) async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.control.kubectl(arguments).await?;
+        if !output.status.success() {
+            bail!("kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Asks every few milliseconds until there is an answer.
+    pub(crate) async fn until<T, F: Future<Output = Option<T>>>(&self, what: &str, mut ask: impl FnMut() -> F) -> Result<T> {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            if let Some(answer) = ask().await {
+                return Ok(answer);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let logs: Vec<_> = self.replicas.iter().map(|r| format!("--- {}\n{}", r.name(), last_lines(&r.log()))).collect();
+        bail!("not within {PATIENCE:?}: {what}\n{}", logs.join("\n"))
+    }
+
+    /// Takes back what was installed, when the cluster is somebody else's.
+    pub(crate) async fn clean_up(self, package: &Package) -> Result<()> {
+        drop(self.replicas);
+        if !self.ours {
+            let all = format!("{}\n---\n{}", package.yaml()?, self.base);
+            let delete = ["delete", "--ignore-not-found", "--wait=false", "-f", "-"];
+            self.control.kubectl_with_input(&delete, &all).await?;
+        }
+        Ok(())
+    }
+}
+
+fn last_lines(log: &str) -> String {
+    let lines: Vec<_> = log.lines().collect();
+    lines[lines.len().saturating_sub(15)..].join("\n")
+}
