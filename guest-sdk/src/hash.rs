@@ -40,11 +40,6 @@ mod tests {
     #[test]
     fn the_hash_stays_the_same_for_ever() {
         // FNV-1a of the five bytes `"foo"` with their quotes; a change would roll every pod.
-        assert_eq!(hash_of(&"foo"), format!("{:016x}", fnv(b"\"foo\"")));
-        assert_eq!(hash_of(&"foo").len(), 16);
-    }
-
-    fn fnv(bytes: &[u8]) -> u64 {
-        bytes.iter().fold(BASIS, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME))
+        assert_eq!(hash_of(&"foo"), "514504af3ec77eaf");
     }
 }

@@ -193,7 +193,8 @@ impl<T> Snapshot<T> {
         }
     }
 
-    /// What the status said before this pass; empty if there was none.
+    /// The conditions of the wanted status, none yet; those that the status has had before keep
+    /// their time.
     pub fn conditions(&self) -> Conditions<'_, T> {
         Conditions::of(self)
     }

@@ -49,10 +49,7 @@ impl Parse for Arguments {
         let mut given: Vec<String> = Vec::new();
         while !input.is_empty() {
             let key: Ident = input.parse().map_err(|error| {
-                Error::new(
-                    error.span(),
-                    "write arguments as `children = [\"apps/v1/Deployment\"]`",
-                )
+                Error::new(error.span(), "write arguments as `children = [\"apps/v1/Deployment\"]`")
             })?;
             let word = key.to_string();
             if given.contains(&word) {
@@ -108,9 +105,7 @@ fn unknown(key: &Ident) -> Error {
     };
     let text = match meant {
         Some(fix) => format!("`{word}` is not an argument: write {fix}"),
-        None => format!(
-            "`{word}` is not an argument: there are children, reads, finalize, name and version"
-        ),
+        None => format!("`{word}` is not an argument: there are children, reads, finalize, name and version"),
     };
     Error::new(key.span(), text)
 }
@@ -128,10 +123,7 @@ fn path(input: ParseStream<'_>) -> Result<Path> {
         let literal: LitStr = input.parse()?;
         return Err(Error::new(
             literal.span(),
-            format!(
-                "name the function itself: write finalize = {}",
-                literal.value()
-            ),
+            format!("name the function itself: write finalize = {}", literal.value()),
         ));
     }
     input.parse()
@@ -148,16 +140,10 @@ struct Entry {
 impl Parse for Entry {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         if input.peek(LitStr) {
-            return Ok(Self {
-                word: None,
-                literals: vec![input.parse()?],
-            });
+            return Ok(Self { word: None, literals: vec![input.parse()?] });
         }
         let word: Ident = input.parse().map_err(|error| {
-            Error::new(
-                error.span(),
-                "write a kind in quotes, such as \"apps/v1/Deployment\"",
-            )
+            Error::new(error.span(), "write a kind in quotes, such as \"apps/v1/Deployment\"")
         })?;
         if !input.peek(syn::token::Paren) {
             return Err(Error::new(
@@ -167,19 +153,12 @@ impl Parse for Entry {
         }
         let inner;
         parenthesized!(inner in input);
-        let literals: Vec<LitStr> = Punctuated::<LitStr, Token![,]>::parse_terminated(&inner)?
-            .into_iter()
-            .collect();
+        let literals: Vec<LitStr> =
+            Punctuated::<LitStr, Token![,]>::parse_terminated(&inner)?.into_iter().collect();
         if literals.is_empty() {
-            return Err(Error::new(
-                word.span(),
-                format!("`{word}` of what: write {word}(\"v1/ConfigMap\")"),
-            ));
+            return Err(Error::new(word.span(), format!("`{word}` of what: write {word}(\"v1/ConfigMap\")")));
         }
-        Ok(Self {
-            word: Some(word),
-            literals,
-        })
+        Ok(Self { word: Some(word), literals })
     }
 }
 
@@ -187,19 +166,13 @@ impl Entry {
     /// The kind, checked against those `seen` in the same list.
     fn kind(&self, seen: &mut Vec<KindName>) -> Result<KindName> {
         let literal = &self.literals[0];
-        let kind = names::parse_kind(&literal.value())
-            .map_err(|message| Error::new(literal.span(), message))?;
+        let kind =
+            names::parse_kind(&literal.value()).map_err(|message| Error::new(literal.span(), message))?;
         if seen.contains(&kind) {
-            return Err(Error::new(
-                literal.span(),
-                format!("`{}` is listed twice", literal.value()),
-            ));
+            return Err(Error::new(literal.span(), format!("`{}` is listed twice", literal.value())));
         }
         if seen.len() == KINDS_MAX {
-            return Err(Error::new(
-                literal.span(),
-                format!("a list holds at most {KINDS_MAX} kinds"),
-            ));
+            return Err(Error::new(literal.span(), format!("a list holds at most {KINDS_MAX} kinds")));
         }
         seen.push(kind.clone());
         Ok(kind)
@@ -213,9 +186,7 @@ fn entries(input: ParseStream<'_>) -> Result<Vec<Entry>> {
     }
     let inner;
     bracketed!(inner in input);
-    Ok(Punctuated::<Entry, Token![,]>::parse_terminated(&inner)?
-        .into_iter()
-        .collect())
+    Ok(Punctuated::<Entry, Token![,]>::parse_terminated(&inner)?.into_iter().collect())
 }
 
 /// `["apps/v1/Deployment", orphan("v1/PersistentVolumeClaim")]`.
@@ -241,10 +212,7 @@ fn children(input: ParseStream<'_>) -> Result<Vec<Child>> {
                 "one kind each: orphan(\"v1/Secret\"), orphan(\"v1/ConfigMap\")",
             ));
         }
-        children.push(Child {
-            kind: entry.kind(&mut seen)?,
-            orphan,
-        });
+        children.push(Child { kind: entry.kind(&mut seen)?, orphan });
     }
     Ok(children)
 }
@@ -268,22 +236,15 @@ fn reads(input: ParseStream<'_>) -> Result<Vec<Read>> {
         }
         let literals = &entry.literals[1..];
         if let Some(extra) = literals.get(LABELS_MAX) {
-            return Err(Error::new(
-                extra.span(),
-                format!("a read holds at most {LABELS_MAX} labels"),
-            ));
+            return Err(Error::new(extra.span(), format!("a read holds at most {LABELS_MAX} labels")));
         }
         let labels = literals
             .iter()
             .map(|literal| {
-                names::parse_label(&literal.value())
-                    .map_err(|message| Error::new(literal.span(), message))
+                names::parse_label(&literal.value()).map_err(|message| Error::new(literal.span(), message))
             })
             .collect::<Result<Vec<_>>>()?;
-        reads.push(Read {
-            kind: entry.kind(&mut seen)?,
-            labels,
-        });
+        reads.push(Read { kind: entry.kind(&mut seen)?, labels });
     }
     Ok(reads)
 }

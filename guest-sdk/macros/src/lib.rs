@@ -37,7 +37,13 @@ pub fn derive_primary(input: TokenStream) -> TokenStream {
 /// appears, which holds what the component tells the host.
 #[proc_macro_attribute]
 pub fn reconciler(arguments: TokenStream, item: TokenStream) -> TokenStream {
-    tokens(reconciler::expand(arguments.into(), item.into()))
+    let item = proc_macro2::TokenStream::from(item);
+    let expanded = reconciler::expand(arguments.into(), item.clone());
+    // The function stays even then, so that the one mistake is the only thing reported.
+    tokens(expanded.or_else(|error| {
+        let error = error.into_compile_error();
+        Ok(quote::quote! { #item #error })
+    }))
 }
 
 /// The expansion, or the compile errors in its place.

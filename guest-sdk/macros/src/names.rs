@@ -18,10 +18,7 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("CronJob", "batch/v1/CronJob"),
     ("DaemonSet", "apps/v1/DaemonSet"),
     ("Deployment", "apps/v1/Deployment"),
-    (
-        "HorizontalPodAutoscaler",
-        "autoscaling/v2/HorizontalPodAutoscaler",
-    ),
+    ("HorizontalPodAutoscaler", "autoscaling/v2/HorizontalPodAutoscaler"),
     ("Ingress", "networking.k8s.io/v1/Ingress"),
     ("Job", "batch/v1/Job"),
     ("Namespace", "v1/Namespace"),
@@ -55,9 +52,7 @@ pub(crate) struct KindName {
 /// What to write instead, for the author.
 pub(crate) fn parse_kind(text: &str) -> Result<KindName, String> {
     if text.contains('*') {
-        return Err(format!(
-            "`{text}` is a wildcard: name each kind, such as \"apps/v1/Deployment\""
-        ));
+        return Err(format!("`{text}` is a wildcard: name each kind, such as \"apps/v1/Deployment\""));
     }
     let parts: Vec<&str> = text.split('/').collect();
     let (group, version, kind) = match parts.as_slice() {
@@ -71,9 +66,7 @@ pub(crate) fn parse_kind(text: &str) -> Result<KindName, String> {
         }
     };
     if parts.len() == 3 && (group.is_empty() || group == "core") {
-        return Err(format!(
-            "the core group has no name: write \"{version}/{kind}\""
-        ));
+        return Err(format!("the core group has no name: write \"{version}/{kind}\""));
     }
     if parts.len() == 2 && !is_version(version) {
         return Err(format!(
@@ -83,18 +76,14 @@ pub(crate) fn parse_kind(text: &str) -> Result<KindName, String> {
     check_group(group)?;
     check_version(version)?;
     check_kind(kind)?;
-    Ok(KindName {
-        group: group.to_owned(),
-        version: version.to_owned(),
-        kind: kind.to_owned(),
-    })
+    Ok(KindName { group: group.to_owned(), version: version.to_owned(), kind: kind.to_owned() })
 }
 
 /// The message for a kind without version; names the right one where it is known.
 fn bare_kind(kind: &str) -> String {
-    let found = BUILT_IN.iter().find(|(name, _)| {
-        name.eq_ignore_ascii_case(kind) || format!("{name}s").eq_ignore_ascii_case(kind)
-    });
+    let found = BUILT_IN
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(kind) || format!("{name}s").eq_ignore_ascii_case(kind));
     match found {
         Some((_, full)) => format!("a kind needs its group and version: write \"{full}\""),
         None => format!(
@@ -112,9 +101,7 @@ pub(crate) fn check_group(group: &str) -> Result<(), String> {
     if labels_hold && group.len() <= GROUP_MAX_BYTES {
         return Ok(());
     }
-    Err(format!(
-        "`{group}` is not an API group: write a DNS name in lower case such as \"apps.example.com\""
-    ))
+    Err(format!("`{group}` is not an API group: write a DNS name in lower case such as \"apps.example.com\""))
 }
 
 /// Refuses an API version unlike `v1`, `v2beta1` or `v1alpha3`.
@@ -125,9 +112,7 @@ pub(crate) fn check_version(version: &str) -> Result<(), String> {
     if is_version(version) {
         return Ok(());
     }
-    Err(format!(
-        "`{version}` is not an API version: write one such as \"v1\" or \"v1alpha1\""
-    ))
+    Err(format!("`{version}` is not an API version: write one such as \"v1\" or \"v1alpha1\""))
 }
 
 /// Refuses a kind that is not one CamelCase word.
@@ -140,14 +125,13 @@ pub(crate) fn check_kind(kind: &str) -> Result<(), String> {
     if camel && kind.len() <= LABEL_MAX_BYTES {
         return Ok(());
     }
-    let known = BUILT_IN.iter().map(|(name, _)| *name).find(|name| {
-        name.eq_ignore_ascii_case(kind) || format!("{name}s").eq_ignore_ascii_case(kind)
-    });
+    let known = BUILT_IN
+        .iter()
+        .map(|(name, _)| *name)
+        .find(|name| name.eq_ignore_ascii_case(kind) || format!("{name}s").eq_ignore_ascii_case(kind));
     Err(match known {
         Some(name) => format!("`{kind}` is not a kind: write \"{name}\""),
-        None => format!(
-            "`{kind}` is not a kind: write the singular in CamelCase, such as \"Deployment\""
-        ),
+        None => format!("`{kind}` is not a kind: write the singular in CamelCase, such as \"Deployment\""),
     })
 }
 
@@ -188,14 +172,10 @@ pub(crate) fn check_plugin_version(version: &str) -> Result<(), String> {
             && part.bytes().all(|each| each.is_ascii_digit())
             && (part.len() == 1 || !part.starts_with('0'))
     };
-    let suffix_holds = version[core.len()..]
-        .bytes()
-        .all(|each| each.is_ascii_alphanumeric() || b"-+.".contains(&each))
-        && !version.ends_with(['-', '+', '.']);
-    if numbers.len() == 3
-        && numbers.iter().all(numeric)
-        && suffix_holds
-        && version.len() <= VERSION_MAX_BYTES
+    let suffix_holds =
+        version[core.len()..].bytes().all(|each| each.is_ascii_alphanumeric() || b"-+.".contains(&each))
+            && !version.ends_with(['-', '+', '.']);
+    if numbers.len() == 3 && numbers.iter().all(numeric) && suffix_holds && version.len() <= VERSION_MAX_BYTES
     {
         return Ok(());
     }
@@ -211,11 +191,8 @@ pub(crate) fn check_plugin_version(version: &str) -> Result<(), String> {
 pub(crate) fn parse_label(text: &str) -> Result<(String, String), String> {
     let refusal = || format!("`{text}` is not a label: write \"key=value\" such as \"tier=web\"");
     let (key, value) = text.split_once('=').ok_or_else(refusal)?;
-    let (prefix, name) = key
-        .split_once('/')
-        .map_or((None, key), |(prefix, name)| (Some(prefix), name));
-    let prefix_holds =
-        prefix.is_none_or(|prefix| !prefix.is_empty() && check_group(prefix).is_ok());
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    let prefix_holds = prefix.is_none_or(|prefix| !prefix.is_empty() && check_group(prefix).is_ok());
     if prefix_holds && !name.is_empty() && is_label_word(name) && is_label_word(value) {
         return Ok((key.to_owned(), value.to_owned()));
     }
@@ -233,22 +210,15 @@ fn is_version(version: &str) -> bool {
     if version.len() > LABEL_MAX_BYTES {
         return false;
     }
-    let split = ["alpha", "beta"]
-        .iter()
-        .find_map(|stage| rest.split_once(stage));
-    split.map_or_else(
-        || number(rest),
-        |(major, minor)| number(major) && number(minor),
-    )
+    let split = ["alpha", "beta"].iter().find_map(|stage| rest.split_once(stage));
+    split.map_or_else(|| number(rest), |(major, minor)| number(major) && number(minor))
 }
 
 /// Lower-case letters, digits and inner dashes; 1 to 63 bytes.
 fn is_dns_label(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= LABEL_MAX_BYTES
-        && text
-            .bytes()
-            .all(|each| each.is_ascii_lowercase() || each.is_ascii_digit() || each == b'-')
+        && text.bytes().all(|each| each.is_ascii_lowercase() || each.is_ascii_digit() || each == b'-')
         && !text.starts_with('-')
         && !text.ends_with('-')
 }
@@ -258,9 +228,7 @@ fn is_label_word(text: &str) -> bool {
     let alphanumeric = |each: char| each.is_ascii_alphanumeric();
     text.is_empty()
         || text.len() <= LABEL_MAX_BYTES
-            && text
-                .chars()
-                .all(|each| alphanumeric(each) || "-._".contains(each))
+            && text.chars().all(|each| alphanumeric(each) || "-._".contains(each))
             && text.starts_with(alphanumeric)
             && text.ends_with(alphanumeric)
 }
@@ -273,11 +241,7 @@ mod tests {
     fn kinds_of_both_shapes_are_taken_apart() {
         let deployment = parse_kind("apps/v1/Deployment").expect("well formed");
         assert_eq!(
-            (
-                deployment.group.as_str(),
-                deployment.version.as_str(),
-                deployment.kind.as_str()
-            ),
+            (deployment.group.as_str(), deployment.version.as_str(), deployment.kind.as_str()),
             ("apps", "v1", "Deployment")
         );
         assert_eq!(parse_kind("v1/Service").expect("well formed").group, "");

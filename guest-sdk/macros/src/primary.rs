@@ -6,8 +6,7 @@ use quote::quote;
 use syn::{Data, DeriveInput, Error, LitStr, Result};
 
 /// The attribute in full, for messages.
-const EXAMPLE: &str =
-    "#[primary(group = \"apps.example.com\", version = \"v1\", kind = \"WebApp\")]";
+const EXAMPLE: &str = "#[primary(group = \"apps.example.com\", version = \"v1\", kind = \"WebApp\")]";
 
 /// What `#[primary(...)]` says.
 #[derive(Default)]
@@ -27,17 +26,11 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
         ));
     }
     if !input.generics.params.is_empty() {
-        return Err(Error::new(
-            input.ident.span(),
-            "a primary stands for one kind: remove its generics",
-        ));
+        return Err(Error::new(input.ident.span(), "a primary stands for one kind: remove its generics"));
     }
     let said = said(&input)?;
     let missing = |what: &str| {
-        Error::new(
-            input.ident.span(),
-            format!("`{what}` is missing: write {EXAMPLE} above the struct"),
-        )
+        Error::new(input.ident.span(), format!("`{what}` is missing: write {EXAMPLE} above the struct"))
     };
     let group = said.group.as_ref().ok_or_else(|| missing("group"))?;
     let version = said.version.as_ref().ok_or_else(|| missing("version"))?;
@@ -70,9 +63,7 @@ fn said(input: &DeriveInput) -> Result<Said> {
             } else if meta.path.is_ident("kind") {
                 &mut said.kind
             } else {
-                return Err(meta.error(format!(
-                    "there are only group, version and kind: write {EXAMPLE}"
-                )));
+                return Err(meta.error(format!("there are only group, version and kind: write {EXAMPLE}")));
             };
             *slot = Some(meta.value()?.parse()?);
             Ok(())
@@ -98,62 +89,27 @@ mod tests {
 
     #[test]
     fn the_kind_defaults_to_the_name_of_the_struct() {
-        let tokens = expand(
-            r#"#[primary(group = "a.b", version = "v1")] struct WebApp {}"#
-                .parse()
-                .expect("tokens"),
-        )
-        .expect("accepted");
-        assert!(
-            tokens
-                .to_string()
-                .contains(r#"new ("a.b" , "v1" , "WebApp")"#)
-        );
+        let tokens =
+            expand(r#"#[primary(group = "a.b", version = "v1")] struct WebApp {}"#.parse().expect("tokens"))
+                .expect("accepted");
+        assert!(tokens.to_string().contains(r#"new ("a.b" , "v1" , "WebApp")"#));
     }
 
     #[test]
     fn every_refusal_points_at_the_authors_words() {
         for (source, at, fix) in [
-            (
-                "#[primary(version = \"v1\")] struct A {}",
-                "A",
-                "`group` is missing",
-            ),
-            (
-                "#[primary(group = \"a.b\")] struct A {}",
-                "A",
-                "`version` is missing",
-            ),
-            (
-                "#[primary(group = \"A.b\", version = \"v1\")] struct A {}",
-                "\"A.b\"",
-                "lower case",
-            ),
-            (
-                "#[primary(group = \"a.b\", version = \"1\")] struct A {}",
-                "\"1\"",
-                "such as \"v1\"",
-            ),
+            ("#[primary(version = \"v1\")] struct A {}", "A", "`group` is missing"),
+            ("#[primary(group = \"a.b\")] struct A {}", "A", "`version` is missing"),
+            ("#[primary(group = \"A.b\", version = \"v1\")] struct A {}", "\"A.b\"", "lower case"),
+            ("#[primary(group = \"a.b\", version = \"1\")] struct A {}", "\"1\"", "such as \"v1\""),
             (
                 "#[primary(group = \"a.b\", version = \"v1\", kind = \"widgets\")] struct A {}",
                 "\"widgets\"",
                 "CamelCase",
             ),
-            (
-                "#[primary(grup = \"a.b\")] struct A {}",
-                "grup",
-                "there are only group",
-            ),
-            (
-                "#[primary(group = \"a.b\", version = \"v1\")] enum A {}",
-                "A",
-                "is a struct",
-            ),
-            (
-                "#[primary(group = \"a.b\", version = \"v1\")] struct A<T>(T);",
-                "A",
-                "remove its generics",
-            ),
+            ("#[primary(grup = \"a.b\")] struct A {}", "grup", "there are only group"),
+            ("#[primary(group = \"a.b\", version = \"v1\")] enum A {}", "A", "is a struct"),
+            ("#[primary(group = \"a.b\", version = \"v1\")] struct A<T>(T);", "A", "remove its generics"),
         ] {
             let (message, found) = error_of(source);
             assert!(message.contains(fix), "{source}: {message}");

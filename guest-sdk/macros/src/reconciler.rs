@@ -7,16 +7,12 @@ use quote::{format_ident, quote};
 use syn::{Error, FnArg, ItemFn, LitStr, Result, ReturnType};
 
 /// The signature in full, for messages.
-const SIGNATURE: &str =
-    "fn reconcile(app: &Snapshot<WebApp>, cache: &Cache) -> Result<Decision, Fault>";
+const SIGNATURE: &str = "fn reconcile(app: &Snapshot<WebApp>, cache: &Cache) -> Result<Decision, Fault>";
 
 /// Writes the function, its manifest and, for wasm, the component around it.
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let function: ItemFn = syn::parse2(item.clone()).map_err(|error| {
-        Error::new(
-            error.span(),
-            format!("the attribute goes on a function: {SIGNATURE}"),
-        )
+        Error::new(error.span(), format!("the attribute goes on a function: {SIGNATURE}"))
     })?;
     let arguments: Arguments = syn::parse2(arguments)?;
     check_signature(&function)?;
@@ -142,11 +138,7 @@ fn name(arguments: &Arguments) -> Result<LitStr> {
 
 /// The plugin's version: as said, or the package's.
 fn version(arguments: &Arguments) -> Result<LitStr> {
-    from_package(
-        arguments.version.as_ref(),
-        "CARGO_PKG_VERSION",
-        names::check_plugin_version,
-    )
+    from_package(arguments.version.as_ref(), "CARGO_PKG_VERSION", names::check_plugin_version)
 }
 
 /// What was said (checked when it was parsed), or what Cargo says.
@@ -156,10 +148,7 @@ fn from_package(said: Option<&LitStr>, variable: &str, check: Rule) -> Result<Li
     }
     let span = Span::call_site();
     let value = std::env::var(variable).map_err(|_| {
-        Error::new(
-            span,
-            format!("{variable} is not set: give name and version, or build with cargo"),
-        )
+        Error::new(span, format!("{variable} is not set: give name and version, or build with cargo"))
     })?;
     check(&value).map_err(|message| Error::new(span, message))?;
     Ok(LitStr::new(&value, span))
@@ -181,10 +170,7 @@ fn child(child: &Child) -> TokenStream {
 /// One element of `Manifest::reads`.
 fn read(read: &Read) -> TokenStream {
     let kind = kind(&read.kind);
-    let labels = read
-        .labels
-        .iter()
-        .map(|(key, value)| quote! { (#key, #value) });
+    let labels = read.labels.iter().map(|(key, value)| quote! { (#key, #value) });
     quote! {
         ::windlass::manifest::Read { kind: #kind, labels: &[#(#labels),*] }
     }
@@ -192,11 +178,7 @@ fn read(read: &Read) -> TokenStream {
 
 /// A kind as an expression.
 fn kind(name: &KindName) -> TokenStream {
-    let KindName {
-        group,
-        version,
-        kind,
-    } = name;
+    let KindName { group, version, kind } = name;
     quote! { ::windlass::Kind::new(#group, #version, #kind) }
 }
 
@@ -215,10 +197,7 @@ mod tests {
     fn name_and_version_default_to_the_packages() {
         let text = expanded("", GOOD).expect("accepted");
         assert!(text.contains("name : \"windlass-macros\""), "{text}");
-        assert!(
-            text.contains(concat!("version : \"", env!("CARGO_PKG_VERSION"), "\"")),
-            "{text}"
-        );
+        assert!(text.contains(concat!("version : \"", env!("CARGO_PKG_VERSION"), "\"")), "{text}");
         assert!(text.contains("finalizes : false"), "{text}");
     }
 
@@ -243,40 +222,16 @@ mod tests {
     #[test]
     fn every_refused_argument_points_at_the_authors_words() {
         for (arguments, at, fix) in [
-            (
-                r#"children = ["Deployment"]"#,
-                "\"Deployment\"",
-                "apps/v1/Deployment",
-            ),
+            (r#"children = ["Deployment"]"#, "\"Deployment\"", "apps/v1/Deployment"),
             ("children = [Deployment]", "Deployment", "in quotes"),
-            (
-                r#"children = "v1/Service""#,
-                "\"v1/Service\"",
-                "write a list",
-            ),
-            (
-                r#"children = ["v1/Service", "v1/Service"]"#,
-                "\"v1/Service\"",
-                "listed twice",
-            ),
+            (r#"children = "v1/Service""#, "\"v1/Service\"", "write a list"),
+            (r#"children = ["v1/Service", "v1/Service"]"#, "\"v1/Service\"", "listed twice"),
             (r#"children = [keep("v1/Secret")]"#, "keep", "orphan("),
-            (
-                r#"children = [orphan("v1/Secret", "v1/Pod")]"#,
-                "\"v1/Pod\"",
-                "one kind each",
-            ),
-            (
-                r#"reads = [labelled("v1/Pod", "tier")]"#,
-                "\"tier\"",
-                "key=value",
-            ),
+            (r#"children = [orphan("v1/Secret", "v1/Pod")]"#, "\"v1/Pod\"", "one kind each"),
+            (r#"reads = [labelled("v1/Pod", "tier")]"#, "\"tier\"", "key=value"),
             (r#"owns = ["v1/Pod"]"#, "owns", "write children ="),
             (r#"primary = "v1/Pod""#, "primary", "derive(Primary)"),
-            (
-                r#"finalize = "clean_up""#,
-                "\"clean_up\"",
-                "finalize = clean_up",
-            ),
+            (r#"finalize = "clean_up""#, "\"clean_up\"", "finalize = clean_up"),
             (r#"name = "My_App""#, "\"My_App\"", "name = \"my-app\""),
             (r#"version = "1""#, "\"1\"", "semantic version"),
             (r#"name = "a", name = "b""#, "name", "given twice"),
@@ -292,16 +247,8 @@ mod tests {
     fn every_refused_function_points_at_the_authors_words() {
         for (item, at, fix) in [
             ("struct A;", "struct", "goes on a function"),
-            (
-                "async fn r(a: &S, c: &C) -> R {}",
-                "async",
-                "remove `async`",
-            ),
-            (
-                "fn r<T>(a: &S, c: &C) -> R {}",
-                "<T>",
-                "remove the generics",
-            ),
+            ("async fn r(a: &S, c: &C) -> R {}", "async", "remove `async`"),
+            ("fn r<T>(a: &S, c: &C) -> R {}", "<T>", "remove the generics"),
             ("fn r(a: &S) -> R {}", "r", "two arguments, this one 1"),
             ("fn r(&self, c: &C) -> R {}", "&self", "keeps nothing"),
             ("fn r(a: &S, c: &C) {}", "r", "returns what it wants"),

@@ -93,19 +93,13 @@ fn status(app: &Snapshot<WebApp>, rollout: &Rollout) -> Value {
     let deployment = app.child(windlass::kind::DEPLOYMENT, app.name());
     let count = |field: &str| deployment.map_or(0, |found: &Object| found.number(field));
     let ready_replicas = count("/status/readyReplicas");
-    let ready = format!(
-        "{ready_replicas} of {} replicas are ready",
-        app.spec.replicas
+    let ready = format!("{ready_replicas} of {} replicas are ready", app.spec.replicas);
+    let conditions = app.conditions().set("Ready", rollout.is_done(), rollout.ready_reason(), ready).set(
+        "Progressing",
+        rollout.is_moving(),
+        rollout.progress_reason(),
+        rollout.message(),
     );
-    let conditions = app
-        .conditions()
-        .set("Ready", rollout.is_done(), rollout.ready_reason(), ready)
-        .set(
-            "Progressing",
-            rollout.is_moving(),
-            rollout.progress_reason(),
-            rollout.message(),
-        );
     json!({
         "observedGeneration": app.meta().generation,
         "replicas": count("/status/replicas"),
@@ -126,10 +120,7 @@ fn url(app: &Snapshot<WebApp>) -> String {
 
 /// The selector as the scale subresource wants it: `a=b,c=d`.
 fn selector_text(selector: &Labels) -> String {
-    let pairs: Vec<String> = selector
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
+    let pairs: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
     pairs.join(",")
 }
 

@@ -34,26 +34,17 @@ impl Rollout {
             return Self::Creating;
         };
         let replicas = i64::from(app.spec.replicas);
-        let moving = Self::Moving {
-            updated: found.number("/status/updatedReplicas"),
-            wanted: replicas,
-        };
+        let moving = Self::Moving { updated: found.number("/status/updatedReplicas"), wanted: replicas };
         if !children::is_current(found, wanted) || !found.observed() {
             return moving;
         }
         if found.condition("Progressing") == Some(false) {
-            return Self::Stuck {
-                reason: reason_of(found),
-            };
+            return Self::Stuck { reason: reason_of(found) };
         }
         let all = ["replicas", "updatedReplicas", "availableReplicas"]
             .iter()
             .all(|field| found.number(&format!("/status/{field}")) == replicas);
-        if all {
-            Self::Done { wanted: replicas }
-        } else {
-            moving
-        }
+        if all { Self::Done { wanted: replicas } } else { moving }
     }
 
     /// Whether every replica is of the latest spec and serves.

@@ -19,11 +19,8 @@ fn decided(app: &Snapshot<WebApp>) -> Decision {
 
 /// The Deployment as the cluster would show it once `ready` of `replicas` pods run.
 fn running(decision: &Decision, replicas: u32, ready: u32) -> Value {
-    let mut deployment: Value = decision
-        .wanted(kind::DEPLOYMENT, "hello")
-        .expect("always wanted")
-        .clone()
-        .into();
+    let mut deployment: Value =
+        decision.wanted(kind::DEPLOYMENT, "hello").expect("always wanted").clone().into();
     deployment["metadata"]["generation"] = json!(1);
     deployment["status"] = json!({
         "observedGeneration": 1,
@@ -44,10 +41,7 @@ fn a_plain_webapp_is_a_deployment_and_a_service() {
     let deployment = decision.wanted(kind::DEPLOYMENT, "hello").expect("wanted");
     assert_eq!(deployment.number("/spec/replicas"), 1);
     let container = "/spec/template/spec/containers/0";
-    assert_eq!(
-        deployment.number(&format!("{container}/ports/0/containerPort")),
-        8080
-    );
+    assert_eq!(deployment.number(&format!("{container}/ports/0/containerPort")), 8080);
     assert_eq!(deployment.at(&format!("{container}/envFrom")), None);
 }
 
@@ -56,34 +50,19 @@ fn every_option_brings_its_child() {
     let decision = decided(&hello(json!({
         "image": "web:1", "replicas": 3, "config": { "A": "b" }, "host": "hello.example.com",
     })));
-    assert_eq!(
-        kinds(&decision),
-        [
-            "ConfigMap",
-            "Deployment",
-            "Service",
-            "Ingress",
-            "PodDisruptionBudget"
-        ]
-    );
+    assert_eq!(kinds(&decision), ["ConfigMap", "Deployment", "Service", "Ingress", "PodDisruptionBudget"]);
     for child in &decision.children {
         assert_eq!(child.label("app.kubernetes.io/name"), Some("webapp"));
         assert_eq!(child.label("app.kubernetes.io/instance"), Some("hello"));
-        assert_eq!(
-            child.label("app.kubernetes.io/managed-by"),
-            Some("windlass")
-        );
+        assert_eq!(child.label("app.kubernetes.io/managed-by"), Some("windlass"));
     }
-    assert_eq!(
-        decision.wanted_status().text("/url"),
-        Some("http://hello.example.com")
-    );
+    assert_eq!(decision.wanted_status().text("/url"), Some("http://hello.example.com"));
 }
 
 #[test]
 fn the_ingress_class_comes_from_the_settings() {
-    let app = hello(json!({ "image": "web:1", "host": "a.b" }))
-        .with_settings(json!({ "ingressClass": "public" }));
+    let app =
+        hello(json!({ "image": "web:1", "host": "a.b" })).with_settings(json!({ "ingressClass": "public" }));
     let decision = decided(&app);
     let ingress = decision.wanted(kind::INGRESS, "hello").expect("wanted");
     assert_eq!(ingress.text("/spec/ingressClassName"), Some("public"));
@@ -128,24 +107,13 @@ fn the_pod_passes_the_restricted_standard() {
     let decision = decided(&hello(json!({ "image": "web:1" })));
     let pod = |path: &str| {
         let deployment = decision.wanted(kind::DEPLOYMENT, "hello").expect("wanted");
-        deployment
-            .at(&format!("/spec/template/spec{path}"))
-            .cloned()
+        deployment.at(&format!("/spec/template/spec{path}")).cloned()
     };
     assert_eq!(pod("/securityContext/runAsNonRoot"), Some(json!(true)));
-    assert_eq!(
-        pod("/securityContext/seccompProfile/type"),
-        Some(json!("RuntimeDefault"))
-    );
+    assert_eq!(pod("/securityContext/seccompProfile/type"), Some(json!("RuntimeDefault")));
     let container = "/containers/0/securityContext";
-    assert_eq!(
-        pod(&format!("{container}/allowPrivilegeEscalation")),
-        Some(json!(false))
-    );
-    assert_eq!(
-        pod(&format!("{container}/capabilities/drop")),
-        Some(json!(["ALL"]))
-    );
+    assert_eq!(pod(&format!("{container}/allowPrivilegeEscalation")), Some(json!(false)));
+    assert_eq!(pod(&format!("{container}/capabilities/drop")), Some(json!(["ALL"])));
 }
 
 #[test]
@@ -154,18 +122,9 @@ fn it_is_ready_when_every_replica_of_the_latest_spec_serves() {
     let wanted = decided(&app);
     let ready = |app: &Snapshot<WebApp>| {
         let status = decided(app).wanted_status();
-        let reason = |index: u32| {
-            status
-                .text(&format!("/conditions/{index}/reason"))
-                .unwrap_or_default()
-                .to_owned()
-        };
-        (
-            status.condition_at(0),
-            reason(0),
-            status.condition_at(1),
-            reason(1),
-        )
+        let reason =
+            |index: u32| status.text(&format!("/conditions/{index}/reason")).unwrap_or_default().to_owned();
+        (status.condition_at(0), reason(0), status.condition_at(1), reason(1))
     };
     let shown = |a: bool, b: &str, c: bool, d: &str| (a, b.to_owned(), c, d.to_owned());
 
@@ -173,19 +132,12 @@ fn it_is_ready_when_every_replica_of_the_latest_spec_serves() {
     let half = app.clone().with_child(running(&wanted, 2, 1));
     assert_eq!(ready(&half), shown(false, "RollingOut", true, "RollingOut"));
     let full = app.clone().with_child(running(&wanted, 2, 2));
-    assert_eq!(
-        ready(&full),
-        shown(true, "AllReplicasReady", false, "RolledOut")
-    );
+    assert_eq!(ready(&full), shown(true, "AllReplicasReady", false, "RolledOut"));
     assert_eq!(decided(&full).wanted_status().number("/readyReplicas"), 2);
 
     // The image changes: what runs is complete, but of the earlier spec.
-    let changed =
-        hello(json!({ "image": "web:2", "replicas": 2 })).with_child(running(&wanted, 2, 2));
-    assert_eq!(
-        ready(&changed),
-        shown(false, "RollingOut", true, "RollingOut")
-    );
+    let changed = hello(json!({ "image": "web:2", "replicas": 2 })).with_child(running(&wanted, 2, 2));
+    assert_eq!(ready(&changed), shown(false, "RollingOut", true, "RollingOut"));
 }
 
 #[test]
@@ -205,10 +157,7 @@ fn a_rollout_that_gave_up_is_said_aloud() {
         { "type": "Progressing", "status": "False", "message": "it has timed out" },
     ]);
     let decision = decided(&app.with_child(deployment));
-    assert_eq!(
-        decision.notices,
-        [Notice::warning("RolloutStuck", "it has timed out")]
-    );
+    assert_eq!(decision.notices, [Notice::warning("RolloutStuck", "it has timed out")]);
     let status = decision.wanted_status();
     assert_eq!(status.text("/conditions/1/reason"), Some("RolloutStuck"));
 }
@@ -218,11 +167,8 @@ fn equal_inputs_give_equal_bytes() {
     let spec = json!({ "image": "web:1", "replicas": 2, "config": { "B": "2", "A": "1" } });
     let bytes = |app: &Snapshot<WebApp>| {
         let decision = decided(app);
-        let children: Vec<String> = decision
-            .children
-            .iter()
-            .map(|child| child.as_value().to_string())
-            .collect();
+        let children: Vec<String> =
+            decision.children.iter().map(|child| child.as_value().to_string()).collect();
         (children, decision.status.map(|status| status.to_string()))
     };
     assert_eq!(bytes(&hello(spec.clone())), bytes(&hello(spec)));
@@ -245,12 +191,9 @@ fn a_converged_webapp_never_reads_the_clock_again() {
 
 #[test]
 fn a_spec_that_does_not_fit_names_its_field() {
-    let fault = Snapshot::<WebApp>::new(
-        json!({ "spec": { "image": "web:1", "replicas": "three" } }),
-        vec![],
-        None,
-    )
-    .expect_err("text is no number");
+    let fault =
+        Snapshot::<WebApp>::new(json!({ "spec": { "image": "web:1", "replicas": "three" } }), vec![], None)
+            .expect_err("text is no number");
     assert!(fault.to_string().contains("`spec.replicas`"), "{fault}");
 }
 
