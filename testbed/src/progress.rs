@@ -48,7 +48,7 @@ pub struct Bar {
 
 impl Bar {
     fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+        let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
         bar.set_style(
             ProgressStyle::with_template(" building   {prefix:<50} [{bar:20}] {elapsed}   {msg}")
                 .expect("the template is a constant that a test renders")
@@ -67,7 +67,8 @@ impl Progress for Bar {
     }
 
     fn step(&self, done: u64, total: u64) {
-        self.bar.set_length(total);
+        // A bar of length 0 is drawn full.
+        self.bar.set_length(total.max(1));
         self.bar.set_position(done.min(total));
     }
 
@@ -153,6 +154,9 @@ mod tests {
     fn the_bar_has_a_template_that_renders() {
         let bar = Bar::new();
         bar.begin("control plane", "once");
+        assert_eq!((bar.bar.position(), bar.bar.length()), (0, Some(1)));
+        bar.step(0, 0);
+        assert_eq!(bar.bar.length(), Some(1), "an unknown total is no full bar");
         bar.step(3, 4);
         bar.finish(true);
         assert!(bar.bar.is_finished());
