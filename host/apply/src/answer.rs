@@ -101,6 +101,8 @@ struct Details {
 struct Cause {
     #[serde(default)]
     reason: String,
+    #[serde(default)]
+    field: String,
 }
 
 /// What a refused write means. `reply` is not a 2xx.
@@ -114,6 +116,10 @@ pub(crate) fn refused(reply: &Reply, actor: &Actor<'_>) -> Failed {
         409 | 410 => (Class::Conflict, format!("changed since it was looked at: {said}")),
         408 => (Class::Transient, format!("timed out: {said}")),
         429 => (Class::Transient, format!("too many requests: {said}")),
+        // A patch for another incarnation tries to change an immutable field.
+        422 if status.has_cause(|cause| cause.field == "metadata.uid") => {
+            (Class::Conflict, format!("another object has that name now: {said}"))
+        }
         400 | 422 => (Class::Permanent, format!("invalid, correct the object or the plugin: {said}")),
         402..=499 => (Class::Permanent, format!("refused with {}: {said}", reply.code)),
         _ => (Class::Transient, format!("the API server answered {}: {said}", reply.code)),
@@ -143,7 +149,7 @@ fn forbidden(status: &Status, said: &str, actor: &Actor<'_>) -> (Class, String) 
         // An API server that has just started says so until its RBAC is loaded.
         return (Class::Transient, format!("the host may not act as the plugin: {said}"));
     }
-    let ends = status.details.causes.iter().any(|c| c.reason == "NamespaceTerminating");
+    let ends = status.has_cause(|cause| cause.reason == "NamespaceTerminating");
     if ends || said.contains("because it is being terminated") {
         return (Class::Permanent, format!("namespace is terminating: {said}"));
     }
@@ -179,6 +185,10 @@ impl Status {
             String::from_utf8_lossy(start).trim().to_owned()
         };
         if text.is_empty() { "no reason given".to_owned() } else { printable(&text, MESSAGE_MAX_BYTES) }
+    }
+
+    fn has_cause(&self, fits: impl Fn(&Cause) -> bool) -> bool {
+        self.details.causes.iter().any(fits)
     }
 
     fn retry_after(&self) -> Option<Duration> {
@@ -269,6 +279,13 @@ mod tests {
             "{}",
             rights.message
         );
+    }
+
+    #[test]
+    fn another_incarnation_is_a_conflict_and_not_an_invalid_object() {
+        let body = |field: &str| json!({"kind": "Status", "message": "field is immutable", "details": {"causes": [{"field": field}]}});
+        assert_eq!(judged(422, &body("metadata.uid")).class, Class::Conflict);
+        assert_eq!(judged(422, &body("spec.selector")).class, Class::Permanent);
     }
 
     #[test]

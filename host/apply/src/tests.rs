@@ -222,7 +222,8 @@ async fn a_write_whose_answer_was_lost_is_read_back_and_its_version_told() {
 
 #[tokio::test(start_paused = true)]
 async fn reading_back_tells_what_is_gone_and_not_what_is_unchanged() {
-    let table: [(Step, StatusCode, Value, Vec<(&str, Option<u64>)>); 5] = [
+    type Versions = Vec<(&'static str, Option<u64>)>;
+    let table: [(Step, StatusCode, Value, Versions); 5] = [
         (update(), StatusCode::OK, stored(&child(), "42"), vec![]),
         (delete(), StatusCode::NOT_FOUND, failure(404, "gone"), vec![("c1", None)]),
         (
