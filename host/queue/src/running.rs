@@ -25,6 +25,8 @@ pub struct Running {
     /// Its next pause and floor should it fail, already spread by chance.
     pause: Duration,
     floor: Duration,
+    /// What spread them, in `0.0..1.0`.
+    chance: f64,
     at_least: Option<Duration>,
     finished: bool,
 }
@@ -38,6 +40,7 @@ impl Running {
             key: taken.key,
             failures: taken.failures,
             started: Instant::now(),
+            chance,
             at_least: None,
             finished: false,
             queue,
@@ -63,6 +66,13 @@ impl Running {
     /// says and whatever changes: the server asked for it.
     pub fn pause_at_least(&mut self, pause: Duration) {
         self.at_least = self.at_least.max(Some(pause));
+    }
+
+    /// Caps the pause after a failure, spread by chance as the pause itself is: for
+    /// what may end at any time without an event that tells of it.
+    pub fn pause_at_most(&mut self, most: Duration) {
+        let spread = most.mul_f64(0.5 + 0.5 * self.chance);
+        self.pause = self.pause.min(spread);
     }
 
     /// Ends the pass: the key comes back as `next` says, or earlier if something

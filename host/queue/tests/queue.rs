@@ -178,6 +178,39 @@ async fn a_cancelled_wait_takes_nothing_and_wakes_the_next_waiter() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_waiter_takes_over_the_timer_of_one_that_is_gone() {
+    let queue = Queue::new(Config::default());
+    let (one, two) = (queue.clone(), queue.clone());
+    let first = async move { timeout(ms(50), one.next()).await.is_err() };
+    let second = async move {
+        let began = Instant::now();
+        drop(next(&two).await);
+        began.elapsed()
+    };
+    let offer = async {
+        tokio::task::yield_now().await;
+        // Only one of the two is woken, and sets its timer.
+        queue.offer_after(key("a"), ms(100));
+    };
+    let (gone, waited, ()) = tokio::join!(first, second, offer);
+    assert!(gone && waited < ms(110), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_capped_pause_does_not_grow_beyond_its_cap() {
+    let queue = Queue::new(Config::default());
+    queue.offer(key("a"));
+    for _ in 0..20 {
+        let (mut running, pause) = pause_before_next(&queue).await;
+        assert!(pause <= ms(20_010), "{pause:?}");
+        running.pause_at_most(ms(20_000));
+        assert!(running.pause() <= ms(20_000));
+        running.finish(Next::Backoff);
+    }
+    assert_eq!(next(&queue).await.failures(), 20);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_asks_for_a_pause_gets_it_even_when_events_come() {
     let queue = Queue::new(Config::default());
     queue.offer(key("a"));

@@ -32,6 +32,11 @@ const UNSYNCED: Backoff = match Backoff::try_new(Duration::from_millis(250), Dur
 /// When `finalize` is asked again at the latest if the plugin does not say: what
 /// it waits for may be outside the cluster.
 const FINALIZE_AGAIN: Duration = Duration::from_secs(10);
+/// Longest pause after a failure that is neither the plugin's nor the object's: a
+/// server that is back, or a right or CRD that was added, sends no event.
+const UNFOUNDED_MOST: Duration = Duration::from_secs(25);
+/// Longest pause that a server's `Retry-After` can bring about.
+const RETRY_AFTER_MOST: Duration = Duration::from_secs(300);
 /// After so many failures in a row only what the last pass read is watched: until
 /// then it is all that any of them read, and that has to end somewhere.
 const UNION_MOST: u32 = 16;
@@ -52,6 +57,8 @@ pub(crate) struct Attempt {
     pub(crate) decided: Option<Duration>,
     /// The server's own word on when to come back.
     pub(crate) at_least: Option<Duration>,
+    /// Caps the pause after a failure.
+    pub(crate) at_most: Option<Duration>,
     /// When to look again if the pass could not begin.
     pub(crate) wait: Option<Duration>,
 }
@@ -88,6 +95,7 @@ impl Attempt {
             notices: Vec::new(),
             decided: None,
             at_least: None,
+            at_most: None,
             wait: None,
         }
     }
@@ -141,7 +149,8 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
             }
         };
         let pending = matches!(verdict, Verdict::Decision(_)) && seen.primary.meta().deleting;
-        let plan = self.with_inputs(&pass.key, &seen, |inputs| plan(inputs, verdict)).map_err(unplanned)?;
+        let plan = self.with_inputs(&pass.key, &seen, |inputs| plan(inputs, verdict));
+        let plan = plan.map_err(|error| unplanned(pass, &error))?;
         let writes = self.carry_out(pass, &plan, &claim).await?;
         pass.notices = self.traces().unsaid(&pass.key, plan.notices());
         let requeue_after = plan.requeue_after().or(pending.then_some(FINALIZE_AGAIN));
@@ -240,10 +249,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         let writes = applied.writes.len();
         debug!(writes, claim = %claim, "applied");
         self.traces().wrote(&pass.key, claim.term, applied.writes, Instant::now());
-        applied.result.map(|()| writes).map_err(|error| {
-            pass.at_least = error.retry_after;
-            unapplied(error)
-        })
+        applied.result.map(|()| writes).map_err(|error| unapplied(pass, error))
     }
 
     /// Calls one of plan's functions with all that they judge by.
@@ -293,11 +299,14 @@ fn not_leading(why: NotLeading) -> Outcome {
     failed(Class::Fatal, None, why.to_string())
 }
 
-fn unplanned(error: PlanError) -> Outcome {
+fn unplanned(pass: &mut Attempt, error: &PlanError) -> Outcome {
+    pass.at_most = error.code().is_none().then_some(UNFOUNDED_MOST);
     failed(error.class(), error.code(), error.to_string())
 }
 
-fn unapplied(error: ApplyError) -> Outcome {
+fn unapplied(pass: &mut Attempt, error: ApplyError) -> Outcome {
+    pass.at_least = error.retry_after.map(|pause| pause.min(RETRY_AFTER_MOST));
+    pass.at_most = error.refusal.is_none().then_some(UNFOUNDED_MOST);
     let code = error.refusal.as_ref().map(|refusal| refusal.code);
     let message = error.refusal.map_or(error.message, |refusal| refusal.to_string());
     failed(error.class, code, message)

@@ -142,9 +142,8 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         self.ports.observer.pass_started(&pass.key);
         let outcome = AssertUnwindSafe(self.attempt(&mut pass)).catch_unwind().await;
         let outcome = outcome.unwrap_or_else(|_| panicked());
-        if let Some(pause) = pass.at_least {
-            running.pause_at_least(pause);
-        }
+        pass.at_most.into_iter().for_each(|most| running.pause_at_most(most));
+        pass.at_least.into_iter().for_each(|least| running.pause_at_least(least));
         self.report(&mut pass, &outcome, running.pause()).await;
         let finished =
             Finished { key: &pass.key, outcome: &outcome, took: began.elapsed(), decided: pass.decided };

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use windlass_core::code::Code;
 use windlass_core::ports::CallError;
 use windlass_core::reads::Query;
@@ -79,6 +80,36 @@ async fn a_pass_that_fails_forgets_nothing_that_was_read() {
     assert!(
         world.cluster.reads(&key("a")).expect("still watched").objects.contains(&object("v1/Secret", "s"))
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_longer_read_is_no_longer_watched() {
+    let calls = AtomicUsize::new(0);
+    let world = World::leader(move |_, _, reader| {
+        let name = format!("s{}", calls.fetch_add(1, Ordering::Relaxed));
+        reader.get(&object("v1/Secret", &name)).map(|_| decision(&[])).expect("allowed")
+    });
+    for _ in 0..5 {
+        world.cluster.web("a");
+        world.run_for(ms(100)).await;
+    }
+    let reads = world.cluster.reads(&key("a")).expect("watched");
+    assert_eq!(reads.objects.into_iter().collect::<Vec<_>>(), [object("v1/Secret", "s4")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plugin_that_fails_and_reads_something_new_each_time_is_not_watched_without_end() {
+    let calls = AtomicUsize::new(0);
+    let world = World::leader(move |_, _, reader| {
+        let name = format!("s{}", calls.fetch_add(1, Ordering::Relaxed));
+        reader.get(&object("v1/Secret", &name)).expect("allowed");
+        refused(Code::Trap)
+    });
+    world.cluster.web("a");
+    world.run_for(Duration::from_secs(24 * 3600)).await;
+    let reads = world.cluster.reads(&key("a")).expect("watched");
+    let calls = world.brain.calls();
+    assert!(calls > 100 && reads.objects.len() <= 16, "{calls} calls, {} objects", reads.objects.len());
 }
 
 #[tokio::test(start_paused = true)]

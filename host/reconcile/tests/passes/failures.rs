@@ -38,6 +38,19 @@ async fn a_conflict_is_looked_at_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_an_outage_every_key_is_back_within_thirty_seconds() {
+    let world = one_child();
+    world.cluster.fail(Class::Transient, 1_000_000, None);
+    (0..20).for_each(|n| world.cluster.web(&format!("w{n}")));
+    world.run_for(Duration::from_secs(600)).await;
+    let tries = world.brain.times("w0").len();
+    assert!((25..60).contains(&tries), "{tries} tries in ten minutes");
+    world.cluster.recover();
+    world.run_for(Duration::from_secs(30)).await;
+    assert_eq!(world.cluster.log().len(), 20);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_asks_for_a_pause_gets_it() {
     let world = one_child();
     world.cluster.fail(Class::Transient, 1, Some(ms(7000)));

@@ -70,6 +70,8 @@ async fn no_more_passes_than_allowed_are_under_way() {
     (0..10).for_each(|n| world.cluster.web(&format!("w{n}")));
     world.run_for(ms(350)).await;
     assert_eq!((world.brain.most(), world.brain.calls()), (3, 10));
+    world.run_for(ms(100)).await;
+    assert_eq!((world.counts.active(), world.counts.of("success")), (0, 10));
 }
 
 #[tokio::test(start_paused = true)]

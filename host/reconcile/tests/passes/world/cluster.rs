@@ -39,6 +39,7 @@ struct Inner {
     log: Vec<String>,
     notices: Vec<String>,
     errors: VecDeque<ApplyError>,
+    plans: usize,
     write_takes: Duration,
 }
 
@@ -55,6 +56,7 @@ impl Cluster {
             log: Vec::new(),
             notices: Vec::new(),
             errors: VecDeque::new(),
+            plans: 0,
             write_takes: Duration::ZERO,
         };
         Self { queue, gate, clock, inner: Mutex::new(inner) }
@@ -108,6 +110,16 @@ impl Cluster {
         let message = "the API server said no".to_owned();
         let error = ApplyError { class, refusal: None, message, retry_after };
         self.lock().errors.extend(std::iter::repeat_n(error, times));
+    }
+
+    /// The API server is well again.
+    pub(crate) fn recover(&self) {
+        self.lock().errors.clear();
+    }
+
+    /// Plans that were to be carried out.
+    pub(crate) fn plans(&self) -> usize {
+        self.lock().plans
     }
 
     pub(crate) fn write_takes(&self, time: Duration) {
@@ -312,6 +324,7 @@ impl Cache for Cluster {
 impl Apply for Cluster {
     async fn execute(&self, plan: &Plan, claim: &Claim) -> Applied {
         let mut writes = Vec::new();
+        self.lock().plans += 1;
         let error = self.lock().errors.pop_front();
         if let Some(error) = error {
             return Applied { writes, result: Err(error) };

@@ -4,7 +4,8 @@
 mod brain;
 mod cluster;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -20,7 +21,7 @@ use windlass_core::name::{Digest, PluginName};
 use windlass_core::ports::{CallError, Pass, Reader, Serving, Sink as _};
 use windlass_core::snapshot::Snapshot;
 use windlass_queue::{Config as QueueConfig, Queue};
-use windlass_reconcile::{Config, Ports, Reconciler, Silent};
+use windlass_reconcile::{Config, Finished, Observer, Ports, Reconciler};
 
 pub(crate) use brain::Brain;
 pub(crate) use cluster::Cluster;
@@ -90,12 +91,41 @@ impl BootClock for Clock {
     }
 }
 
+/// Counts passes by their result.
+#[derive(Default)]
+pub(crate) struct Counts(Mutex<(usize, BTreeMap<&'static str, usize>)>);
+
+impl Observer for Counts {
+    fn pass_started(&self, _key: &Key) {
+        self.0.lock().expect("nobody panics here").0 += 1;
+    }
+
+    fn pass_finished(&self, pass: &Finished<'_>) {
+        let mut counts = self.0.lock().expect("nobody panics here");
+        counts.0 -= 1;
+        *counts.1.entry(pass.outcome.result()).or_default() += 1;
+    }
+}
+
+impl Counts {
+    /// Passes under way.
+    pub(crate) fn active(&self) -> usize {
+        self.0.lock().expect("nobody panics here").0
+    }
+
+    /// Passes that ended with this result.
+    pub(crate) fn of(&self, result: &str) -> usize {
+        self.0.lock().expect("nobody panics here").1.get(result).copied().unwrap_or(0)
+    }
+}
+
 /// A host without a cluster. The loop runs from the beginning, without a claim.
 pub(crate) struct World {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) brain: Arc<Brain>,
     pub(crate) queue: Arc<Queue>,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) counts: Arc<Counts>,
     clock: Arc<Clock>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     task: JoinHandle<()>,
@@ -125,7 +155,7 @@ impl World {
         let queue = Queue::new(QueueConfig { paused: true, ..QueueConfig::default() });
         let (gate, clock) = (Gate::new(), Arc::new(Clock(Instant::now())));
         let cluster = Arc::new(Cluster::new(queue.clone(), gate.clone(), clock.clone()));
-        let brain = Arc::new(Brain::new(decide));
+        let (brain, counts) = (Arc::new(Brain::new(decide)), Arc::new(Counts::default()));
         brain.serve(serving("web", false));
         let ports = Ports {
             cache: cluster.clone(),
@@ -134,7 +164,7 @@ impl World {
             clock: clock.clone(),
             gate: gate.clone(),
             queue: queue.clone(),
-            observer: Arc::new(Silent),
+            observer: counts.clone(),
         };
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let stopped = async move {
@@ -142,12 +172,12 @@ impl World {
             let _ = stopped.await;
         };
         let task = tokio::spawn(Reconciler::new(ports, config).run(stopped));
-        Self { cluster, brain, queue, gate, clock, stop: Some(stop), task }
+        Self { cluster, brain, queue, gate, counts, clock, stop: Some(stop), task }
     }
 
     /// As the elector does: the gate first, then the queue.
     pub(crate) fn lead(&self, term: u64) {
-        let ends = self.clock.now().plus(Duration::from_secs(3600));
+        let ends = self.clock.now().plus(Duration::from_secs(365 * 24 * 3600));
         self.gate.open(Claim { holder: "me".into(), term: Term(term), ends });
         self.queue.resume();
     }
