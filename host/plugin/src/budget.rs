@@ -1,0 +1,105 @@
+//! Time: how much a call has used, and the clock that it sees.
+//!
+//! CPU time is what counts, so that a busy or throttled machine does not make
+//! good plugins look bad; wall time is bounded too. Both are only looked at when
+//! the epoch moves.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
+use wasmtime::{Error, Result};
+use windlass_core::code::{Code, Refusal};
+
+use crate::ticker::TICK;
+
+/// Wall time of a call as a multiple of its CPU time: 2 s by default.
+const WALL_PER_CPU: u32 = 2;
+
+/// The time that one call may use. Lives on the thread that runs the call.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    cpu: Duration,
+    cpu_start: Duration,
+    wall_start: Instant,
+}
+
+impl Budget {
+    /// Begins now, on this thread.
+    pub(crate) fn start(cpu: Duration) -> Self {
+        Self { cpu, cpu_start: thread_cpu(), wall_start: Instant::now() }
+    }
+
+    /// Ticks after which it is worth looking again.
+    ///
+    /// # Errors
+    /// E202 when the time is used up.
+    pub(crate) fn ticks_left(&self) -> Result<u64> {
+        let used = thread_cpu().saturating_sub(self.cpu_start);
+        let wall = self.wall_start.elapsed();
+        let wall_limit = self.cpu * WALL_PER_CPU;
+        if used < self.cpu && wall < wall_limit {
+            let left = (self.cpu - used).min(wall_limit - wall);
+            return Ok(u64::try_from(left.as_nanos() / TICK.as_nanos()).unwrap_or(u64::MAX).max(1));
+        }
+        Err(Error::new(Refusal::new(
+            Code::Timeout,
+            format!(
+                "still running after {:.2} s of CPU time and {:.2} s of wall time, limits {:?} and {wall_limit:?}",
+                used.as_secs_f64(),
+                wall.as_secs_f64(),
+                self.cpu,
+            ),
+        )))
+    }
+}
+
+/// CPU time of this thread.
+fn thread_cpu() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(
+        u64::try_from(now.tv_sec).unwrap_or_default(),
+        u32::try_from(now.tv_nsec).unwrap_or_default(),
+    )
+}
+
+/// The clock that a guest sees: it stands still at the start of the pass.
+#[derive(Debug)]
+pub(crate) struct StandingClock {
+    wall: Duration,
+    read: bool,
+}
+
+impl StandingClock {
+    /// Stands at this instant.
+    pub(crate) fn now() -> Self {
+        Self {
+            // Before 1970 only on a machine without a clock: 0 is as good as any.
+            wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            read: false,
+        }
+    }
+
+    /// Time since 1970, remembered as asked for.
+    pub(crate) fn read(&mut self) -> Duration {
+        self.read = true;
+        self.wall
+    }
+
+    /// Whether the guest has asked: then its decision depends on when it was made.
+    pub(crate) fn was_read(&self) -> bool {
+        self.read
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_is_left_is_given_back_as_ticks() {
+        let left = Budget::start(Duration::from_secs(10)).ticks_left().expect("just begun");
+        assert!((4900..=5000).contains(&left), "{left}");
+        let error = Budget::start(Duration::ZERO).ticks_left().expect_err("nothing to use");
+        assert_eq!(error.downcast_ref::<Refusal>().expect("ours").code, Code::Timeout);
+    }
+}

@@ -1,0 +1,106 @@
+//! The contract's values to core's nouns and back. No rule is applied here but
+//! those of the types; `core::plan` judges what a decision contains.
+
+use std::time::Duration;
+
+use windlass_core::code::{Code, Refusal, printable};
+use windlass_core::decision::{Decision, Fault, Notice, Severity, Verdict};
+use windlass_core::kind::Gvk;
+use windlass_core::manifest::{ChildRule, Manifest, ReadRule, Unwanted};
+use windlass_core::name::PluginName;
+
+use crate::bindings::contract;
+use crate::bindings::contract::windlass::operator::types;
+
+/// Longest text of a fault that is kept, in bytes.
+const FAULT_BYTES: usize = 1024;
+
+/// A manifest, checked as a whole.
+///
+/// # Errors
+/// E170 with the path of the field, or E238 for a kind that no plugin may write.
+pub(crate) fn manifest(from: types::Manifest) -> Result<Manifest, Refusal> {
+    let bad = |path: &str, text: String| Refusal::new(Code::BadManifest, format!("{path}: {text}"));
+    let name = PluginName::try_new(&from.name).map_err(|e| bad("name", e.to_string()))?;
+    let primary = kind("primary", &from.primary)?;
+    let children = from.children.iter().enumerate().map(|(i, child)| {
+        Ok(ChildRule {
+            kind: kind(&format!("children[{i}]"), &child.kind)?,
+            unwanted: match child.unwanted {
+                types::Unwanted::Delete => Unwanted::Delete,
+                types::Unwanted::Orphan => Unwanted::Orphan,
+            },
+        })
+    });
+    let reads = from.reads.iter().enumerate().map(|(i, read)| {
+        Ok(ReadRule {
+            kind: kind(&format!("reads[{i}]"), &read.kind)?,
+            labels: read.labels.iter().map(|l| (l.key.clone(), l.value.clone())).collect(),
+        })
+    });
+    Manifest {
+        name,
+        version: printable(&from.version, 80),
+        primary,
+        children: children.collect::<Result<_, Refusal>>()?,
+        reads: reads.collect::<Result<_, Refusal>>()?,
+        finalizes: from.finalizes,
+    }
+    .check()
+}
+
+fn kind(path: &str, from: &types::Kind) -> Result<Gvk, Refusal> {
+    Gvk::try_new(&from.group, &from.version, &from.kind)
+        .map_err(|e| Refusal::new(Code::BadManifest, format!("{path}: {e}")))
+}
+
+/// A verdict out of `reconcile`'s answer.
+///
+/// # Errors
+/// E210 when the decision is larger than `limit` bytes.
+pub(crate) fn decision(from: types::Decision, limit: usize) -> Result<Decision, Refusal> {
+    let bytes = from.children.iter().chain(&from.status).map(String::len).sum::<usize>()
+        + from.notices.iter().map(|n| n.reason.len() + n.message.len()).sum::<usize>();
+    if bytes > limit {
+        return Err(Refusal::new(
+            Code::OutputTooLarge,
+            format!("a decision of {} KiB, at most {} KiB", bytes / 1024, limit / 1024),
+        ));
+    }
+    Ok(Decision {
+        children: from.children,
+        status: from.status,
+        notices: from.notices.into_iter().map(notice).collect(),
+        requeue_after: from.requeue_after_ms.map(|ms| Duration::from_millis(ms.into())),
+    })
+}
+
+fn notice(from: types::Notice) -> Notice {
+    Notice {
+        severity: match from.severity {
+            types::Severity::Normal => Severity::Normal,
+            types::Severity::Warning => Severity::Warning,
+        },
+        reason: from.reason,
+        message: from.message,
+    }
+}
+
+/// A verdict out of `finalize`'s answer.
+///
+/// # Errors
+/// As [`decision`].
+pub(crate) fn finalization(from: contract::Finalization, limit: usize) -> Result<Verdict, Refusal> {
+    match from {
+        types::Finalization::Done => Ok(Verdict::Finalized),
+        types::Finalization::Pending(pending) => decision(pending, limit).map(Verdict::Decision),
+    }
+}
+
+/// A fault, printable and cut.
+pub(crate) fn fault(from: &types::Fault) -> Fault {
+    match from {
+        types::Fault::Transient(text) => Fault::Transient(printable(text, FAULT_BYTES)),
+        types::Fault::Permanent(text) => Fault::Permanent(printable(text, FAULT_BYTES)),
+    }
+}

@@ -1,0 +1,131 @@
+//! The contract's imports: `cache` and `log`, as a guest calls them.
+//!
+//! Kinds are checked before they reach the reader; an object that cannot exist by
+//! its name is not asked for, so that nothing nonsensical is remembered.
+
+use std::sync::Arc;
+
+use wasmtime::{Error, Result};
+use windlass_core::code::{Code, Refusal};
+use windlass_core::key::ObjectRef;
+use windlass_core::kind::Gvk;
+use windlass_core::name::is_path_segment;
+use windlass_core::object::Object;
+use windlass_core::ports::Reader;
+use windlass_core::reads::Query;
+
+use crate::bindings::contract::windlass::operator::{cache, log, types};
+use crate::call::Inside;
+use crate::output::Level;
+
+/// Labels in one question.
+const LABELS_MAX: usize = 16;
+
+/// Questions in one call: each is remembered until the next pass of its key.
+const QUESTIONS_MAX: usize = 10_000;
+
+impl Inside {
+    fn count_question(&mut self) -> Result<()> {
+        self.questions += 1;
+        if self.questions > QUESTIONS_MAX {
+            return Err(Error::new(Refusal::new(
+                Code::InputTooLarge,
+                format!("more than {QUESTIONS_MAX} questions to the cache in one pass: use list"),
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl cache::Host for Inside {
+    fn get(&mut self, key: cache::ObjectKey) -> Result<Option<String>> {
+        self.count_question()?;
+        let gvk = kind(&key.kind)?;
+        let possible =
+            is_path_segment(&key.name) && (key.namespace.is_empty() || is_path_segment(&key.namespace));
+        if !possible {
+            return Ok(None);
+        }
+        let of = ObjectRef { gvk, namespace: key.namespace.into(), name: key.name.into() };
+        let found = self.reader.get(&of).map_err(Error::new)?;
+        Ok(found.map(|object| object.json().to_owned()))
+    }
+
+    fn list(&mut self, query: cache::Query) -> Result<Vec<String>> {
+        self.count_question()?;
+        let gvk = kind(&query.kind)?;
+        if query.labels.len() > LABELS_MAX {
+            return Err(Error::new(Refusal::new(
+                Code::BadAbiValue,
+                format!("a query with {} labels, at most {LABELS_MAX}", query.labels.len()),
+            )));
+        }
+        if query.namespace.as_deref().is_some_and(|ns| !is_path_segment(ns)) {
+            return Ok(Vec::new());
+        }
+        let query = Query {
+            gvk,
+            namespace: query.namespace.map(Into::into),
+            labels: query.labels.into_iter().map(|l| (l.key, l.value)).collect(),
+        };
+        let found = self.reader.list(&query).map_err(Error::new)?;
+        let bytes: usize = found.iter().map(|object| object.json().len()).sum();
+        if bytes > self.answer_bytes {
+            return Err(Error::new(Refusal::new(
+                Code::InputTooLarge,
+                format!(
+                    "a list of {} {} is {} KiB, at most {} KiB: ask for fewer by labels or namespace",
+                    found.len(),
+                    query.gvk,
+                    bytes / 1024,
+                    self.answer_bytes / 1024
+                ),
+            )));
+        }
+        Ok(found.iter().map(|object| object.json().to_owned()).collect())
+    }
+}
+
+/// # Errors
+/// E231: what is no kind cannot be in a manifest either.
+fn kind(kind: &types::Kind) -> Result<Gvk> {
+    Gvk::try_new(&kind.group, &kind.version, &kind.kind)
+        .map_err(|e| Error::new(Refusal::new(Code::ReadNotAllowed, e.to_string())))
+}
+
+impl log::Host for Inside {
+    fn write(&mut self, level: log::Level, message: String) -> Result<()> {
+        let level = match level {
+            log::Level::Debug => Level::Debug,
+            log::Level::Info => Level::Info,
+            log::Level::Warn => Level::Warn,
+            log::Level::Error => Level::Error,
+        };
+        self.output.line(level, &message);
+        Ok(())
+    }
+}
+
+impl types::Host for Inside {}
+
+/// What a plugin may read while it says what it is: nothing.
+pub(crate) struct NothingToRead;
+
+impl NothingToRead {
+    fn refusal() -> Refusal {
+        Refusal::new(
+            Code::ReadNotAllowed,
+            "manifest and start functions cannot read: they must always answer the same",
+        )
+    }
+}
+
+impl Reader for NothingToRead {
+    fn get(&self, _of: &ObjectRef) -> std::result::Result<Option<Arc<Object>>, Refusal> {
+        Err(Self::refusal())
+    }
+
+    fn list(&self, _query: &Query) -> std::result::Result<Vec<Arc<Object>>, Refusal> {
+        Err(Self::refusal())
+    }
+}

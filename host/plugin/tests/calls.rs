@@ -1,0 +1,145 @@
+//! What a guest does while it decides, and what it gets.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use support::{Guest, NOTHING, Objects, answer, any_snapshot, load, pass, refused, tight};
+use windlass_core::code::Code;
+use windlass_core::decision::{Decision, Verdict};
+use windlass_core::limits::Limits;
+use windlass_plugin::{Loader, Plugin};
+
+fn plugin(loader: &Loader, guest: &Guest<'_>) -> Plugin {
+    load(loader, &guest.build()).expect("a good component")
+}
+
+fn reconciling(loader: &Loader, body: &str) -> Plugin {
+    plugin(loader, &Guest { reconcile: body, ..Guest::default() })
+}
+
+#[test]
+fn each_fault_has_its_code_and_the_next_call_is_not_touched_by_it() {
+    let loader = Loader::new(tight()).expect("an engine");
+    let good = reconciling(&loader, NOTHING);
+    let recursion = "(call $reconcile (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5) (local.get 6))";
+    let copying =
+        "(loop (memory.copy (i32.const 8192) (i32.const 70000) (i32.const 50000)) (br 0)) unreachable";
+    for (what, body, code, says) in [
+        ("unreachable", "unreachable", Code::Trap, "wasm trap: wasm `unreachable` instruction executed; at "),
+        ("division", "(i32.div_u (i32.const 1) (i32.const 0))", Code::Trap, "integer divide by zero"),
+        ("bounds", "(i32.load (i32.const -4))", Code::Trap, "out of bounds memory access"),
+        ("tight loop", "(loop (br 0)) unreachable", Code::Timeout, "s of CPU time"),
+        ("copying", copying, Code::Timeout, "s of CPU time"),
+        ("recursion", recursion, Code::StackOverflow, "limit 512 KiB"),
+        (
+            "one bite",
+            "(drop (memory.grow (i32.const 1024))) unreachable",
+            Code::MemoryLimit,
+            "limit 65536 KiB",
+        ),
+        (
+            "many bites",
+            "(loop (drop (memory.grow (i32.const 1))) (br 0)) unreachable",
+            Code::MemoryLimit,
+            "asked for 64 KiB on top of 65536 KiB",
+        ),
+        ("beyond 32 bits", "(drop (memory.grow (i32.const -1))) unreachable", Code::MemoryLimit, ""),
+        ("pointer", "i32.const -4", Code::BadAbiValue, ""),
+        ("unaligned", "i32.const 4097", Code::BadAbiValue, ""),
+        ("tag", &answer(&[7]), Code::BadAbiValue, ""),
+        ("tag of a fault", &answer(&[1, 9]), Code::BadAbiValue, ""),
+        ("list out of bounds", &answer(&[0, 0, 1_000_000]), Code::BadAbiValue, ""),
+        ("length overflow", &answer(&[0, 8, -1]), Code::BadAbiValue, ""),
+        ("string out of bounds", &answer(&[1, 0, 100_000, 100_000]), Code::BadAbiValue, ""),
+    ] {
+        let refusal = refused(&reconciling(&loader, body), &any_snapshot());
+        assert_eq!(refusal.code, code, "{what}: {refusal}");
+        assert!(refusal.message.contains(says), "{what}: {refusal}");
+        let verdict = good.decide(&pass("probe"), &any_snapshot(), Arc::new(Objects::default()));
+        assert_eq!(verdict, Ok(Verdict::Decision(Decision::default())), "after {what}");
+    }
+}
+
+#[test]
+fn text_that_is_no_utf8_is_a_bad_value() {
+    let loader = Loader::new(tight()).expect("an engine");
+    let guest = Guest {
+        fields: r#"(data (i32.const 8192) "\ff\fe\c0")"#,
+        reconcile: &answer(&[1, 0, 8192, 3]),
+        ..Guest::default()
+    };
+    assert_eq!(refused(&plugin(&loader, &guest), &any_snapshot()).code, Code::BadAbiValue);
+}
+
+#[test]
+fn a_snapshot_that_is_too_large_is_not_handed_over() {
+    let loader = Loader::new(Limits { snapshot_bytes: 50, ..Limits::default() }).expect("an engine");
+    let refusal = refused(&reconciling(&loader, NOTHING), &any_snapshot());
+    assert_eq!(refusal.code, Code::InputTooLarge);
+}
+
+#[test]
+fn nothing_is_left_of_an_earlier_call() {
+    let loader = Loader::new(Limits::default()).expect("an engine");
+    // Counts calls in its memory and asks to be called again after that many milliseconds.
+    let guest = Guest {
+        fields: "(global $calls (mut i32) (i32.const 0))",
+        reconcile: "(global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+            (i32.store (i32.const 8192) (i32.add (i32.load (i32.const 8192)) (i32.const 1)))
+            (i32.store (i32.const 4128) (i32.const 1))
+            (i32.store (i32.const 4132) (i32.add (global.get $calls) (i32.load (i32.const 8192))))
+            i32.const 4096",
+        ..Guest::default()
+    };
+    let plugin = plugin(&loader, &guest);
+    for _ in 0..3 {
+        let verdict = plugin.decide(&pass("probe"), &any_snapshot(), Arc::new(Objects::default()));
+        let Ok(Verdict::Decision(decision)) = verdict else {
+            panic!("{verdict:?}");
+        };
+        assert_eq!(decision.requeue_after, Some(Duration::from_millis(2)));
+    }
+}
+
+#[test]
+fn a_deadline_is_kept_and_other_calls_go_on() {
+    let loader = Loader::new(tight()).expect("an engine");
+    let looping = reconciling(&loader, "(loop (br 0)) unreachable");
+    let good = reconciling(&loader, NOTHING);
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let looping = scope.spawn(|| refused(&looping, &any_snapshot()).code);
+        for _ in 0..100 {
+            good.decide(&pass("probe"), &any_snapshot(), Arc::new(Objects::default())).expect("decides");
+        }
+        assert_eq!(looping.join().expect("no panic"), Code::Timeout);
+    });
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let counts = looping.counts().read();
+    assert_eq!((counts.calls, counts.traps, counts.faults), (1, 1, 0));
+    assert_eq!(good.counts().read().calls, 100);
+    assert!(counts.decision_seconds_last >= 0.1, "{counts:?}");
+}
+
+#[test]
+fn a_named_function_is_named_in_the_trap() {
+    let loader = Loader::new(tight()).expect("an engine");
+    let guest = Guest {
+        fields: "(func $deep_inside unreachable) (func $outside (call $deep_inside))",
+        reconcile: "(call $outside) i32.const 4096",
+        ..Guest::default()
+    };
+    let refusal = refused(&plugin(&loader, &guest), &any_snapshot());
+    assert!(refusal.message.contains("; at deep_inside < outside < "), "{refusal}");
+}
+
+#[test]
+fn too_many_memories_are_a_memory_limit() {
+    let loader = Loader::new(tight()).expect("an engine");
+    let more = "(memory 0)".repeat(70);
+    let guest = Guest { fields: &more, ..Guest::default() };
+    let refusal = load(&loader, &guest.build()).expect_err("70 memories");
+    assert_eq!(refusal.code, Code::MemoryLimit, "{refusal}");
+}
