@@ -1,0 +1,397 @@
+//! Metrics, under controller-runtime's and client-go's names where they mean the
+//! same, so that dashboards and alerts that people have go on working.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use std::sync::atomic::AtomicU64;
+
+type FloatGauge = Gauge<f64, AtomicU64>;
+type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// `controller`: the plugin.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfController {
+    controller: String,
+}
+
+/// `controller` and `result`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfResult {
+    controller: String,
+    result: &'static str,
+}
+
+/// `name`: the queue of a plugin, or the Lease.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfName {
+    name: String,
+}
+
+/// `plugin`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfPlugin {
+    plugin: String,
+}
+
+/// `plugin` and `code`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfCode {
+    plugin: String,
+    code: String,
+}
+
+/// `plugin`, `version`, `digest`, `state`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfVersion {
+    plugin: String,
+    version: String,
+    digest: String,
+    state: String,
+}
+
+/// `plugin`, `verb`, `result`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfWrite {
+    plugin: String,
+    verb: &'static str,
+    result: &'static str,
+}
+
+/// `kind`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfKind {
+    kind: String,
+}
+
+/// `reason`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfReason {
+    reason: String,
+}
+
+/// Every metric of the host. No global registry: each value has its own.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    reconciles: Family<OfResult, Counter>,
+    reconcile_errors: Family<OfController, Counter>,
+    reconcile_seconds: Durations<OfController>,
+    active: Family<OfController, Gauge>,
+    max_concurrent: Family<OfController, Gauge>,
+    depth: Family<OfName, Gauge>,
+    adds: Family<OfName, Gauge>,
+    retries: Family<OfName, Gauge>,
+    queue_seconds: Durations<OfName>,
+    work_seconds: Durations<OfName>,
+    unfinished: Family<OfName, FloatGauge>,
+    longest: Family<OfName, FloatGauge>,
+    leading: Family<OfName, Gauge>,
+    term: Gauge,
+    renew_age: FloatGauge,
+    step_downs: Family<OfReason, Gauge>,
+    plugin_info: Family<OfVersion, Gauge>,
+    plugin_calls: Family<OfPlugin, Gauge>,
+    plugin_errors: Family<OfCode, Counter>,
+    decision_seconds: Durations<OfPlugin>,
+    writes: Family<OfWrite, Counter>,
+    write_seconds: Durations<OfPlugin>,
+    watch_objects: Family<OfKind, Gauge>,
+    watch_bytes: Family<OfKind, Gauge>,
+    watch_lists: Family<OfKind, Gauge>,
+    watch_errors: Family<OfKind, Gauge>,
+}
+
+/// One queue, read when it is scraped.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QueueNow {
+    /// Keys that could be handed out now.
+    pub depth: usize,
+    /// Keys that became ready since the start.
+    pub adds: u64,
+    /// Passes that ended with a pause since the start.
+    pub retries: u64,
+    /// Time that running passes have taken so far, in sum.
+    pub unfinished: Duration,
+    /// Time that the oldest running pass has taken so far.
+    pub longest: Duration,
+}
+
+/// The leadership, read when it is scraped.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LeadershipNow {
+    /// Whether this replica may write.
+    pub leading: bool,
+    /// The highest term seen.
+    pub term: u64,
+    /// Time since the last successful renewal was sent; while leading.
+    pub renew_age: Option<Duration>,
+}
+
+/// One watch, read when it is scraped.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WatchNow {
+    /// Objects held.
+    pub objects: usize,
+    /// Bytes of JSON held.
+    pub bytes: usize,
+    /// Lists read to their end since the start.
+    pub lists: u64,
+    /// Requests that failed since the start.
+    pub errors: u64,
+}
+
+impl Metrics {
+    /// All metrics at zero, in a registry of their own.
+    pub fn new() -> Self {
+        let mut r = Registry::default();
+        Self {
+            reconciles: counter(&mut r, "controller_runtime_reconcile", "Passes by their result"),
+            reconcile_errors: counter(&mut r, "controller_runtime_reconcile_errors", "Passes that failed"),
+            reconcile_seconds: durations(&mut r, "controller_runtime_reconcile_time_seconds", "Time of a pass"),
+            active: gauge(&mut r, "controller_runtime_active_workers", "Passes that run now"),
+            max_concurrent: gauge(
+                &mut r,
+                "controller_runtime_max_concurrent_reconciles",
+                "Passes that may run at once, all plugins together",
+            ),
+            depth: gauge(&mut r, "workqueue_depth", "Keys that could be worked on now"),
+            adds: gauge(&mut r, "workqueue_adds_total", "Keys that became ready"),
+            retries: gauge(&mut r, "workqueue_retries_total", "Passes that ended with a pause"),
+            queue_seconds: durations(&mut r, "workqueue_queue_duration_seconds", "Time a key was ready before it ran"),
+            work_seconds: durations(&mut r, "workqueue_work_duration_seconds", "Time a key ran"),
+            unfinished: gauge(&mut r, "workqueue_unfinished_work_seconds", "Time of all running passes so far"),
+            longest: gauge(
+                &mut r,
+                "workqueue_longest_running_processor_seconds",
+                "Time of the oldest running pass so far",
+            ),
+            leading: gauge(&mut r, "leader_election_master_status", "1 while this replica may write"),
+            term: one(&mut r, "windlass_term", "The highest term seen"),
+            renew_age: one(&mut r, "windlass_renew_age_seconds", "Time since the last renewal was sent, while leading"),
+            step_downs: gauge(&mut r, "windlass_step_downs_total", "Ends of this replica's leadership"),
+            plugin_info: gauge(&mut r, "windlass_plugin_info", "1 for each plugin as it is now"),
+            plugin_calls: gauge(&mut r, "windlass_plugin_calls_total", "Calls into a plugin that have ended"),
+            plugin_errors: counter(&mut r, "windlass_plugin_errors", "What plugins did wrong, by code"),
+            decision_seconds: durations(&mut r, "windlass_plugin_decision_seconds", "Time of a call into a plugin"),
+            writes: counter(&mut r, "windlass_writes", "Writes by what they did and how they ended"),
+            write_seconds: durations(&mut r, "windlass_write_seconds", "Time of a write"),
+            watch_objects: gauge(&mut r, "windlass_watch_objects", "Objects held of a kind"),
+            watch_bytes: gauge(&mut r, "windlass_watch_bytes", "Bytes of JSON held of a kind"),
+            watch_lists: gauge(&mut r, "windlass_watch_lists_total", "Lists read to their end"),
+            watch_errors: gauge(&mut r, "windlass_watch_errors_total", "Requests of a watch that failed"),
+            registry: r,
+        }
+    }
+
+    /// A pass has begun.
+    pub fn pass_started(&self, plugin: &str) {
+        self.active.get_or_create(&OfController { controller: plugin.to_owned() }).inc();
+    }
+
+    /// A pass has ended.
+    pub fn pass_finished(&self, plugin: &str, result: &'static str, took: Duration, decided: Option<Duration>) {
+        let controller = OfController { controller: plugin.to_owned() };
+        self.active.get_or_create(&controller).dec();
+        self.reconcile_seconds.get_or_create(&controller).observe(took.as_secs_f64());
+        if result == "error" {
+            self.reconcile_errors.get_or_create(&controller).inc();
+        }
+        self.reconciles.get_or_create(&OfResult { controller: plugin.to_owned(), result }).inc();
+        if let Some(decided) = decided {
+            let plugin = OfPlugin { plugin: plugin.to_owned() };
+            self.decision_seconds.get_or_create(&plugin).observe(decided.as_secs_f64());
+        }
+    }
+
+    /// A plugin broke a rule.
+    pub fn plugin_error(&self, plugin: &str, code: &str) {
+        self.plugin_errors.get_or_create(&OfCode { plugin: plugin.to_owned(), code: code.to_owned() }).inc();
+    }
+
+    /// A key was taken after it had been ready for so long.
+    pub fn taken(&self, plugin: &str, queued: Duration) {
+        self.queue_seconds.get_or_create(&OfName { name: plugin.to_owned() }).observe(queued.as_secs_f64());
+    }
+
+    /// A key was finished after it had run for so long.
+    pub fn finished(&self, plugin: &str, worked: Duration) {
+        self.work_seconds.get_or_create(&OfName { name: plugin.to_owned() }).observe(worked.as_secs_f64());
+    }
+
+    /// A write has ended; `plugin` is `windlass` for the host's own.
+    pub fn wrote(&self, plugin: &str, verb: &'static str, result: &'static str, took: Duration) {
+        self.writes.get_or_create(&OfWrite { plugin: plugin.to_owned(), verb, result }).inc();
+        self.write_seconds.get_or_create(&OfPlugin { plugin: plugin.to_owned() }).observe(took.as_secs_f64());
+    }
+
+    /// Sets how many passes may run at once.
+    pub fn set_max_concurrent(&self, plugin: &str, most: u16) {
+        self.max_concurrent.get_or_create(&OfController { controller: plugin.to_owned() }).set(most.into());
+    }
+
+    /// Sets what the queue of a plugin is now.
+    pub fn set_queue(&self, plugin: &str, now: QueueNow) {
+        let name = OfName { name: plugin.to_owned() };
+        self.depth.get_or_create(&name).set(whole(now.depth as u64));
+        self.adds.get_or_create(&name).set(whole(now.adds));
+        self.retries.get_or_create(&name).set(whole(now.retries));
+        self.unfinished.get_or_create(&name).set(now.unfinished.as_secs_f64());
+        self.longest.get_or_create(&name).set(now.longest.as_secs_f64());
+    }
+
+    /// Sets what the leadership is now.
+    pub fn set_leadership(&self, lease: &str, now: LeadershipNow) {
+        self.leading.get_or_create(&OfName { name: lease.to_owned() }).set(now.leading.into());
+        self.term.set(whole(now.term));
+        self.renew_age.set(now.renew_age.unwrap_or_default().as_secs_f64());
+    }
+
+    /// Sets how often this replica has stopped leading for a reason.
+    pub fn set_step_downs(&self, reason: &str, count: u64) {
+        self.step_downs.get_or_create(&OfReason { reason: reason.to_owned() }).set(whole(count));
+    }
+
+    /// Forgets which plugins there were; [`set_plugin`](Self::set_plugin) says which there are.
+    pub fn clear_plugins(&self) {
+        self.plugin_info.clear();
+        self.plugin_calls.clear();
+    }
+
+    /// Sets one plugin as it is now.
+    pub fn set_plugin(&self, plugin: &str, version: &str, digest: &str, state: &str, calls: u64) {
+        let of = OfVersion {
+            plugin: plugin.to_owned(),
+            version: version.to_owned(),
+            digest: digest.to_owned(),
+            state: state.to_owned(),
+        };
+        self.plugin_info.get_or_create(&of).set(1);
+        self.plugin_calls.get_or_create(&OfPlugin { plugin: plugin.to_owned() }).set(whole(calls));
+    }
+
+    /// Forgets which kinds were watched; [`set_watch`](Self::set_watch) says which are.
+    pub fn clear_watches(&self) {
+        for family in [&self.watch_objects, &self.watch_bytes, &self.watch_lists, &self.watch_errors] {
+            family.clear();
+        }
+    }
+
+    /// Sets one watch as it is now.
+    pub fn set_watch(&self, kind: &str, now: WatchNow) {
+        let of = OfKind { kind: kind.to_owned() };
+        self.watch_objects.get_or_create(&of).set(whole(now.objects as u64));
+        self.watch_bytes.get_or_create(&of).set(whole(now.bytes as u64));
+        self.watch_lists.get_or_create(&of).set(whole(now.lists));
+        self.watch_errors.get_or_create(&of).set(whole(now.errors));
+    }
+
+    /// Everything in the text format that Prometheus reads.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String fails only if a metric's own encoding does.
+        match encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(error) => format!("# {error}\n# EOF\n"),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn whole(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn one<M: Clone + prometheus_client::registry::Metric + Default>(r: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    r.register(name, help, metric.clone());
+    metric
+}
+
+fn counter<L>(r: &mut Registry, name: &str, help: &str) -> Family<L, Counter>
+where
+    Family<L, Counter>: prometheus_client::registry::Metric + Default + Clone,
+{
+    one(r, name, help)
+}
+
+fn gauge<L, G>(r: &mut Registry, name: &str, help: &str) -> Family<L, G>
+where
+    Family<L, G>: prometheus_client::registry::Metric + Default + Clone,
+{
+    one(r, name, help)
+}
+
+fn durations<L>(r: &mut Registry, name: &str, help: &str) -> Durations<L>
+where
+    L: Clone + std::hash::Hash + Eq,
+    Durations<L>: prometheus_client::registry::Metric,
+{
+    let family: Durations<L> = Family::new_with_constructor(buckets);
+    r.register(name, help, family.clone());
+    family
+}
+
+/// From 50 us, a decision, to 26 s, a pass that waits for a slow API server.
+fn buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_05, 3.0, 13))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn names_are_those_that_dashboards_know() {
+        let metrics = Metrics::new();
+        metrics.pass_started("webapp");
+        metrics.pass_finished("webapp", "error", SECOND, Some(SECOND));
+        metrics.plugin_error("webapp", "E201");
+        metrics.taken("webapp", SECOND);
+        metrics.finished("webapp", SECOND);
+        metrics.wrote("webapp", "create", "ok", SECOND);
+        metrics.set_queue("webapp", QueueNow { depth: 3, ..QueueNow::default() });
+        metrics.set_leadership("windlass", LeadershipNow { leading: true, term: 7, renew_age: Some(SECOND) });
+        metrics.set_plugin("webapp", "0.1.0", "sha256:1", "serving", 9);
+        metrics.set_watch("v1/ConfigMap", WatchNow { objects: 5, ..WatchNow::default() });
+        let text = metrics.text();
+        for line in [
+            "controller_runtime_reconcile_total{controller=\"webapp\",result=\"error\"} 1\n",
+            "controller_runtime_reconcile_errors_total{controller=\"webapp\"} 1\n",
+            "controller_runtime_reconcile_time_seconds_count{controller=\"webapp\"} 1\n",
+            "controller_runtime_active_workers{controller=\"webapp\"} 0\n",
+            "workqueue_depth{name=\"webapp\"} 3\n",
+            "workqueue_adds_total{name=\"webapp\"} 0\n",
+            "workqueue_queue_duration_seconds_sum{name=\"webapp\"} 1.0\n",
+            "leader_election_master_status{name=\"windlass\"} 1\n",
+            "windlass_term 7\n",
+            "windlass_plugin_info{plugin=\"webapp\",version=\"0.1.0\",digest=\"sha256:1\",state=\"serving\"} 1\n",
+            "windlass_plugin_errors_total{plugin=\"webapp\",code=\"E201\"} 1\n",
+            "windlass_writes_total{plugin=\"webapp\",verb=\"create\",result=\"ok\"} 1\n",
+            "windlass_watch_objects{kind=\"v1/ConfigMap\"} 5\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_plugin_that_is_gone_is_gone_from_the_metrics() {
+        let metrics = Metrics::new();
+        metrics.set_plugin("webapp", "0.1.0", "sha256:1", "serving", 9);
+        metrics.clear_plugins();
+        assert!(!metrics.text().contains("sha256:1"));
+    }
+}
