@@ -14,103 +14,103 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 /// a sandboxed component in a ConfigMap labelled windlass.dev/plugin.
 #[derive(Debug, Parser)]
 #[command(name = "windlass", version, max_term_width = 100)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// What the binary can do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run the host: join the election, watch, and reconcile while leading.
     Run(Box<Run>),
 }
 
 /// Flags of `windlass run`.
 #[derive(Clone, Debug, Args)]
-pub struct Run {
+pub(crate) struct Run {
     /// Kubeconfig to use; without it the pod's service account, else $KUBECONFIG or ~/.kube/config.
     #[arg(long, env = "WINDLASS_KUBECONFIG", value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
+    pub(crate) kubeconfig: Option<PathBuf>,
 
     /// Namespace of this host: its plugins, its Lease, its account. One host a namespace.
     #[arg(long, env = "POD_NAMESPACE", default_value = "windlass-system")]
-    pub namespace: String,
+    pub(crate) namespace: String,
 
     /// Name of this replica, the beginning of its identity in the Lease.
     #[arg(long, env = "POD_NAME", default_value = "windlass")]
-    pub pod_name: String,
+    pub(crate) pod_name: String,
 
     /// Elect one leader among the replicas. With `false` the Lease is taken once at
     /// start, and the process ends with code 72 if another holds it.
     #[arg(long, env = "WINDLASS_LEADER_ELECT", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
-    pub leader_elect: bool,
+    pub(crate) leader_elect: bool,
 
     /// Name of the Lease; one an operator host.
     #[arg(long, env = "WINDLASS_LEASE_NAME", default_value = "windlass")]
-    pub lease_name: String,
+    pub(crate) lease_name: String,
 
     /// Namespace of the Lease; the host's own when absent.
     #[arg(long, env = "WINDLASS_LEASE_NAMESPACE")]
-    pub lease_namespace: Option<String>,
+    pub(crate) lease_namespace: Option<String>,
 
     /// How long a standby waits without seeing the Lease change before it takes over.
     #[arg(long, env = "WINDLASS_LEASE_DURATION", default_value = "15s", value_parser = duration)]
-    pub lease_duration: Duration,
+    pub(crate) lease_duration: Duration,
 
     /// How long after sending its last successful renewal the leader stops to act.
     #[arg(long, env = "WINDLASS_RENEW_DEADLINE", default_value = "10s", value_parser = duration)]
-    pub renew_deadline: Duration,
+    pub(crate) renew_deadline: Duration,
 
     /// How often the leader renews, and a standby that hears nothing looks.
     #[arg(long, env = "WINDLASS_RETRY_PERIOD", default_value = "2s", value_parser = duration)]
-    pub retry_period: Duration,
+    pub(crate) retry_period: Duration,
 
     /// Where /healthz, /livez and /readyz are served.
     #[arg(long, env = "WINDLASS_HEALTH_PROBE_BIND_ADDRESS", default_value = "0.0.0.0:8081", value_parser = address)]
-    pub health_probe_bind_address: SocketAddr,
+    pub(crate) health_probe_bind_address: SocketAddr,
 
     /// Where /metrics and /debug/{plugins,queue,watches,leadership} are served.
     #[arg(long, env = "WINDLASS_METRICS_BIND_ADDRESS", default_value = "0.0.0.0:8443", value_parser = address)]
-    pub metrics_bind_address: SocketAddr,
+    pub(crate) metrics_bind_address: SocketAddr,
 
     /// Reconcile passes that may run at once. Unit: passes; 1 to 256.
     #[arg(long, env = "WINDLASS_MAX_CONCURRENT_RECONCILES", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub max_concurrent_reconciles: u16,
+    pub(crate) max_concurrent_reconciles: u16,
 
     /// How often every object is looked at again although nothing changed; 0s never.
     #[arg(long, env = "WINDLASS_SYNC_PERIOD", default_value = "10h", value_parser = duration)]
-    pub sync_period: Duration,
+    pub(crate) sync_period: Duration,
 
     /// How long one write may take, at the API server and here.
     #[arg(long, env = "WINDLASS_REQUEST_TIMEOUT", default_value = "5s", value_parser = duration)]
-    pub request_timeout: Duration,
+    pub(crate) request_timeout: Duration,
 
     /// How long the end may take after SIGTERM: passes, the Lease, everything.
     #[arg(long, env = "WINDLASS_SHUTDOWN_TIMEOUT", default_value = "20s", value_parser = duration)]
-    pub shutdown_timeout: Duration,
+    pub(crate) shutdown_timeout: Duration,
 
     /// CPU time of one plugin call.
     #[arg(long, env = "WINDLASS_PLUGIN_CPU_TIMEOUT", default_value = "1s", value_parser = duration)]
-    pub plugin_cpu_timeout: Duration,
+    pub(crate) plugin_cpu_timeout: Duration,
 
     /// Memory of one plugin call. Unit: MiB; 1 to 4095.
     #[arg(long, env = "WINDLASS_PLUGIN_MEMORY_MIB", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4095))]
-    pub plugin_memory_mib: u16,
+    pub(crate) plugin_memory_mib: u16,
 
     /// Format of the log on standard error.
     #[arg(long, env = "WINDLASS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
+    pub(crate) log_format: LogFormat,
 
     /// What is logged: a level, or directives such as `info,windlass_apply=debug`.
     #[arg(long, env = "WINDLASS_LOG", default_value = "info")]
-    pub log: String,
+    pub(crate) log: String,
 }
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// One line of text an event.
     Text,
     /// One JSON object an event.
@@ -122,10 +122,12 @@ impl Run {
     ///
     /// # Errors
     /// One sentence that names the flags, what they are and what they must be.
-    pub fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         for (flag, text) in [("--namespace", &self.namespace), ("--lease-name", &self.lease_name)] {
             if !windlass_core::name::is_dns_label(text, 63) {
-                return Err(format!("{flag} {text:?} must be a DNS label: a-z, 0-9 and '-', at most 63 bytes"));
+                return Err(format!(
+                    "{flag} {text:?} must be a DNS label: a-z, 0-9 and '-', at most 63 bytes"
+                ));
             }
         }
         if self.request_timeout > self.renew_deadline {
@@ -134,7 +136,9 @@ impl Run {
                 self.request_timeout, self.renew_deadline
             ));
         }
-        if self.health_probe_bind_address == self.metrics_bind_address && self.metrics_bind_address.port() != 0 {
+        if self.health_probe_bind_address == self.metrics_bind_address
+            && self.metrics_bind_address.port() != 0
+        {
             return Err(format!(
                 "--health-probe-bind-address and --metrics-bind-address are both {}; each needs its own port",
                 self.metrics_bind_address
@@ -149,7 +153,8 @@ impl Run {
 
 /// Parses `15s`, `500ms`, `2m`, `10h`, or a sum such as `1m30s`; a bare `0` too.
 fn duration(text: &str) -> Result<Duration, String> {
-    let expected = || format!("{text:?} is not a duration: expected a number with ms, s, m or h, such as 15s");
+    let expected =
+        || format!("{text:?} is not a duration: expected a number with ms, s, m or h, such as 15s");
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -195,7 +200,8 @@ mod tests {
 
     #[test]
     fn durations_and_addresses_are_read_as_kubernetes_programs_do() {
-        for (text, ms) in [("15s", 15_000), ("500ms", 500), ("1m30s", 90_000), ("10h", 36_000_000), ("0", 0)] {
+        for (text, ms) in [("15s", 15_000), ("500ms", 500), ("1m30s", 90_000), ("10h", 36_000_000), ("0", 0)]
+        {
             assert_eq!(duration(text).map(|d| d.as_millis()), Ok(ms), "{text}");
         }
         for bad in ["", "15", "s", "-1s", "1d", "1s2", "99999999999s"] {
@@ -209,7 +215,10 @@ mod tests {
     fn the_defaults_work_together() {
         let run = run(&[]).expect("defaults");
         assert!(run.leader_elect);
-        assert_eq!((run.lease_duration.as_secs(), run.renew_deadline.as_secs(), run.retry_period.as_secs()), (15, 10, 2));
+        assert_eq!(
+            (run.lease_duration.as_secs(), run.renew_deadline.as_secs(), run.retry_period.as_secs()),
+            (15, 10, 2)
+        );
     }
 
     #[test]

@@ -13,30 +13,24 @@ use windlass_plugin::Plugin;
 
 /// Which plugin serves under which name. Shared by the loop and whoever swaps plugins.
 #[derive(Debug, Default)]
-pub struct Catalogue {
+pub(crate) struct Catalogue {
     serving: RwLock<BTreeMap<PluginName, Arc<Plugin>>>,
 }
 
 impl Catalogue {
     /// From now on calls go to `plugin`; calls under way end with the old one.
-    pub fn put(&self, name: PluginName, plugin: Arc<Plugin>) {
+    pub(crate) fn put(&self, name: PluginName, plugin: Arc<Plugin>) {
         self.serving.write().unwrap_or_else(PoisonError::into_inner).insert(name, plugin);
     }
 
     /// From now on nothing serves under `name`.
-    pub fn remove(&self, name: &PluginName) {
+    pub(crate) fn remove(&self, name: &PluginName) {
         self.serving.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
     /// The plugin that serves under `name`.
-    pub fn get(&self, name: &PluginName) -> Option<Arc<Plugin>> {
+    pub(crate) fn get(&self, name: &PluginName) -> Option<Arc<Plugin>> {
         self.serving.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
-    }
-
-    /// All that serve, by name.
-    pub fn all(&self) -> Vec<(PluginName, Arc<Plugin>)> {
-        let serving = self.serving.read().unwrap_or_else(PoisonError::into_inner);
-        serving.iter().map(|(name, plugin)| (name.clone(), plugin.clone())).collect()
     }
 }
 
@@ -45,7 +39,12 @@ impl Decide for Catalogue {
         self.get(plugin).map(|plugin| plugin.serving())
     }
 
-    async fn decide(&self, pass: Pass, snapshot: Snapshot, reader: Arc<dyn Reader>) -> Result<Verdict, CallError> {
+    async fn decide(
+        &self,
+        pass: Pass,
+        snapshot: Snapshot,
+        reader: Arc<dyn Reader>,
+    ) -> Result<Verdict, CallError> {
         let Some(plugin) = self.get(&pass.key.plugin) else {
             return Err(CallError::NotServing(pass.key.plugin));
         };

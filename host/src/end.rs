@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 /// The end of a run.
 #[derive(Debug, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// Asked to, and everything ended in order. Code 0.
     Clean,
     /// A flag, a file or a kubeconfig that cannot work. Code 2.
@@ -19,7 +19,7 @@ pub enum End {
 
 impl End {
     /// The code of this end.
-    pub fn code(&self) -> u8 {
+    pub(crate) fn code(&self) -> u8 {
         match self {
             End::Clean => 0,
             End::Unusable(_) => 2,
@@ -30,7 +30,7 @@ impl End {
     }
 
     /// Says why on standard error, and gives the code back.
-    pub fn report(self) -> ExitCode {
+    pub(crate) fn report(self) -> ExitCode {
         match &self {
             End::Clean => {}
             End::Unusable(why) | End::Early(why) | End::Overdue(why) | End::HeldByAnother(why) => {

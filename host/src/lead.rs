@@ -11,7 +11,11 @@ use windlass_watch::watches::Watches;
 
 /// Runs until the election ends. At each acquisition every object is looked at: the
 /// cache is warm, and only what is not as wanted causes a write.
-pub async fn follow(mut leading: watch::Receiver<Leadership>, queue: Arc<Queue>, watches: Arc<Watches>) {
+pub(crate) async fn follow(
+    mut leading: watch::Receiver<Leadership>,
+    queue: Arc<Queue>,
+    watches: Arc<Watches>,
+) {
     loop {
         let now = leading.borrow_and_update().clone();
         match &now {

@@ -8,9 +8,12 @@ use crate::args::LogFormat;
 ///
 /// # Errors
 /// One sentence when `filter` is not a level or a list of directives.
-pub fn start(format: LogFormat, filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|e| format!("--log {filter:?} is not a level or a list of directives such as info,windlass_apply=debug: {e}"))?;
+pub(crate) fn start(format: LogFormat, filter: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter).map_err(|e| {
+        format!(
+            "--log {filter:?} is not a level or a list of directives such as info,windlass_apply=debug: {e}"
+        )
+    })?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),

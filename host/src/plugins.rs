@@ -27,7 +27,7 @@ use crate::decide::Catalogue;
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(5);
 
 /// The plugins of this host.
-pub struct Plugins {
+pub(crate) struct Plugins {
     loader: Loader,
     catalogue: Arc<Catalogue>,
     watches: Arc<Watches>,
@@ -56,7 +56,12 @@ struct Known {
 
 impl Plugins {
     /// No plugin yet.
-    pub fn new(loader: Loader, catalogue: Arc<Catalogue>, watches: Arc<Watches>, queue: Arc<Queue>) -> Arc<Self> {
+    pub(crate) fn new(
+        loader: Loader,
+        catalogue: Arc<Catalogue>,
+        watches: Arc<Watches>,
+        queue: Arc<Queue>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             loader,
             catalogue,
@@ -70,7 +75,7 @@ impl Plugins {
     }
 
     /// Watches the ConfigMaps that are labelled as plugins. Never returns.
-    pub async fn watch(self: Arc<Self>, client: kube::Client, namespace: String) {
+    pub(crate) async fn watch(self: Arc<Self>, client: kube::Client, namespace: String) {
         let selection = Selection::all(config_map()).in_namespace(&namespace).with_label(LABEL_PLUGIN);
         watch_one(&client, &selection, |news| self.told(news)).await;
     }
@@ -89,7 +94,7 @@ impl Plugins {
     }
 
     /// Looks at what was told, one ConfigMap after the other. Never returns.
-    pub async fn load(self: Arc<Self>) {
+    pub(crate) async fn load(self: Arc<Self>) {
         loop {
             let Some((config_map, text)) = self.next() else {
                 self.news.notified().await;
@@ -177,7 +182,7 @@ impl Plugins {
     }
 
     /// Keeps each ConfigMap's annotations true while this replica leads. Never returns.
-    pub async fn announce(self: Arc<Self>, writer: Arc<Writer>, gate: Arc<Gate>) {
+    pub(crate) async fn announce(self: Arc<Self>, writer: Arc<Writer>, gate: Arc<Gate>) {
         loop {
             let claim = gate.claim(Boottime.now());
             let all_said = match &claim {
@@ -220,13 +225,16 @@ impl Plugins {
     }
 
     /// Whether every plugin that was there at start is serving or refused.
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         let known = self.known();
-        self.synced.load(Ordering::Acquire) && known.news.is_empty() && !known.busy && known.registry.is_settled()
+        self.synced.load(Ordering::Acquire)
+            && known.news.is_empty()
+            && !known.busy
+            && known.registry.is_settled()
     }
 
     /// All plugins, for the debug view.
-    pub fn view(&self) -> Vec<PluginView> {
+    pub(crate) fn view(&self) -> Vec<PluginView> {
         self.known().registry.view()
     }
 
@@ -247,9 +255,9 @@ struct Seen {
 impl Known {
     /// Keeps the metadata of a ConfigMap, without the component.
     fn remember(&mut self, config_map: &str, text: &str) {
-        let bare = serde_json::from_str::<serde_json::Value>(text).ok().map(|mut value| {
-            serde_json::json!({"metadata": value["metadata"].take()}).to_string()
-        });
+        let bare = serde_json::from_str::<serde_json::Value>(text)
+            .ok()
+            .map(|mut value| serde_json::json!({"metadata": value["metadata"].take()}).to_string());
         if let Some(object) = bare.and_then(|bare| Object::parse(&config_map_gvk(), &bare).ok()) {
             self.seen.insert(config_map.to_owned(), object);
         }

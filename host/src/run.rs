@@ -3,12 +3,13 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
+use windlass_admin::Bound;
 use windlass_apply::Writer;
 use windlass_core::claim::{BootClock, Gate};
 use windlass_core::limits::Limits;
@@ -24,17 +25,17 @@ use windlass_watch::watches::Watches;
 use crate::args::Run;
 use crate::decide::Catalogue;
 use crate::end::End;
-use crate::observe::Observed;
+use crate::observe::{Observed, QueueTimes};
 use crate::plugins::Plugins;
 use crate::tasks::Tasks;
-use crate::views::Views;
+use crate::views::{Inside, Probes, Views};
 use crate::{lead, logs};
 
 /// Of the time that a shutdown may take, the share that the Lease gets; the rest is for the tasks.
 const LEASE_SHARE: f64 = 0.75;
 
 /// Runs the host until it is told to end or has to.
-pub fn run(flags: Run) -> End {
+pub(crate) fn run(flags: Run) -> End {
     let durations = Durations::try_new(flags.lease_duration, flags.renew_deadline, flags.retry_period);
     let durations = match durations {
         Ok(durations) => durations,
@@ -62,10 +63,13 @@ struct Host {
 }
 
 async fn serve(flags: Run, durations: Durations) -> End {
-    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => return End::Early(format!("signals cannot be received: {error}")),
-    };
+    let (mut terminate, mut interrupt) =
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+            (Err(error), _) | (_, Err(error)) => {
+                return End::Early(format!("signals cannot be received: {error}"));
+            }
+        };
     let mut host = match Host::start(&flags, durations).await {
         Ok(host) => host,
         Err(end) => return end,
@@ -99,23 +103,26 @@ impl Host {
 
         let identity = driver::identity(&flags.pod_name);
         let gate = Gate::new();
-        let observed = Observed::new(&flags.lease_name, flags.max_concurrent_reconciles);
+        let observed = Arc::new(Observed::default());
         let paused = windlass_queue::Config { paused: true, ..windlass_queue::Config::default() };
-        let queue = Queue::observed(paused, observed.clone());
-        let watches = Arc::new(Watches::new(client.clone(), &flags.namespace, queue.clone() as Arc<dyn Sink>));
+        let queue = Queue::observed(paused, QueueTimes(observed.clone()));
+        let watches =
+            Arc::new(Watches::new(client.clone(), &flags.namespace, queue.clone() as Arc<dyn Sink>));
         let catalogue = Arc::new(Catalogue::default());
         let plugins = Plugins::new(loader, catalogue.clone(), watches.clone(), queue.clone());
         let writer = writer(flags, &client, &gate, &identity, &observed);
         let lease = lease(flags, durations, config, &gate, identity).map_err(lease_end_early)?;
         let reconciler = reconciler(flags, &watches, &catalogue, &writer, &gate, &queue, &observed);
-        let views = Views {
+        let views = Arc::new(Views {
             plugins: plugins.clone(),
-            catalogue,
             queue: queue.clone(),
             watches: watches.clone(),
             lease: lease.clone(),
+            lease_name: flags.lease_name.clone(),
+            max_concurrent: flags.max_concurrent_reconciles,
             observed,
-        };
+            was_ready: AtomicBool::new(false),
+        });
 
         let (stop, stopped) = watch::channel(false);
         let mut tasks = Tasks::default();
@@ -128,7 +135,9 @@ impl Host {
         tasks.spawn("leadership", until(&stopped, lead::follow(lease.leading(), queue, watches.clone())));
         tasks.spawn("resync", until(&stopped, resync(watches, sync_period)));
         tasks.spawn("reconcile", returned(reconciler.run(told(&stopped))));
-        views.serve(probes, metrics, &mut tasks, &stopped);
+        let (asked, inside) = (Arc::new(Probes(views.clone())), Arc::new(Inside(views)));
+        tasks.spawn("probes", returned(probes.serve(asked, told(&stopped))));
+        tasks.spawn("metrics", returned(metrics.serve(inside, told(&stopped))));
         Ok(Self { tasks, lease, stop, shutdown_timeout: flags.shutdown_timeout })
     }
 
@@ -147,7 +156,9 @@ impl Host {
         let rest = self.shutdown_timeout.saturating_sub(for_lease);
         match self.tasks.join_all(rest).await {
             Ok(()) => end,
-            Err(names) => End::Overdue(format!("these tasks did not end within {rest:?}: {}", names.join(", "))),
+            Err(names) => {
+                End::Overdue(format!("these tasks did not end within {rest:?}: {}", names.join(", ")))
+            }
         }
     }
 }
@@ -173,10 +184,10 @@ fn told(stopped: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send + us
 }
 
 /// A task that never ends by itself, cut off when the process ends.
-fn until(
+fn until<F: Future<Output = ()> + Send + 'static>(
     stopped: &watch::Receiver<bool>,
-    work: impl Future<Output = ()> + Send + 'static,
-) -> impl Future<Output = Result<(), String>> + Send + use<impl Future<Output = ()> + Send + 'static> {
+    work: F,
+) -> impl Future<Output = Result<(), String>> + Send + use<F> {
     let told = told(stopped);
     async move {
         tokio::select! {
@@ -264,8 +275,13 @@ fn limits(flags: &Run) -> Limits {
     }
 }
 
-async fn bind(flag: &str, address: std::net::SocketAddr) -> Result<TcpListener, End> {
-    TcpListener::bind(address).await.map_err(|error| End::Unusable(format!("{flag} {address} cannot be used: {error}")))
+async fn bind(flag: &str, address: std::net::SocketAddr) -> Result<Bound, End> {
+    let bound = Bound::bind(address).await;
+    let bound = bound.map_err(|error| End::Unusable(format!("{flag} {address} cannot be used: {error}")))?;
+    if let Ok(address) = bound.local_addr() {
+        info!(flag, %address, "listening");
+    }
+    Ok(bound)
 }
 
 /// How the API server is reached. Retries are off: who writes decides what is sent again.

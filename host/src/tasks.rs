@@ -9,18 +9,18 @@ use tokio::task::{Id, JoinSet};
 
 /// The tasks of this process.
 #[derive(Debug, Default)]
-pub struct Tasks {
+pub(crate) struct Tasks {
     running: JoinSet<Result<(), String>>,
     names: Vec<(Id, &'static str)>,
 }
 
 /// A task that ended although nobody had asked it to.
 #[derive(Debug, PartialEq, Eq)]
-pub struct EndedEarly {
+pub(crate) struct EndedEarly {
     /// Its name.
-    pub task: &'static str,
+    pub(crate) task: &'static str,
     /// How: it returned, failed or panicked.
-    pub how: String,
+    pub(crate) how: String,
 }
 
 impl fmt::Display for EndedEarly {
@@ -31,7 +31,7 @@ impl fmt::Display for EndedEarly {
 
 impl Tasks {
     /// Starts a task. It ends by itself only after shutdown has begun.
-    pub fn spawn<F>(&mut self, name: &'static str, task: F)
+    pub(crate) fn spawn<F>(&mut self, name: &'static str, task: F)
     where
         F: Future<Output = Result<(), String>> + Send + 'static,
     {
@@ -40,22 +40,18 @@ impl Tasks {
     }
 
     /// Waits for the first task that ends. Cancel safe.
-    pub async fn first_to_end(&mut self) -> EndedEarly {
+    pub(crate) async fn first_to_end(&mut self) -> EndedEarly {
         match self.running.join_next_with_id().await {
-            Some(Ok((id, result))) => EndedEarly {
-                task: self.name(id),
-                how: result.err().unwrap_or_else(|| "it returned".into()),
-            },
-            Some(Err(error)) => EndedEarly {
-                task: self.name(error.id()),
-                how: error.to_string(),
-            },
+            Some(Ok((id, result))) => {
+                EndedEarly { task: self.name(id), how: result.err().unwrap_or_else(|| "it returned".into()) }
+            }
+            Some(Err(error)) => EndedEarly { task: self.name(error.id()), how: error.to_string() },
             None => std::future::pending().await,
         }
     }
 
     /// Joins every task; what still runs after `deadline` is aborted and named.
-    pub async fn join_all(mut self, deadline: Duration) -> Result<(), Vec<&'static str>> {
+    pub(crate) async fn join_all(mut self, deadline: Duration) -> Result<(), Vec<&'static str>> {
         let joined = tokio::time::timeout(deadline, async {
             while let Some(ended) = self.running.join_next_with_id().await {
                 let id = ended.map_or_else(|e| e.id(), |(id, _)| id);

@@ -1,0 +1,130 @@
+//! What people and probes may ask of a running host.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use windlass_admin::metrics::{LeadershipNow, QueueNow, WatchNow};
+use windlass_admin::{Answer, Routes};
+use windlass_lease::driver::Handle;
+use windlass_queue::Queue;
+use windlass_watch::watches::Watches;
+
+use crate::observe::Observed;
+use crate::plugins::Plugins;
+
+/// Everything that is shown.
+pub(crate) struct Views {
+    pub(crate) plugins: Arc<Plugins>,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) watches: Arc<Watches>,
+    pub(crate) lease: Arc<Handle>,
+    pub(crate) lease_name: String,
+    pub(crate) max_concurrent: u16,
+    pub(crate) observed: Arc<Observed>,
+    /// Ready once stays ready: a broken plugin, a missing CRD, an outage or the loss
+    /// of leadership must not block a rollout.
+    pub(crate) was_ready: AtomicBool,
+}
+
+/// The probes' port.
+pub(crate) struct Probes(pub(crate) Arc<Views>);
+
+/// The port for metrics and debug views.
+pub(crate) struct Inside(pub(crate) Arc<Views>);
+
+impl Routes for Probes {
+    fn get(&self, path: &str) -> Option<Answer> {
+        match path {
+            "/healthz" | "/livez" => Some(Answer::text("ok\n")),
+            "/readyz" => Some(self.0.ready()),
+            _ => None,
+        }
+    }
+}
+
+impl Routes for Inside {
+    fn get(&self, path: &str) -> Option<Answer> {
+        let views = &self.0;
+        match path {
+            "/metrics" => Some(Answer::metrics(views.metrics())),
+            "/debug/plugins" => Some(Answer::json(&views.plugins.view())),
+            "/debug/queue" => Some(Answer::json(&views.queue.snapshot())),
+            "/debug/watches" => Some(Answer::json(&views.watches.status())),
+            "/debug/leadership" => Some(Answer::json(&views.lease.status())),
+            _ => None,
+        }
+    }
+}
+
+impl Views {
+    fn ready(&self) -> Answer {
+        let parts = [("plugins", self.plugins.is_settled()), ("watches", self.watches.is_ready())];
+        if parts.iter().all(|(_, ready)| *ready) {
+            self.was_ready.store(true, Ordering::Relaxed);
+        }
+        if self.was_ready.load(Ordering::Relaxed) {
+            return Answer::text("ok\n");
+        }
+        let line = |(name, ready): &(&str, bool)| match ready {
+            true => format!("[+]{name} ok\n"),
+            false => format!("[-]{name} not ready yet, see /debug/{name}\n"),
+        };
+        Answer::unavailable(parts.iter().map(line).collect::<String>())
+    }
+
+    /// Brings what is read at scraping up to date, and writes everything down.
+    fn metrics(&self) -> String {
+        let metrics = &self.observed.metrics;
+        for (plugin, now) in self.queue.stats() {
+            metrics.set_queue(
+                plugin.as_str(),
+                QueueNow {
+                    depth: now.depth,
+                    adds: now.adds,
+                    retries: now.retries,
+                    unfinished: now.unfinished,
+                    longest: now.longest,
+                },
+            );
+        }
+        let lease = self.lease.status();
+        metrics.set_leadership(
+            &self.lease_name,
+            LeadershipNow {
+                leading: lease.leading,
+                term: lease.term.map_or(0, |term| term.0),
+                renew_age: lease.renew_age_ms.map(Duration::from_millis),
+            },
+        );
+        for (reason, count) in &lease.step_downs {
+            metrics.set_step_downs(reason, *count);
+        }
+        self.plugin_metrics();
+        metrics.clear_watches();
+        for watch in self.watches.status() {
+            let now = WatchNow {
+                objects: watch.objects,
+                bytes: watch.bytes,
+                lists: watch.lists,
+                errors: watch.errors,
+            };
+            metrics.set_watch(&watch.gvk.to_string(), now);
+        }
+        metrics.text()
+    }
+
+    fn plugin_metrics(&self) {
+        let metrics = &self.observed.metrics;
+        metrics.clear_plugins();
+        for plugin in self.plugins.view() {
+            let name = plugin.name.as_str();
+            metrics.set_max_concurrent(name, self.max_concurrent);
+            let state = plugin.status.state.to_string();
+            let (version, digest, calls) = plugin.serving.as_ref().map_or(("", "", 0), |serving| {
+                (serving.manifest.version.as_str(), serving.digest.as_str(), serving.counts.calls)
+            });
+            metrics.set_plugin(name, version, digest, &state, calls);
+        }
+    }
+}
