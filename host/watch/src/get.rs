@@ -32,7 +32,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
 /// Why a GET gave nothing usable.
 #[derive(Debug, thiserror::Error)]
-pub enum GetError {
+pub(crate) enum GetError {
     /// The path or the query cannot be an address.
     #[error("build request")]
     Address(#[source] http::Error),
@@ -93,7 +93,7 @@ pub enum GetError {
 
 impl GetError {
     /// Who should try again, and how soon.
-    pub fn class(&self) -> Class {
+    pub(crate) fn class(&self) -> Class {
         match self {
             Self::Refused { code, .. } => match code {
                 408 | 410 | 429 | 500.. => Class::Transient,
@@ -198,7 +198,12 @@ pub(crate) async fn whole(client: &Client, address: &str, max: usize) -> Result<
 pub(crate) fn status_error(text: &str, code: u16) -> GetError {
     let status: Option<Status<'_>> = serde_json::from_str(text).ok();
     let Some(status) = status else {
-        return GetError::Refused { code, reason: String::new(), message: short(text), retry_after: None };
+        return GetError::Refused {
+            code,
+            reason: String::new(),
+            message: short(text.trim()),
+            retry_after: None,
+        };
     };
     GetError::Refused {
         code: status.code.unwrap_or(code),

@@ -187,7 +187,6 @@ impl KindCache {
     pub(crate) fn status(&self) -> WatchStatus {
         let counters = self.progress.counters();
         let state = self.read();
-        let age = counters.last_event_age();
         WatchStatus {
             gvk: self.gvk.clone(),
             selector: selector_text(&state.need.labels, &[]),
@@ -195,7 +194,8 @@ impl KindCache {
             synced: state.listed || state.presence == Presence::Absent,
             objects: state.objects.len(),
             bytes: state.objects.bytes(),
-            last_event_age_ms: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            last_event_age_ms: counters.last_event_age_ms(),
+            alive_age_ms: counters.alive_age_ms(),
             lists: counters.lists,
             watches: counters.watches,
             events: counters.events,

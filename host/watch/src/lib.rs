@@ -15,7 +15,7 @@
 
 pub mod cache;
 mod discovery;
-pub mod get;
+mod get;
 mod interest;
 mod kind_cache;
 mod lines;

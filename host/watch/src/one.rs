@@ -7,7 +7,7 @@ use serde::Deserialize;
 use windlass_core::object::{ObjectError, version_number};
 
 use crate::progress::{Phase, Progress};
-use crate::reflect::{Reflector, Target, pause_after};
+use crate::reflect::{Pauses, Reflector, Target};
 use crate::selection::Selection;
 
 /// What a selection's watch has to say. Borrowed: copy what is to be kept.
@@ -47,18 +47,17 @@ pub enum News<'a> {
 pub async fn watch_one(client: &Client, selection: &Selection, on: impl FnMut(News<'_>) + Send) {
     let progress = Progress::default();
     let mut target = Teller { on, told: BTreeMap::new(), listing: 0, newest: 0, rewound: false };
-    let mut failures: u32 = 0;
+    let mut pauses = Pauses::default();
     loop {
         let lists = progress.counters().lists;
         let end = Reflector::new(client, selection, &progress, &mut target).run().await;
         tracing::debug!(kind = %selection.kind.gvk, error = %end.line(), "selection is not served");
         if progress.counters().lists > lists {
-            failures = 0;
+            pauses.reset();
         }
-        failures = failures.saturating_add(1);
         progress.failed(&end);
         progress.phase(Phase::BackingOff);
-        tokio::time::sleep(pause_after(&end, failures)).await;
+        tokio::time::sleep(pauses.next(&end)).await;
     }
 }
 

@@ -1,7 +1,6 @@
 //! How one watch is doing: counters and the last error, for `/debug` and metrics.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
@@ -45,6 +44,10 @@ pub struct WatchStatus {
     pub bytes: usize,
     /// Age of the last event or bookmark, in milliseconds; absent before the first.
     pub last_event_age_ms: Option<u64>,
+    /// Age of the last sign of life (an answer, an event, a bookmark, an end in time),
+    /// in milliseconds; absent before the first. Above 30,000 the cache may be stale,
+    /// below it a quiet kind is merely quiet.
+    pub alive_age_ms: Option<u64>,
     /// Lists that were read to their end.
     pub lists: u64,
     /// Watch requests that were answered.
@@ -70,6 +73,7 @@ pub(crate) struct Counters {
     pub(crate) errors: u64,
     pub(crate) last_error: Option<String>,
     last_event: Option<Instant>,
+    alive: Option<Instant>,
 }
 
 impl Progress {
@@ -78,19 +82,27 @@ impl Progress {
     }
 
     pub(crate) fn listed(&self) {
-        self.lock().lists += 1;
+        let mut counters = self.lock();
+        counters.lists += 1;
+        counters.alive = Some(Instant::now());
+    }
+
+    pub(crate) fn alive(&self) {
+        self.lock().alive = Some(Instant::now());
     }
 
     pub(crate) fn watching(&self) {
         let mut counters = self.lock();
         counters.phase = Phase::Watching;
         counters.watches += 1;
+        counters.alive = Some(Instant::now());
     }
 
     pub(crate) fn event(&self, is_bookmark: bool) {
         let mut counters = self.lock();
         counters.events += u64::from(!is_bookmark);
         counters.last_event = Some(Instant::now());
+        counters.alive = counters.last_event;
     }
 
     pub(crate) fn failed(&self, error: &GetError) {
@@ -113,8 +125,17 @@ impl Progress {
 }
 
 impl Counters {
-    /// Age of the last event or bookmark.
-    pub(crate) fn last_event_age(&self) -> Option<Duration> {
-        self.last_event.map(|at| at.elapsed())
+    /// Age of the last event or bookmark, in milliseconds.
+    pub(crate) fn last_event_age_ms(&self) -> Option<u64> {
+        self.last_event.map(age_ms)
     }
+
+    /// Age of the last sign of life, in milliseconds.
+    pub(crate) fn alive_age_ms(&self) -> Option<u64> {
+        self.alive.map(age_ms)
+    }
+}
+
+fn age_ms(at: Instant) -> u64 {
+    u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use kube::Client;
 use windlass_core::backoff::Backoff;
+use windlass_core::class::Class;
 use windlass_core::object::{ObjectError, version_number};
 
 use crate::get::GetError;
@@ -28,7 +29,7 @@ use crate::stream::{Event, Stream};
 /// Pauses after whatever may pass by itself. 5 s at most, so that the end of an
 /// outage is noticed soon; one request per kind then is cheap.
 const PAUSES: Backoff = backoff(250, 5_000);
-/// Pauses while a right is missing: somebody must act first.
+/// Pauses while a right is missing or a request is refused: somebody must act first.
 const PAUSES_DENIED: Backoff = backoff(1_000, 30_000);
 /// A watch that ended sooner, and brought nothing new, counts as a failure.
 const BRIEF: Duration = Duration::from_secs(1);
@@ -76,7 +77,7 @@ pub(crate) struct Reflector<'a, T> {
     target: &'a mut T,
     /// Where the next watch goes on.
     cursor: String,
-    failures: u32,
+    pauses: Pauses,
     odd: u32,
     older: u32,
 }
@@ -94,7 +95,16 @@ impl<'a, T: Target> Reflector<'a, T> {
         progress: &'a Progress,
         target: &'a mut T,
     ) -> Self {
-        Self { client, selection, progress, target, cursor: String::new(), failures: 0, odd: 0, older: 0 }
+        Self {
+            client,
+            selection,
+            progress,
+            target,
+            cursor: String::new(),
+            pauses: Pauses::default(),
+            odd: 0,
+            older: 0,
+        }
     }
 
     /// Feeds the target until the API server answers 404.
@@ -170,11 +180,12 @@ impl<'a, T: Target> Reflector<'a, T> {
         let end = self.follow(&mut stream).await;
         let lasted = stream.lasted();
         if lasted >= BRIEF {
-            self.failures = 0;
+            self.pauses.reset();
         }
         match end {
             Ok(advanced) if advanced || lasted >= BRIEF => {
                 self.odd = 0;
+                self.progress.alive();
                 Ok(())
             }
             Ok(_) => Err(GetError::Brief(lasted)),
@@ -209,7 +220,7 @@ impl<'a, T: Target> Reflector<'a, T> {
         }
         self.cursor = version.to_owned();
         self.target.reached(number);
-        self.failures = 0;
+        self.pauses.reset();
         self.odd = 0;
         true
     }
@@ -225,16 +236,16 @@ impl<'a, T: Target> Reflector<'a, T> {
     }
 
     async fn pause(&mut self, error: &GetError) {
-        self.failures = self.failures.saturating_add(1);
+        let pause = self.pauses.next(error);
         self.progress.failed(error);
         self.progress.phase(Phase::BackingOff);
         let kind = &self.selection.kind.gvk;
-        if self.failures == 1 && !matches!(error, GetError::Brief(_)) {
+        if self.pauses.failures == 1 && !matches!(error, GetError::Brief(_)) {
             tracing::warn!(%kind, error = %error.line(), "watch broke, trying again");
         } else {
-            tracing::debug!(%kind, failures = self.failures, error = %error.line(), "watch failed again");
+            tracing::debug!(%kind, failures = self.pauses.failures, error = %error.line(), "watch failed again");
         }
-        tokio::time::sleep(pause_after(error, self.failures)).await;
+        tokio::time::sleep(pause).await;
     }
 
     fn skipped(&self, error: &ObjectError) {
@@ -254,12 +265,33 @@ fn is_odd(error: &GetError) -> bool {
     }
 }
 
-/// The pause after `failures` failures in a row, the last being `error`.
-pub(crate) fn pause_after(error: &GetError, failures: u32) -> Duration {
-    let backoff = match error.code() {
-        Some(401 | 403) => PAUSES_DENIED,
-        _ => PAUSES,
-    };
-    let pause = backoff.pause(failures, rand::random());
-    pause.max(error.retry_after().unwrap_or_default())
+/// Failures in a row, and the pauses that they lead to.
+#[derive(Debug, Default)]
+pub(crate) struct Pauses {
+    failures: u32,
+    class: Option<Class>,
+}
+
+impl Pauses {
+    /// The pause after one more failure. A failure of another class begins a new
+    /// row: the 403 that a server answers while it starts must not inherit the
+    /// length of the outage before it.
+    pub(crate) fn next(&mut self, error: &GetError) -> Duration {
+        let class = error.class();
+        if self.class.replace(class) != Some(class) {
+            self.failures = 0;
+        }
+        self.failures = self.failures.saturating_add(1);
+        let backoff = match class {
+            Class::Transient | Class::Conflict => PAUSES,
+            Class::Permanent | Class::Guest | Class::Fatal => PAUSES_DENIED,
+        };
+        let pause = backoff.pause(self.failures, rand::random());
+        pause.max(error.retry_after().unwrap_or_default())
+    }
+
+    /// Something went well.
+    pub(crate) fn reset(&mut self) {
+        *self = Self::default();
+    }
 }

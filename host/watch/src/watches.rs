@@ -23,7 +23,7 @@ use crate::discovery::{Found, discover};
 use crate::kind_cache::KindCache;
 use crate::objects::Change;
 use crate::progress::{Phase, WatchStatus};
-use crate::reflect::{Reflector, Target, backoff, pause_after};
+use crate::reflect::{Pauses, Reflector, Target, backoff};
 use crate::selection::Selection;
 
 /// Pauses between two looks for a kind: the wait after a CRD has arrived, and the
@@ -155,6 +155,7 @@ struct KindTarget {
 async fn drive(client: Client, mut target: KindTarget) {
     let kind = target.kind.clone();
     let mut looks: u32 = 0;
+    let mut pauses = Pauses::default();
     loop {
         match discover(&client, &kind.gvk).await {
             Ok(Found::Kind(found)) => {
@@ -178,12 +179,12 @@ async fn drive(client: Client, mut target: KindTarget) {
                 kind.progress.failed(&error);
                 tracing::debug!(kind = %kind.gvk, error = %error.line(), "discovery failed");
                 kind.progress.phase(Phase::BackingOff);
-                looks = looks.saturating_add(1);
-                tokio::time::sleep(pause_after(&error, looks)).await;
+                tokio::time::sleep(pauses.next(&error)).await;
                 continue;
             }
         }
         kind.progress.phase(Phase::Waiting);
+        pauses.reset();
         looks = looks.saturating_add(1);
         let pause: Duration = LOOKS.pause(looks, rand::random());
         tokio::time::sleep(pause).await;

@@ -84,6 +84,25 @@ async fn missing_rights_are_waited_for_ever_more_patiently() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_after_a_long_outage_does_not_inherit_its_patience() {
+    let mut lab = Lab::new();
+    lab.want(&manifest("p", "x.dev/v1/Web", &[], &[]));
+    lab.api.call("/apis/x.dev/v1").await.json(WEB_GROUP);
+    for _ in 0..20 {
+        drop(lab.api.list(WEBS).await);
+    }
+    let list = lab.api.list(WEBS).await;
+    let start = Instant::now();
+    list.fail(403);
+    lab.api.list(WEBS).await.objects(10, &[]);
+    assert!(
+        start.elapsed() <= seconds(1),
+        "{:?}: a server that starts refuses for a moment",
+        start.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_pause_that_the_server_asks_for_is_kept() {
     let mut lab = Lab::new();
     lab.want(&manifest("p", "x.dev/v1/Web", &[], &[]));

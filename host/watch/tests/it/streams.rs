@@ -43,7 +43,8 @@ async fn a_watch_that_ends_in_time_goes_on_at_once_from_its_bookmark() {
     assert_eq!(start.elapsed(), seconds(0));
     let timeout = call.address.split("timeoutSeconds=").nth(1).and_then(|n| n.parse::<u64>().ok());
     assert!(timeout.is_some_and(|n| (20..=25).contains(&n)), "{}", call.address);
-    assert_eq!(lab.status("x.dev/v1/Web").errors, 0);
+    let status = lab.status("x.dev/v1/Web");
+    assert_eq!((status.errors, status.alive_age_ms), (0, Some(0)));
 }
 
 #[tokio::test(start_paused = true)]
