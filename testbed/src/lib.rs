@@ -20,6 +20,7 @@
 //! | [`control_plane`] | starts, disturbs and ends them |
 //! | [`audit`] | reads what the API server recorded |
 //! | [`kubelet`] | makes pods Ready without containers |
+//! | [`Replica`] | one host process |
 //! | [`components`] | builds the plugins that tests load |
 
 mod access;
@@ -33,6 +34,7 @@ mod options;
 mod pki;
 mod process;
 pub mod progress;
+mod replica;
 mod runtime;
 mod servers;
 
@@ -44,4 +46,5 @@ pub use kubelet::Placement;
 pub use options::{Options, REPLICAS, User};
 pub use pki::{Authority, Identity};
 pub use process::Signal;
+pub use replica::{Replica, ReplicaOptions};
 pub use servers::{Server, Stop};
