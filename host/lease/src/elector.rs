@@ -18,6 +18,7 @@ use windlass_core::claim::{BootTime, Claim, Term};
 
 use crate::durations::{Durations, LONGEST_LEASE};
 use crate::record::{Copy, Lease};
+use crate::seen::{Occupant, Seen, occupant};
 use crate::step::{Failure, HeldByAnother, Input, Leadership, Order, Purpose, Step, StepDown, Write};
 
 /// Free Leases are taken after a random pause of up to this, so that two standbys
@@ -54,6 +55,12 @@ pub struct Elector {
     stale: bool,
     /// An acquisition may have been carried out without our knowing.
     unsure: bool,
+    /// A create was sent and may still be carried out. Unlike an update it has no version
+    /// to fail on: it can land on the ruins of a Lease that others held since.
+    create_out: bool,
+    /// That has become possible: a Lease in our name proves nothing, until it is taken
+    /// by an update.
+    doubt: bool,
     /// After a failure no request is sent before this instant.
     not_before: BootTime,
     /// When the API server was last heard of, by watch or by answer.
@@ -95,32 +102,6 @@ enum Preparation {
     Done,
 }
 
-/// The newest copy of the Lease and what it means for this replica.
-#[derive(Clone, Debug)]
-struct Seen {
-    copy: Copy,
-    /// The local instant at which this copy was first seen.
-    since: BootTime,
-    occupant: Occupant,
-    /// How long after `since` an occupied Lease is left alone.
-    wait: Duration,
-    /// How much longer, and how long a free one is.
-    jitter: Duration,
-}
-
-/// Who may still act on the Lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Occupant {
-    /// Nobody: released, or never held.
-    Nobody,
-    /// Only this process; its name stands in the Lease.
-    Me,
-    /// Only this process, until its claim would have ended; then anybody who waited.
-    MeUntil(BootTime),
-    /// Another process, perhaps one that nobody knows.
-    Other,
-}
-
 #[derive(Clone, Debug)]
 struct Pending {
     id: u64,
@@ -147,6 +128,8 @@ impl Elector {
             next_id: 0,
             stale: true,
             unsure: false,
+            create_out: false,
+            doubt: false,
             not_before: now,
             heard: now,
             ending: false,
@@ -165,7 +148,7 @@ impl Elector {
             Input::Heard => self.heard = now,
             Input::Observed(copy) => {
                 self.heard = now;
-                let older = self.seen.as_ref().is_some_and(|seen| !is_newer(&copy, &seen.copy));
+                let older = self.seen.as_ref().is_some_and(|seen| !copy.is_newer_than(&seen.copy));
                 if !older {
                     self.observe(now, copy, &mut orders);
                 }
@@ -200,13 +183,21 @@ impl Elector {
 
     /// Takes note of a copy that differs from the last one, or was read on purpose.
     fn observe(&mut self, now: BootTime, copy: Copy, orders: &mut Vec<Order>) {
-        if self.seen.as_ref().is_some_and(|seen| is_same(&copy, &seen.copy)) {
+        if self.seen.as_ref().is_some_and(|seen| copy.is_same(&seen.copy)) {
             return;
         }
         if let Some(term) = copy.lease().and_then(|lease| lease.term()) {
             self.highest = self.highest.max(term);
         }
-        let occupant = self.occupant(&copy);
+        let leads_until = match &self.state {
+            State::Holding(holding) => Some(holding.claim.ends),
+            _ => None,
+        };
+        self.doubt |= self.create_out && copy.lease().is_some_and(|lease| !self.names_me(lease));
+        let mut occupant = occupant(&copy, self.seen.as_ref(), &self.settings.identity, leads_until);
+        if self.doubt && occupant == Occupant::Me && leads_until.is_none() {
+            occupant = Occupant::Other;
+        }
         let first = self.seen.is_none();
         let own = self.settings.durations.lease();
         let theirs = copy.lease().and_then(|lease| lease.duration()).unwrap_or(own);
@@ -221,25 +212,6 @@ impl Elector {
         }
         self.end_without_election(first, orders);
         self.announce_standby(orders);
-    }
-
-    fn occupant(&self, copy: &Copy) -> Occupant {
-        let mine_until = match &self.state {
-            State::Holding(holding) => Some(holding.claim.ends),
-            _ => None,
-        };
-        match copy {
-            Copy::Present(lease) => match lease.holder() {
-                Some(holder) if *holder == *self.settings.identity => Occupant::Me,
-                Some(_) => Occupant::Other,
-                None if lease.is_released() || lease.is_untouched() => Occupant::Nobody,
-                None => mine_until.map_or(Occupant::Other, Occupant::MeUntil),
-            },
-            // Found at the start: nothing was ever installed here. Found later: deleted,
-            // and whoever held it may not know yet.
-            Copy::Absent { .. } if self.seen.is_none() => Occupant::Nobody,
-            Copy::Absent { .. } => mine_until.map_or(Occupant::Other, Occupant::MeUntil),
-        }
     }
 
     /// Why the newest copy is no longer this replica's, if so.
@@ -278,9 +250,11 @@ impl Elector {
         let Some(pending) = self.pending.take_if(|pending| pending.id == id) else {
             return;
         };
-        if result != Err(Failure::Unknown) {
+        let definite = result != Err(Failure::Unknown);
+        if definite {
             self.heard = now;
         }
+        let create = matches!(pending.request, Request::Write { create: true, .. });
         match (pending.request, result) {
             (Request::Read, Ok(lease)) => {
                 (self.stale, self.unsure) = (false, false);
@@ -292,10 +266,12 @@ impl Elector {
             }
             (Request::Write { purpose, term, .. }, Ok(lease)) => {
                 let copy = Copy::Present(lease);
-                if self.seen.as_ref().is_none_or(|seen| is_newer(&copy, &seen.copy)) {
+                if self.seen.as_ref().is_none_or(|seen| copy.is_newer_than(&seen.copy)) {
                     self.observe(now, copy, orders);
                 }
-                self.written(now, purpose, term, pending.sent, orders);
+                if !(create && self.doubt) {
+                    self.written(now, purpose, term, pending.sent, orders);
+                }
             }
             (Request::Write { create: false, .. }, Err(Failure::Absent)) => {
                 self.observe(now, self.gone(), orders);
@@ -307,6 +283,7 @@ impl Elector {
                 self.not_before = now.plus(self.pause());
             }
         }
+        self.create_out &= !(create && definite);
     }
 
     /// An absence that was found by asking: it is later than the copy before it.
@@ -331,6 +308,7 @@ impl Elector {
             (State::Standby, Purpose::Acquire) if self.ending => self.state = State::Releasing,
             (State::Standby, Purpose::Acquire) if in_time => {
                 let claim = Claim { holder: self.settings.identity.clone(), term, ends };
+                (self.create_out, self.doubt) = (false, false);
                 orders.push(Order::Prepare(claim.clone()));
                 self.state = State::Holding(Holding {
                     claim,
@@ -463,22 +441,10 @@ impl Elector {
 
     /// What a standby has to send: a write, a read (`Some(None)`), or nothing.
     fn standby_request(&self, now: BootTime) -> Option<Option<(Purpose, Term)>> {
-        if self.free_at(now).is_none_or(|at| now >= at) {
+        if self.seen.as_ref().map(|seen| seen.free_at(now)).is_none_or(|at| now >= at) {
             return Some(self.seen.as_ref().map(|_| (Purpose::Acquire, above(self.highest))));
         }
         (now >= self.heard.plus(self.settings.durations.silence())).then_some(None)
-    }
-
-    /// From when on this replica may take the Lease, judged at `now`. Nothing before
-    /// the first copy.
-    fn free_at(&self, now: BootTime) -> Option<BootTime> {
-        let seen = self.seen.as_ref()?;
-        Some(match seen.occupant {
-            Occupant::Nobody => seen.since.plus(seen.jitter),
-            Occupant::Me => seen.since,
-            Occupant::MeUntil(ends) if now < ends => seen.since,
-            Occupant::MeUntil(_) | Occupant::Other => seen.since.plus(seen.wait + seen.jitter),
-        })
     }
 
     fn read(&mut self, now: BootTime, orders: &mut Vec<Order>) {
@@ -488,6 +454,7 @@ impl Elector {
 
     fn write(&mut self, now: BootTime, purpose: Purpose, term: Term, orders: &mut Vec<Order>) {
         let base = self.seen.as_ref().and_then(|seen| seen.copy.lease()).cloned();
+        self.create_out |= base.is_none();
         let id = self.request(now, Request::Write { purpose, term, create: base.is_none() });
         orders.push(Order::Write(Write {
             id,
@@ -534,7 +501,7 @@ impl Elector {
             State::Holding(holding) => holding.renew_at,
             State::Standby => {
                 let silent = self.heard.plus(durations.silence());
-                self.free_at(now).map_or(silent, |at| at.min(silent))
+                self.seen.as_ref().map(|seen| seen.free_at(now)).map_or(silent, |at| at.min(silent))
             }
             _ => self.not_before,
         };
@@ -545,8 +512,14 @@ impl Elector {
         self.seen.as_ref()?.copy.lease()?.holder().map(Arc::from)
     }
 
+    /// Whether the Lease is this replica's to give up.
     fn is_mine(&self) -> bool {
-        self.holder().is_some_and(|holder| *holder == *self.settings.identity)
+        let lease = self.seen.as_ref().and_then(|seen| seen.copy.lease());
+        !self.doubt && lease.is_some_and(|lease| self.names_me(lease))
+    }
+
+    fn names_me(&self, lease: &Lease) -> bool {
+        lease.holder() == Some(&*self.settings.identity)
     }
 
     /// The pause after a failure: a quarter to three quarters of a retry period, so that
@@ -558,23 +531,6 @@ impl Elector {
 
 fn above(term: Term) -> Term {
     Term(term.0.saturating_add(1))
-}
-
-/// Whether `a` is a later copy than `b`. Versions are numbers that rise; where one is
-/// missing or is no number, a different copy counts as later.
-fn is_newer(a: &Copy, b: &Copy) -> bool {
-    match (a.version(), b.version()) {
-        (Some(a), Some(b)) => a > b,
-        _ => !is_same(a, b),
-    }
-}
-
-fn is_same(a: &Copy, b: &Copy) -> bool {
-    match (a, b) {
-        (Copy::Absent { .. }, Copy::Absent { .. }) => true,
-        (Copy::Present(a), Copy::Present(b)) => a.metadata.resource_version == b.metadata.resource_version,
-        _ => false,
-    }
 }
 
 /// A small generator (SplitMix64): pauses need spread, not secrecy, and tests need replay.

@@ -17,4 +17,5 @@ pub mod step;
 
 mod api;
 mod run;
+mod seen;
 mod watch;

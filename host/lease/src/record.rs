@@ -202,4 +202,24 @@ impl Copy {
             Copy::Present(lease) => Some(lease),
         }
     }
+
+    /// Whether this is a later copy than `other`. Versions are numbers that rise; where one
+    /// is missing or is no number, a different copy counts as later.
+    pub fn is_newer_than(&self, other: &Copy) -> bool {
+        match (self.version(), other.version()) {
+            (Some(own), Some(other)) => own > other,
+            _ => !self.is_same(other),
+        }
+    }
+
+    /// Whether both are one state of the Lease.
+    pub fn is_same(&self, other: &Copy) -> bool {
+        match (self, other) {
+            (Copy::Absent { .. }, Copy::Absent { .. }) => true,
+            (Copy::Present(own), Copy::Present(other)) => {
+                own.metadata.resource_version == other.metadata.resource_version
+            }
+            _ => false,
+        }
+    }
 }

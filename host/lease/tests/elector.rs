@@ -1,5 +1,7 @@
 //! The elector's rules on pure values: one candidate, every answer given by hand.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -545,4 +547,52 @@ fn a_write_keeps_what_others_put_on_the_lease() {
                 "strategy": "OldestEmulationVersion" },
         })
     );
+}
+
+#[test]
+fn an_api_server_that_comes_and_goes_every_second_does_not_cost_the_lease() {
+    let mut desk = Desk::leader();
+    let mut lease = Some(lease(101, "me", 15, "1"));
+    for ms in (100..600_000).step_by(10) {
+        let up = (ms / 1_000) % 2 == 1;
+        let mut orders = desk.tick(ms);
+        while let Some(order) =
+            orders.iter().find(|o| matches!(o, Order::Read { .. } | Order::Write(_))).cloned()
+        {
+            orders = match order {
+                Order::Write(write) if up => {
+                    lease = Some(desk.stored(&write));
+                    let result = lease.clone().ok_or(Failure::Absent);
+                    desk.tell(ms + 1, Input::Answered { id: write.id, result })
+                }
+                Order::Read { id, .. } if up => {
+                    let result = lease.clone().ok_or(Failure::Absent);
+                    desk.tell(ms + 1, Input::Answered { id, result })
+                }
+                Order::Write(Write { id, .. }) | Order::Read { id, .. } => {
+                    desk.fail(ms + 1, id, Failure::Unknown)
+                }
+                _ => unreachable!("only requests are picked"),
+            };
+            assert_eq!(closed(&orders), None, "at {ms} ms");
+        }
+        assert_eq!(closed(&orders), None, "at {ms} ms");
+    }
+}
+
+#[test]
+fn a_create_that_lands_after_others_held_the_lease_opens_nothing() {
+    let mut desk = Desk::new(true);
+    let id = read(&desk.tick(0));
+    desk.fail(0, id, Failure::Absent);
+    let making = write(&desk.tick(10));
+    // While it is on its way another one leads, and the Lease is deleted.
+    desk.tell(100, Input::Observed(present(50, "other")));
+    desk.tell(200, Input::Observed(Copy::Absent { at: Some(60) }));
+    let orders = desk.accept(300, &making);
+    assert!(!has_requests(&orders), "{orders:?}");
+    assert!(!orders.iter().any(|o| matches!(o, Order::Prepare(_))), "the other one may not know yet");
+    desk.tell(15_299, Input::Heard);
+    let taking = write(&desk.tick(15_310));
+    assert_eq!((taking.term, taking.base.is_some()), (Term(8), true));
 }

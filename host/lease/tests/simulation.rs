@@ -4,6 +4,8 @@
 //! The durations are the tightest that are accepted, so that a claim counted from a
 //! wrong instant shows. `PROPTEST_CASES` makes it longer.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod world;
 
 use std::time::Duration;
@@ -74,8 +76,15 @@ fn assert_terms_rise(reigns: &[Reign]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// 400 cases unless `PROPTEST_CASES` says otherwise. Failures print themselves whole.
+fn config() -> ProptestConfig {
+    let cases =
+        if std::env::var_os("PROPTEST_CASES").is_some() { ProptestConfig::default().cases } else { 400 };
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+    #![proptest_config(config())]
 
     #[test]
     fn never_two_gates_are_open_and_terms_only_rise(faults in faults(disasters())) {
