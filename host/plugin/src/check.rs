@@ -5,6 +5,7 @@
 //! is wrong before seconds of compilation, and the compiler sees less of what
 //! strangers write. It never runs anything.
 
+use wasmtime::wasmparser::BinaryReaderError;
 use wasmtime::wasmparser::types::Types;
 use wasmtime::wasmparser::{
     ComponentTypeRef, Parser, Payload, TypeBounds, ValidPayload, Validator, WasmFeatures,
@@ -24,7 +25,7 @@ const FUNCTIONS_MAX: u32 = 20_000;
 pub(crate) fn check(bytes: &[u8], features: WasmFeatures) -> Result<(), Refusal> {
     magic(bytes)?;
     let shape = walk(bytes, features).map_err(|e| match e {
-        Fault::Parse(e) => malformed(bytes, &e, features),
+        Fault::Parse(e) => malformed(bytes, &e),
         Fault::Refused(refusal) => refusal,
     })?;
     for import in &shape.imports {
@@ -37,18 +38,18 @@ pub(crate) fn check(bytes: &[u8], features: WasmFeatures) -> Result<(), Refusal>
 /// the function bodies, which [`check`] leaves out.
 pub(crate) fn compile_failure(bytes: &[u8], features: WasmFeatures, error: &wasmtime::Error) -> Refusal {
     match Validator::new_with_features(features).validate_all(bytes) {
-        Err(e) => malformed(bytes, &e, features),
+        Err(e) => malformed(bytes, &e),
         Ok(_) => Refusal::new(Code::CompileFailed, format!("{error:#}")),
     }
 }
 
 enum Fault {
-    Parse(wasmtime::wasmparser::BinaryReaderError),
+    Parse(BinaryReaderError),
     Refused(Refusal),
 }
 
-impl From<wasmtime::wasmparser::BinaryReaderError> for Fault {
-    fn from(e: wasmtime::wasmparser::BinaryReaderError) -> Self {
+impl From<BinaryReaderError> for Fault {
+    fn from(e: BinaryReaderError) -> Self {
         Self::Parse(e)
     }
 }
@@ -107,13 +108,9 @@ fn walk(bytes: &[u8], features: WasmFeatures) -> Result<Shape, Fault> {
 }
 
 /// E115 when the only fault is a feature that is off, E113 otherwise.
-fn malformed(
-    bytes: &[u8],
-    error: &wasmtime::wasmparser::BinaryReaderError,
-    features: WasmFeatures,
-) -> Refusal {
+fn malformed(bytes: &[u8], error: &BinaryReaderError) -> Refusal {
     let (text, offset) = (printable(error.message(), 256), error.offset());
-    let with_all = WasmFeatures::all() - WasmFeatures::LEGACY_EXCEPTIONS | features;
+    let with_all = WasmFeatures::all() - WasmFeatures::LEGACY_EXCEPTIONS;
     if Validator::new_with_features(with_all).validate_all(bytes).is_ok() {
         return Refusal::new(Code::FeatureDisabled, format!("{text} at offset {offset:#x}"));
     }

@@ -36,7 +36,7 @@ impl Offer {
         let mut text = format!("{plugin}\n");
         for (section, entries) in [("data", &map.data), ("binaryData", &map.binary_data)] {
             for (key, value) in entries {
-                write!(text, "{section}\0{key}\0{}\0{value}\n", value.len())
+                writeln!(text, "{section}\0{key}\0{}\0{value}", value.len())
                     .expect("writing to a String cannot fail");
             }
         }

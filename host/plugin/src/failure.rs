@@ -1,8 +1,12 @@
 //! Why a call failed, as a code: the engine's errors and our own, told apart.
 
+use std::collections::BTreeSet;
+
 use wasmtime::{Error, Trap, WasmBacktrace};
 use windlass_core::code::{Code, Refusal, printable};
 use windlass_core::limits::Limits;
+
+use crate::engine::FRAMES_MAX;
 
 /// What the engine says when a value that a guest hands over is too large. It has
 /// no type of its own; a test notices when the words change.
@@ -38,6 +42,11 @@ pub(crate) fn classify(error: &Error, last_words: &str, limits: &Limits) -> Refu
 
 fn trapped(trap: Trap, error: &Error, last_words: &str, limits: &Limits) -> Refusal {
     match trap {
+        // Compiled languages keep large variables on a second stack in linear memory,
+        // whose overflow the machine can only see as an access outside it.
+        Trap::MemoryOutOfBounds if is_endless(error) => {
+            Refusal::new(Code::StackOverflow, format!("the stack in linear memory is full{}", at(error)))
+        }
         Trap::StackOverflow => Refusal::new(
             Code::StackOverflow,
             format!("the stack is full, limit {} KiB{}", limits.stack_bytes / 1024, at(error)),
@@ -67,6 +76,16 @@ fn at(error: &Error) -> String {
     format!("; at {}", frames.join(" < "))
 }
 
+/// Whether the innermost frames are a few functions that call each other again
+/// and again, as many as are remembered.
+fn is_endless(error: &Error) -> bool {
+    let Some(trace) = error.downcast_ref::<WasmBacktrace>() else {
+        return false;
+    };
+    let functions: BTreeSet<u32> = trace.frames().iter().map(wasmtime::FrameInfo::func_index).collect();
+    trace.frames().len() >= FRAMES_MAX && functions.len() <= FRAMES_MAX / 4
+}
+
 /// Names of the frames, innermost first. The engine's text is used because it has
 /// the names demangled; functions without a name come with their number.
 fn frames(trace: &WasmBacktrace) -> Vec<String> {
@@ -76,8 +95,10 @@ fn frames(trace: &WasmBacktrace) -> Vec<String> {
         .filter_map(|line| {
             let (head, name) = line.split_once(" - ")?;
             let is_frame = head.trim().chars().next().is_none_or(|c| c.is_ascii_digit());
-            is_frame.then(|| printable(name.rsplit_once("unknown>!").map_or(name, |(_, n)| n), 80))
+            let name = name.rsplit_once("unknown>!").map_or(name, |(_, name)| name);
+            let number = name.strip_prefix("<wasm function ").and_then(|rest| rest.strip_suffix('>'));
+            is_frame.then(|| number.map_or_else(|| printable(name, 80), |number| format!("#{number}")))
         })
-        .take(crate::engine::FRAMES_MAX)
+        .take(FRAMES_MAX)
         .collect()
 }

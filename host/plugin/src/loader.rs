@@ -70,6 +70,15 @@ impl Loader {
         Ok(Plugin::new(compiled, source.settings.clone()))
     }
 
+    /// Checks and compiles, and gives back what the component says of itself, under
+    /// whatever name: for tools that package it. Blocks for up to seconds.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), without E172.
+    pub fn inspect(&self, source: &Source) -> Result<Arc<Manifest>, Refusal> {
+        Ok(Arc::clone(&self.compile(source)?.manifest))
+    }
+
     fn in_use(&self, digest: &Digest) -> Option<Arc<Compiled>> {
         let compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         compiled.get(digest).and_then(Weak::upgrade)

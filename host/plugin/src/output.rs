@@ -16,6 +16,9 @@ const LINE_BYTES: usize = 4096;
 /// How much of the end of stderr is kept for messages.
 const TAIL_BYTES: usize = 1024;
 
+/// What Rust prints after a panic's message: advice that nobody can follow here.
+const ADVICE: &str = "note: run with `RUST_BACKTRACE=1`";
+
 /// Whose lines these are.
 #[derive(Clone, Debug)]
 pub(crate) struct Speaker {
@@ -114,7 +117,11 @@ impl Output {
     pub(crate) fn last_words(&self, max: usize) -> String {
         let tail: Vec<u8> = self.tail.iter().copied().collect();
         let text = String::from_utf8_lossy(&tail);
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let lines: Vec<&str> = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with(ADVICE))
+            .collect();
         let text = printable(&lines.join(" | "), 4 * TAIL_BYTES);
         // The end counts: a panic prints its message last.
         let from = text.ceil_char_boundary(text.len().saturating_sub(max));
@@ -231,7 +238,10 @@ mod tests {
                 output.write(Stream::Out, b"0123456789\n");
             }
             output.write(Stream::Err, &[b'x'; 5000]);
-            output.write(Stream::Err, b"\npanicked at src/lib.rs:1:\nboom\n");
+            output.write(
+                Stream::Err,
+                b"\npanicked at src/lib.rs:1:\nboom\nnote: run with `RUST_BACKTRACE=1` etc\n",
+            );
             words = output.last_words(1024);
         });
         assert_eq!(lines.len(), 6, "{lines:?}");

@@ -89,7 +89,8 @@ impl Plugin {
 
     /// Asks `reconcile`, or `finalize` if `pass` says so. Blocks this thread for
     /// tens of microseconds as a rule and for twice [`Limits::cpu`] at most, so it
-    /// belongs on a thread that may block.
+    /// belongs on a thread that may block. The guest runs on this thread's stack: it
+    /// needs [`Limits::stack_bytes`] and some 256 KiB for the host's own frames.
     ///
     /// # Errors
     /// [`CallError::Fault`] is the plugin's own answer; [`CallError::Refused`] says
