@@ -31,7 +31,8 @@ fn stages_know_core_and_never_each_other() {
     for stage in STAGES {
         let needs = needs(stage);
         assert!(needs.contains("windlass-core"), "{stage} does not know core");
-        let ours: BTreeSet<_> = needs.iter().filter(|name| name.starts_with("windlass")).map(String::as_str).collect();
+        let ours: BTreeSet<_> =
+            needs.iter().filter(|name| name.starts_with("windlass")).map(String::as_str).collect();
         let allowed: BTreeSet<_> = match stage {
             "windlass-reconcile" => BTreeSet::from(["windlass-core", "windlass-queue"]),
             _ => BTreeSet::from(["windlass-core"]),

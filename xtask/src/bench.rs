@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use windlass_testbed::Options;
@@ -162,7 +162,7 @@ async fn watch(client: &kube::Client, collection: &str) -> Result<impl futures::
     let version = list["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
     let uri = format!("{collection}?watch=true&timeoutSeconds=3600&resourceVersion={version}");
     let events = client.request_events::<Value>(http::Request::get(uri).body(Vec::new())?).await?;
-    let objects = events.into_stream().filter_map(|event| async move {
+    let objects = events.filter_map(|event| async move {
         match event.ok()? {
             kube::core::WatchEvent::Added(object) | kube::core::WatchEvent::Modified(object) => Some(object),
             kube::core::WatchEvent::Deleted(_)

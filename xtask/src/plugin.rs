@@ -35,7 +35,7 @@ pub(crate) struct Args {
 
 /// A plugin that was built and accepted by the host's own checks.
 pub(crate) struct Package {
-    pub(crate) manifest: Manifest,
+    pub(crate) manifest: std::sync::Arc<Manifest>,
     pub(crate) digest: String,
     pub(crate) compressed: Vec<u8>,
     pub(crate) wasm: Vec<u8>,

@@ -105,6 +105,11 @@ struct Cause {
     field: String,
 }
 
+/// How long a key stays away from a namespace that is being emptied. Its primaries go
+/// with it, so there is nothing to hurry for, and each attempt is refused again.
+const WHILE_TERMINATING: Duration = Duration::from_secs(5);
+const TERMINATING: &str = "namespace is terminating";
+
 /// What a refused write means. `reply` is not a 2xx.
 pub(crate) fn refused(reply: &Reply, actor: &Actor<'_>) -> Failed {
     let status = Status::of(reply);
@@ -124,13 +129,14 @@ pub(crate) fn refused(reply: &Reply, actor: &Actor<'_>) -> Failed {
         402..=499 => (Class::Permanent, format!("refused with {}: {said}", reply.code)),
         _ => (Class::Transient, format!("the API server answered {}: {said}", reply.code)),
     };
+    let terminating = message.starts_with(TERMINATING).then_some(WHILE_TERMINATING);
     Failed {
         class,
         code: Some(reply.code),
         // A gateway's or etcd's timeout, or a crash half way; 503 and 429 are given before any work.
         unknown: matches!(reply.code, 408 | 500 | 502 | 504),
         message,
-        retry_after: reply.retry_after.or(status.retry_after()),
+        retry_after: reply.retry_after.or(status.retry_after()).or(terminating),
     }
 }
 
@@ -151,7 +157,7 @@ fn forbidden(status: &Status, said: &str, actor: &Actor<'_>) -> (Class, String) 
     }
     let ends = status.has_cause(|cause| cause.reason == "NamespaceTerminating");
     if ends || said.contains("because it is being terminated") {
-        return (Class::Permanent, format!("namespace is terminating: {said}"));
+        return (Class::Permanent, format!("{TERMINATING}: {said}"));
     }
     match actor {
         Actor::Plugin { host_namespace, name, .. } if said.contains("cannot") => {
@@ -271,6 +277,7 @@ mod tests {
             &status("unable to create new content in namespace x because it is being terminated"),
         );
         assert!(by_words.message.starts_with("namespace is terminating"));
+        assert_eq!(by_words.retry_after, Some(WHILE_TERMINATING), "it is left in peace");
         let by_cause = json!({"kind": "Status", "message": "no", "details": {"causes": [{"reason": "NamespaceTerminating"}]}});
         assert!(judged(403, &by_cause).message.starts_with("namespace is terminating"));
         let rights = judged(403, &status("User \"x\" cannot patch resource \"configmaps\""));

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::scene::{Scene, built};
+use crate::scene::{Scene, built, read};
 
 #[tokio::test]
 async fn a_failing_plugin_is_named_and_another_goes_on() {
@@ -15,7 +15,8 @@ async fn a_failing_plugin_is_named_and_another_goes_on() {
     for (name, says) in [("trap", "E201 Trap"), ("overflow", "E206 StackOverflow")] {
         scene.widget(name, json!({"mode": name})).await;
         scene.event(name, "PassFailed", says).await;
-        scene.until("the greeter goes on", || scene.own("ConfigMap", &format!("{name}-greeting"))).await;
+        let greeting = format!("{name}-greeting");
+        scene.until("the greeter goes on", || scene.own("ConfigMap", &greeting)).await;
         assert!(scene.own("ConfigMap", &format!("{name}-traps")).await.is_none());
     }
     for (mode, says) in [
@@ -29,7 +30,8 @@ async fn a_failing_plugin_is_named_and_another_goes_on() {
         let event = scene.event(mode, "PassFailed", says).await;
         let message = event["message"].as_str().expect("a text");
         assert!(message.starts_with("nonsense@") && message.contains("Next try in"), "{message}");
-        scene.until("the greeter goes on", || scene.own("ConfigMap", &format!("{mode}-greeting"))).await;
+        let greeting = format!("{mode}-greeting");
+        scene.until("the greeter goes on", || scene.own("ConfigMap", &greeting)).await;
     }
 
     // A mended object is reconciled at once, whatever its pause had grown to.
@@ -49,7 +51,8 @@ async fn a_looping_plugin_is_stopped_and_backs_off() {
     scene.widget("w", json!({})).await;
     scene.event("w", "PassFailed", "E202 Timeout").await;
     scene.until("the greeter goes on", || scene.own("ConfigMap", "w-greeting")).await;
-    let errors = || async { scene.all().await[0].metric("windlass_plugin_errors_total{plugin=\"loops\"").await };
+    let errors =
+        || async { scene.all().await[0].metric("windlass_plugin_errors_total{plugin=\"loops\"").await };
     let first = scene.until("the metric counts", errors).await;
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     let later = errors().await.expect("a metric");
@@ -103,6 +106,7 @@ async fn a_broken_plugin_and_a_missing_crd_leave_every_replica_ready() {
     let scene = Scene::fresh("ready").await;
     scene.install("broken", b"nonsense").await;
     // The WebApp CRD is not installed: its plugin serves, and waits for the kind.
+    scene.control().apply(&read("plugins/webapp/rbac.yaml")).await.expect("the rights apply");
     scene.install("webapp", &built("webapp", None).await).await;
     scene.replicas(3, &[]).await;
     for replica in scene.all().await.iter() {

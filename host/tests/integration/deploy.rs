@@ -75,7 +75,11 @@ async fn what_kustomize_renders_is_admitted_under_the_restricted_standard() {
         let answer = control.kubectl(&may).await.expect("kubectl runs");
         assert!(answer.status.success(), "{verb} {resource}");
     }
-    for (verb, resource) in [("get", "secrets"), ("patch", "deployments.apps"), ("create", "clusterroles.rbac.authorization.k8s.io")] {
+    for (verb, resource) in [
+        ("get", "secrets"),
+        ("patch", "deployments.apps"),
+        ("create", "clusterroles.rbac.authorization.k8s.io"),
+    ] {
         let may = ["auth", "can-i", verb, resource, "--as", crate::scene::HOST_USER];
         let answer = control.kubectl(&may).await.expect("kubectl runs");
         assert!(!answer.status.success(), "the host must not {verb} {resource}");
@@ -84,7 +88,10 @@ async fn what_kustomize_renders_is_admitted_under_the_restricted_standard() {
 
 #[tokio::test]
 async fn each_size_is_a_component_that_applies() {
-    let control = tokio::task::spawn_blocking(windlass_testbed::shared).await.expect("no panic").expect("a control plane");
+    let control = tokio::task::spawn_blocking(windlass_testbed::shared)
+        .await
+        .expect("no panic")
+        .expect("a control plane");
     for (size, memory) in [("small", "128Mi"), ("medium", "512Mi"), ("large", "1Gi")] {
         let tree = tempfile::tempdir().expect("a directory");
         let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
@@ -95,9 +102,14 @@ async fn each_size_is_a_component_that_applies() {
             "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../deploy/base]\ncomponents: [../deploy/components/size-{size}]\n"
         );
         std::fs::write(overlay.join("kustomization.yaml"), text).expect("written");
-        let output = control.kubectl(&["kustomize", &overlay.display().to_string()]).await.expect("kubectl runs");
+        let output =
+            control.kubectl(&["kustomize", &overlay.display().to_string()]).await.expect("kubectl runs");
         let yaml = String::from_utf8_lossy(&output.stdout);
-        assert!(yaml.contains(&format!("memory: {memory}")), "{size}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            yaml.contains(&format!("memory: {memory}")),
+            "{size}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     assert!(read("deploy/base/deployment.yaml").contains("replicas: 3"));
 }

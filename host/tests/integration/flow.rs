@@ -25,7 +25,10 @@ async fn a_webapp_becomes_its_children_and_a_status() {
         assert_eq!(meta["annotations"]["windlass.dev/primary"], format!("{}/app", scene.namespace), "{kind}");
         assert_eq!(meta["ownerReferences"][0]["uid"], app["metadata"]["uid"], "{kind}");
         let managers = meta["managedFields"].as_array().expect("recorded");
-        assert!(managers.iter().any(|m| m["manager"] == "windlass/webapp" && m["operation"] == "Apply"), "{kind}");
+        assert!(
+            managers.iter().any(|m| m["manager"] == "windlass/webapp" && m["operation"] == "Apply"),
+            "{kind}"
+        );
     }
 }
 
@@ -35,7 +38,9 @@ async fn a_change_rolls_the_deployment() {
     scene.webapp("app", json!({"config": {"A": "1"}})).await;
     let template = |child: Value| child["spec"]["template"]["metadata"]["annotations"].clone();
     let before = scene.until("the Deployment exists", || scene.own("Deployment", "app")).await;
-    scene.webapp("app", json!({"image": "registry.example/app:2", "replicas": 3, "config": {"A": "2"}})).await;
+    scene
+        .webapp("app", json!({"image": "registry.example/app:2", "replicas": 3, "config": {"A": "2"}}))
+        .await;
     scene
         .until("the Deployment follows", || async {
             let now = scene.own("Deployment", "app").await?;
@@ -142,8 +147,10 @@ async fn what_a_pass_reads_brings_its_key_back() {
     let scene = Scene::shared("reads").await;
     scene.widget("w", json!({"source": "theirs", "text": "hi"})).await;
     scene.until("the child exists", || scene.own("ConfigMap", "w-greeting")).await;
-    let source = |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": "theirs", "namespace": scene.namespace}, "data": {"copied": value}});
+    let source = |value: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "theirs", "namespace": scene.namespace}, "data": {"copied": value}})
+    };
     for value in ["one", "two"] {
         scene.apply(source(value)).await;
         scene
@@ -176,7 +183,8 @@ async fn two_plugins_share_a_watch() {
     let agent = |uri: &str| uri.contains("/widgets?") && uri.contains("watch=");
     let events = scene.control().audit().and_then(|a| a.events()).expect("an audit log");
     let mut open = std::collections::BTreeSet::new();
-    for event in events.iter().filter(|e| e.user.username == crate::scene::HOST_USER && agent(&e.request_uri)) {
+    for event in events.iter().filter(|e| e.user.username == crate::scene::HOST_USER && agent(&e.request_uri))
+    {
         match event.stage.as_str() {
             "ResponseStarted" => open.insert(event.audit_id.clone()),
             "ResponseComplete" => open.remove(&event.audit_id),
@@ -189,24 +197,24 @@ async fn two_plugins_share_a_watch() {
 #[tokio::test]
 async fn a_strangers_object_is_left_untouched() {
     let scene = Scene::shared("stranger").await;
-    let theirs = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "app",
-        "namespace": scene.namespace}, "spec": {"clusterIP": "None", "ports": [{"port": 1}]}});
+    let theirs = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "app",
+        "namespace": scene.namespace}, "data": {"theirs": "x"}});
     let before = scene.apply(theirs).await;
-    scene.webapp("app", json!({})).await;
+    scene.webapp("app", json!({"config": {"A": "1"}})).await;
     scene.event("app", "PassFailed", "E234 NotOwner").await;
-    let after = scene.own("Service", "app").await.expect("it exists");
+    let after = scene.own("ConfigMap", "app").await.expect("it exists");
     assert_eq!(after["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"]);
     scene.until("the other children are made all the same", || scene.own("Deployment", "app")).await;
 
-    scene
-        .patch(&scene.path("Service", "app"), json!({"metadata": {"annotations": {"windlass.dev/adopt": "webapp"}}}))
-        .await;
-    // An edit brings the key back at once; the adoption itself is on an object that is not watched.
-    scene.webapp("app", json!({"replicas": 2})).await;
+    let offered = json!({"metadata": {"annotations": {"windlass.dev/adopt": "webapp"}}});
+    scene.patch(&scene.path("ConfigMap", "app"), offered).await;
+    // An edit brings the key back at once; the offer itself is on an object that is not watched.
+    scene.webapp("app", json!({"config": {"A": "2"}})).await;
     scene
         .until("an object that is offered is taken over", || async {
-            let service = scene.own("Service", "app").await?;
-            (service["metadata"]["labels"]["windlass.dev/owned-by"] == "webapp").then_some(())
+            let child = scene.own("ConfigMap", "app").await?;
+            (child["metadata"]["labels"]["windlass.dev/owned-by"] == "webapp" && child["data"]["A"] == "2")
+                .then_some(())
         })
         .await;
 }
@@ -226,7 +234,8 @@ async fn a_terminating_namespace_ends_in_peace() {
         .until("the namespace is gone", || async { scene.get(&namespace).await.is_none().then_some(()) })
         .await;
     let refused = scene.writes_since(mark).into_iter().filter(|w| {
-        !w.succeeded() && w.object_ref.as_ref().is_some_and(|o| o.namespace == scene.namespace && o.resource != "events")
+        !w.succeeded()
+            && w.object_ref.as_ref().is_some_and(|o| o.namespace == scene.namespace && o.resource != "events")
     });
     let refused: Vec<_> = refused.map(|w| format!("{} {}", w.verb, w.request_uri)).collect();
     assert!(refused.len() <= 60, "at most three attempts for each child: {refused:#?}");
@@ -244,7 +253,8 @@ async fn a_recreated_primary_gets_children_of_its_own() {
         .until("its Deployment is its own", || async {
             let child = scene.own("Deployment", "app").await?;
             let owner = &child["metadata"]["ownerReferences"][0]["uid"];
-            (*owner == second["metadata"]["uid"] && child["metadata"]["deletionTimestamp"].is_null()).then_some(())
+            (*owner == second["metadata"]["uid"] && child["metadata"]["deletionTimestamp"].is_null())
+                .then_some(())
         })
         .await;
 }

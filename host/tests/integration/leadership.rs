@@ -34,9 +34,7 @@ async fn a_stopped_leader_hands_over_at_once() {
     let scene = Scene::fresh("term").await;
     scene.install_fixture("greeter").await;
     // Durations that a handover by time could not meet.
-    scene
-        .replicas(2, &["--lease-duration=60s", "--renew-deadline=40s", "--retry-period=5s"])
-        .await;
+    scene.replicas(2, &["--lease-duration=60s", "--renew-deadline=40s", "--retry-period=5s"]).await;
     let first = scene.leader().await;
     let leaving = scene.take(&first).await;
     let (status, took) = leaving.terminate(Duration::from_secs(20)).await.expect("it ran");

@@ -10,5 +10,5 @@ mod deploy;
 mod flow;
 mod leadership;
 mod plugins;
-mod scene;
 mod scale;
+mod scene;

@@ -74,9 +74,8 @@ async fn a_forced_resync_of_a_converged_fleet_writes_nothing() {
 
     // The same after a takeover: what memory knew is known by value.
     scene.take(&leader).await.kill().await.expect("it ran");
-    let successor = scene
-        .until("a successor leads", || async { scene.holder().await.filter(|h| *h != leader) })
-        .await;
+    let successor =
+        scene.until("a successor leads", || async { scene.holder().await.filter(|h| *h != leader) }).await;
     let mark = scene.mark();
     scene
         .until("the successor looked at everything", || async {

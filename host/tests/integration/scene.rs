@@ -14,11 +14,11 @@ use windlass_testbed::{
 };
 
 /// Namespace of the host, as `deploy/` has it.
-pub const HOST: &str = "windlass-system";
+pub(crate) const HOST: &str = "windlass-system";
 /// The user as whom the host writes.
-pub const HOST_USER: &str = "system:serviceaccount:windlass-system:windlass";
+pub(crate) const HOST_USER: &str = "system:serviceaccount:windlass-system:windlass";
 /// How long anything may take before a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Rights for all fixtures at once, in the shape that `cargo xtask plugin` writes for one.
 const FIXTURE_RIGHTS: &str = "
@@ -52,10 +52,10 @@ rules:
 ";
 
 /// A place for one test.
-pub struct Scene {
+pub(crate) struct Scene {
     cluster: Cluster,
     /// Namespace for the test's own objects.
-    pub namespace: String,
+    pub(crate) namespace: String,
     client: kube::Client,
     directory: PathBuf,
     kubeconfig: PathBuf,
@@ -71,7 +71,7 @@ enum Cluster {
 impl Scene {
     /// A namespace on the control plane and host that all ordinary tests share. The
     /// host has the plugins `webapp`, `greeter`, `sibling`, `finalizes` and `orphans`.
-    pub async fn shared(prefix: &str) -> Self {
+    pub(crate) async fn shared(prefix: &str) -> Self {
         static HOST_PROCESS: OnceCell<Replica> = OnceCell::const_new();
         let control = tokio::task::spawn_blocking(|| shared().expect("the control plane starts"));
         let control = control.await.expect("it does not panic");
@@ -92,7 +92,7 @@ impl Scene {
     }
 
     /// A control plane of the test's own with the base and the CRDs installed, and no replica yet.
-    pub async fn fresh(prefix: &str) -> Self {
+    pub(crate) async fn fresh(prefix: &str) -> Self {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
         let alone = ONE_AT_A_TIME.lock().await;
         let control = ControlPlane::start(Options::default()).await.expect("a control plane");
@@ -117,7 +117,7 @@ impl Scene {
     }
 
     /// The control plane.
-    pub fn control(&self) -> &ControlPlane {
+    pub(crate) fn control(&self) -> &ControlPlane {
         self.cluster.control()
     }
 
@@ -131,32 +131,34 @@ impl Scene {
         self.control().apply(FIXTURE_RIGHTS).await?;
         let token = self.control().service_account_token(HOST, "windlass").await?;
         let made = self.control().kubeconfig_with_token("host", &token)?;
-        std::fs::copy(made, &self.kubeconfig).or_else(|e| if self.kubeconfig.exists() { Ok(0) } else { Err(e) })?;
+        std::fs::copy(made, &self.kubeconfig)
+            .or_else(|e| if self.kubeconfig.exists() { Ok(0) } else { Err(e) })?;
         Ok(())
     }
 
     /// Runs kubectl as the administrator.
-    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+    pub(crate) async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         let output = self.control().kubectl(arguments).await?;
         ensure!(output.status.success(), "kubectl: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Installs the WebApp operator: CRD, rights, component.
-    pub async fn install_webapp(&self) {
+    pub(crate) async fn install_webapp(&self) {
         self.control().apply(&read("plugins/webapp/crd.yaml")).await.expect("the CRD applies");
         self.control().apply(&read("plugins/webapp/rbac.yaml")).await.expect("the rights apply");
         self.install("webapp", &built("webapp", None).await).await;
     }
 
     /// Installs the fixture in `examples/<name>.rs` under its own name.
-    pub async fn install_fixture(&self, name: &str) {
+    pub(crate) async fn install_fixture(&self, name: &str) {
         self.install(name, &built("windlass-fixtures", Some(name)).await).await;
     }
 
     /// Writes (or swaps) the ConfigMap of a plugin.
-    pub async fn install(&self, name: &str, wasm: &[u8]) {
-        let wasm = base64::engine::general_purpose::STANDARD.encode(zstd::encode_all(wasm, 3).expect("memory"));
+    pub(crate) async fn install(&self, name: &str, wasm: &[u8]) {
+        let wasm =
+            base64::engine::general_purpose::STANDARD.encode(zstd::encode_all(wasm, 3).expect("memory"));
         let labels = json!({"windlass.dev/plugin": name});
         self.apply(json!({
             "apiVersion": "v1", "kind": "ConfigMap",
@@ -167,7 +169,7 @@ impl Scene {
     }
 
     /// Starts a replica with short lease durations; further flags win.
-    pub fn replica(&self, name: &str, flags: &[&str]) -> Result<Replica> {
+    pub(crate) fn replica(&self, name: &str, flags: &[&str]) -> Result<Replica> {
         let mut all = vec!["--lease-duration=3s", "--renew-deadline=2s", "--retry-period=400ms"];
         all.extend(["--request-timeout=2s", "--log=info,windlass=debug"]);
         all.extend(flags);
@@ -182,7 +184,7 @@ impl Scene {
     }
 
     /// Starts `count` replicas and waits until each is ready and one leads.
-    pub async fn replicas(&self, count: usize, flags: &[&str]) {
+    pub(crate) async fn replicas(&self, count: usize, flags: &[&str]) {
         for i in 0..count {
             let replica = self.replica(&format!("windlass-{i}"), flags).expect("the host starts");
             self.replicas.lock().await.push(replica);
@@ -202,36 +204,37 @@ impl Scene {
     }
 
     /// Takes a replica out of the scene's hands.
-    pub async fn take(&self, name: &str) -> Replica {
+    pub(crate) async fn take(&self, name: &str) -> Replica {
         let mut replicas = self.replicas.lock().await;
         let at = replicas.iter().position(|r| r.name() == name).expect("such a replica runs");
         replicas.swap_remove(at)
     }
 
     /// Hands a replica (back) to the scene.
-    pub async fn keep(&self, replica: Replica) {
+    pub(crate) async fn keep(&self, replica: Replica) {
         self.replicas.lock().await.push(replica);
     }
 
     /// All replicas that the scene holds, for a look at each.
-    pub async fn all(&self) -> MutexGuard<'_, Vec<Replica>> {
+    pub(crate) async fn all(&self) -> MutexGuard<'_, Vec<Replica>> {
         self.replicas.lock().await
     }
 
     /// The name of the replica that holds the Lease now.
-    pub async fn leader(&self) -> String {
+    pub(crate) async fn leader(&self) -> String {
         self.until("a replica leads", || async { self.holder().await }).await
     }
 
     /// The replica that the Lease names, if any.
-    pub async fn holder(&self) -> Option<String> {
-        let lease = self.get(&format!("/apis/coordination.k8s.io/v1/namespaces/{HOST}/leases/windlass")).await?;
+    pub(crate) async fn holder(&self) -> Option<String> {
+        let lease =
+            self.get(&format!("/apis/coordination.k8s.io/v1/namespaces/{HOST}/leases/windlass")).await?;
         let holder = lease["spec"]["holderIdentity"].as_str().filter(|h| !h.is_empty())?;
         Some(holder.split('_').next().unwrap_or(holder).to_owned())
     }
 
     /// Server-side apply as a person would, with force.
-    pub async fn apply(&self, object: Value) -> Value {
+    pub(crate) async fn apply(&self, object: Value) -> Value {
         let name = object["metadata"]["name"].as_str().expect("a name");
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or(&self.namespace);
         let path = path(object["kind"].as_str().expect("a kind"), namespace, name);
@@ -243,7 +246,7 @@ impl Scene {
     }
 
     /// Creates or changes a WebApp in the test's namespace.
-    pub async fn webapp(&self, name: &str, spec: Value) -> Value {
+    pub(crate) async fn webapp(&self, name: &str, spec: Value) -> Value {
         let mut whole = json!({"image": "registry.example/app:1", "replicas": 1});
         whole.as_object_mut().expect("object").extend(spec.as_object().expect("object").clone());
         self.apply(json!({"apiVersion": "apps.windlass.dev/v1alpha1", "kind": "WebApp",
@@ -252,14 +255,14 @@ impl Scene {
     }
 
     /// Creates or changes a Widget in the test's namespace.
-    pub async fn widget(&self, name: &str, spec: Value) -> Value {
+    pub(crate) async fn widget(&self, name: &str, spec: Value) -> Value {
         self.apply(json!({"apiVersion": "fixtures.windlass.dev/v1alpha1", "kind": "Widget",
             "metadata": {"name": name, "namespace": self.namespace}, "spec": spec}))
             .await
     }
 
     /// A merge patch by a person, without force or preconditions.
-    pub async fn patch(&self, path: &str, change: Value) -> Value {
+    pub(crate) async fn patch(&self, path: &str, change: Value) -> Value {
         let uri = format!("{path}?fieldManager=somebody");
         let request = http::Request::patch(uri).header("content-type", "application/merge-patch+json");
         let request = request.body(change.to_string().into_bytes()).expect("a request");
@@ -267,35 +270,35 @@ impl Scene {
     }
 
     /// Deletes an object in the background.
-    pub async fn delete(&self, path: &str) {
+    pub(crate) async fn delete(&self, path: &str) {
         let request = http::Request::delete(path).body(Vec::new()).expect("a request");
         self.send(request).await.unwrap_or_else(|e| panic!("delete {path}: {e}"));
     }
 
     /// An object, if it exists.
-    pub async fn get(&self, path: &str) -> Option<Value> {
+    pub(crate) async fn get(&self, path: &str) -> Option<Value> {
         self.send(http::Request::get(path).body(Vec::new()).expect("a request")).await.ok()
     }
 
     /// An object of the test's own namespace, if it exists.
-    pub async fn own(&self, kind: &str, name: &str) -> Option<Value> {
+    pub(crate) async fn own(&self, kind: &str, name: &str) -> Option<Value> {
         self.get(&path(kind, &self.namespace, name)).await
     }
 
     /// Path of an object in the test's own namespace.
-    pub fn path(&self, kind: &str, name: &str) -> String {
+    pub(crate) fn path(&self, kind: &str, name: &str) -> String {
         path(kind, &self.namespace, name)
     }
 
     /// The items of a collection.
-    pub async fn list(&self, kind: &str, query: &str) -> Vec<Value> {
+    pub(crate) async fn list(&self, kind: &str, query: &str) -> Vec<Value> {
         let collection = path(kind, &self.namespace, "");
         let list = self.get(&format!("{}?{query}", collection.trim_end_matches('/'))).await;
         list.and_then(|l| l["items"].as_array().cloned()).unwrap_or_default()
     }
 
     /// Waits for an Event on an object of the test's namespace whose message has `text`.
-    pub async fn event(&self, object: &str, reason: &str, text: &str) -> Value {
+    pub(crate) async fn event(&self, object: &str, reason: &str, text: &str) -> Value {
         self.until(&format!("an Event {reason} on {object} says {text:?}"), || async {
             let events = self.list("Event", "").await;
             events.into_iter().find(|e| {
@@ -312,7 +315,7 @@ impl Scene {
     }
 
     /// Asks until there is an answer; a test that waits in vain shows the ends of the replicas' logs.
-    pub async fn until<T, F: Future<Output = Option<T>>>(&self, what: &str, ask: impl FnMut() -> F) -> T {
+    pub(crate) async fn until<T, F: Future<Output = Option<T>>>(&self, what: &str, ask: impl FnMut() -> F) -> T {
         match wait(ask).await {
             Some(answer) => answer,
             None => panic!("not within {PATIENCE:?}: {what}\n{}", self.logs()),
@@ -337,12 +340,12 @@ impl Scene {
     }
 
     /// Where the audit log stands now.
-    pub fn mark(&self) -> Mark {
+    pub(crate) fn mark(&self) -> Mark {
         self.control().audit().and_then(|audit| audit.mark()).expect("an audit log")
     }
 
     /// The host's own writes since `mark`, other than to its Lease.
-    pub fn writes_since(&self, mark: Mark) -> Vec<AuditEvent> {
+    pub(crate) fn writes_since(&self, mark: Mark) -> Vec<AuditEvent> {
         let writes = self.control().audit().and_then(|a| a.writes(mark, &Writes::new().by(HOST_USER)));
         let mut writes = writes.expect("an audit log");
         writes.retain(|w| w.object_ref.as_ref().is_none_or(|o| o.resource != "leases"));
@@ -350,7 +353,7 @@ impl Scene {
     }
 
     /// Waits until the host has written nothing but its Lease for a second.
-    pub async fn silence(&self) {
+    pub(crate) async fn silence(&self) {
         self.until("the host falls silent", || async {
             let mark = self.mark();
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -382,7 +385,7 @@ async fn wait<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() -> F) -> O
 }
 
 /// The API path of an object of one of the kinds that tests look at.
-pub fn path(kind: &str, namespace: &str, name: &str) -> String {
+pub(crate) fn path(kind: &str, namespace: &str, name: &str) -> String {
     let (root, plural) = match kind {
         "ConfigMap" => ("/api/v1", "configmaps"),
         "Service" => ("/api/v1", "services"),
@@ -399,13 +402,13 @@ pub fn path(kind: &str, namespace: &str, name: &str) -> String {
 }
 
 /// The status of a condition.
-pub fn condition<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
+pub(crate) fn condition<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
     let conditions = object["status"]["conditions"].as_array()?;
     conditions.iter().find(|c| c["type"] == name)?["status"].as_str()
 }
 
 /// The bytes of a component that is built for this test run.
-pub async fn built(package: &'static str, example: Option<&str>) -> Vec<u8> {
+pub(crate) async fn built(package: &'static str, example: Option<&str>) -> Vec<u8> {
     let example = example.map(str::to_owned);
     let path = tokio::task::spawn_blocking(move || component(package, example.as_deref()));
     let path = path.await.expect("it does not panic").expect("the component builds");
@@ -413,7 +416,7 @@ pub async fn built(package: &'static str, example: Option<&str>) -> Vec<u8> {
 }
 
 /// A file of the tree.
-pub fn read(file: &str) -> String {
+pub(crate) fn read(file: &str) -> String {
     std::fs::read_to_string(tree(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
 }
 

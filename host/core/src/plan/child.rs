@@ -150,7 +150,7 @@ fn kind_of(body: &Map<String, Value>) -> Result<Gvk, PlanError> {
     let (Some(api_version), Some(kind)) = (text("apiVersion"), text("kind")) else {
         return refuse(
             Code::NotAnObject,
-            "a child: apiVersion or kind is missing".to_owned(),
+            "a child: apiVersion or kind is missing",
         );
     };
     match Gvk::from_api_version(api_version, kind) {
