@@ -13,7 +13,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 /// work queue, retries, health, metrics); what differs, the reconcile decision, is
 /// a sandboxed component in a ConfigMap labelled windlass.dev/plugin.
 #[derive(Debug, Parser)]
-#[command(name = "windlass", version, max_term_width = 100)]
+#[command(name = "windlass", version, max_term_width = 100, args_override_self = true)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -27,8 +27,9 @@ pub(crate) enum Command {
     Run(Box<Run>),
 }
 
-/// Flags of `windlass run`.
+/// Flags of `windlass run`. Of a flag that is given twice the later one counts.
 #[derive(Clone, Debug, Args)]
+#[command(args_override_self = true)]
 pub(crate) struct Run {
     /// Kubeconfig to use; without it the pod's service account, else $KUBECONFIG or ~/.kube/config.
     #[arg(long, env = "WINDLASS_KUBECONFIG", value_name = "FILE")]

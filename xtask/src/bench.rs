@@ -126,11 +126,17 @@ const WEBAPPS: &str = "/apis/apps.windlass.dev/v1alpha1/namespaces/default/webap
 const CHILDREN: &str = "/api/v1/namespaces/default/configmaps";
 
 /// Tells of every change to the objects of a collection that carry a counter.
-async fn observe(client: kube::Client, collection: &str, what: &'static str, to: mpsc::Sender<Seen>) -> Result<()> {
+async fn observe(
+    client: kube::Client,
+    collection: &str,
+    what: &'static str,
+    to: mpsc::Sender<Seen>,
+) -> Result<()> {
     let mut events = watch(&client, collection).await?;
     while let Some(object) = events.next().await {
         let at = Instant::now();
-        let data = if what == "webapp" { &object["spec"]["config"]["COUNTER"] } else { &object["data"]["COUNTER"] };
+        let data =
+            if what == "webapp" { &object["spec"]["config"]["COUNTER"] } else { &object["data"]["COUNTER"] };
         let what = if object["metadata"]["name"] == "bare" { "bare" } else { what };
         let Some(counter) = data.as_str().and_then(|text| text.parse().ok()) else { continue };
         if to.send(Seen { at, what, counter }).await.is_err() {
@@ -157,8 +163,12 @@ async fn bare_watcher(client: kube::Client) -> Result<()> {
 }
 
 /// The objects of a watch from now on.
-async fn watch(client: &kube::Client, collection: &str) -> Result<impl futures::Stream<Item = Value> + Unpin + use<>> {
-    let list: Value = client.request(http::Request::get(format!("{collection}?limit=1")).body(Vec::new())?).await?;
+async fn watch(
+    client: &kube::Client,
+    collection: &str,
+) -> Result<impl futures::Stream<Item = Value> + Unpin + use<>> {
+    let list: Value =
+        client.request(http::Request::get(format!("{collection}?limit=1")).body(Vec::new())?).await?;
     let version = list["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
     let uri = format!("{collection}?watch=true&timeoutSeconds=3600&resourceVersion={version}");
     let events = client.request_events::<Value>(http::Request::get(uri).body(Vec::new())?).await?;
@@ -186,10 +196,16 @@ async fn failover(demo: &mut Demo, rounds: usize, kill: bool) -> Result<Vec<Dura
         let process = demo.take(&leader.name)?;
         let ended = Instant::now();
         let ending = tokio::spawn(async move {
-            if kill { process.kill().await.map(drop) } else { process.terminate(Duration::from_secs(30)).await.map(drop) }
+            if kill {
+                process.kill().await.map(drop)
+            } else {
+                process.terminate(Duration::from_secs(30)).await.map(drop)
+            }
         });
-        demo.until("another replica leads", || async { demo.leader().await.filter(|next| next.term > leader.term) })
-            .await?;
+        demo.until("another replica leads", || async {
+            demo.leader().await.filter(|next| next.term > leader.term)
+        })
+        .await?;
         tokio::time::sleep(Duration::from_secs(2)).await;
         observer.abort();
         changes.abort();
@@ -201,10 +217,8 @@ async fn failover(demo: &mut Demo, rounds: usize, kill: bool) -> Result<Vec<Dura
         gaps.extend(longest_gap(&times, ended));
         let again = demo.replica(&leader.name)?;
         demo.replicas.push(again);
-        demo.until("it is ready again", || async {
-            demo.replicas.last()?.is_ready().await.then_some(())
-        })
-        .await?;
+        demo.until("it is ready again", || async { demo.replicas.last()?.is_ready().await.then_some(()) })
+            .await?;
     }
     Ok(gaps)
 }

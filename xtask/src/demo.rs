@@ -61,8 +61,11 @@ impl Demo {
 
     /// `deploy/base` without the Deployment: the replicas are processes here.
     async fn install_base(&mut self) -> Result<()> {
-        let rendered = self.kubectl(&["kustomize", &root().join("deploy/base").display().to_string()]).await?;
-        let processes = |doc: &&str| !doc.contains("\nkind: Deployment\n") && !doc.contains("\nkind: PodDisruptionBudget\n");
+        let rendered =
+            self.kubectl(&["kustomize", &root().join("deploy/base").display().to_string()]).await?;
+        let processes = |doc: &&str| {
+            !doc.contains("\nkind: Deployment\n") && !doc.contains("\nkind: PodDisruptionBudget\n")
+        };
         self.base = rendered.split("\n---\n").filter(processes).collect::<Vec<_>>().join("\n---\n");
         self.control.apply(&self.base).await?;
         if self.ours {
@@ -101,7 +104,11 @@ impl Demo {
             while !self.replicas[i].is_ready().await {
                 self.replicas[i].check_alive()?;
                 if began.elapsed() > PATIENCE {
-                    bail!("{} is not ready after {PATIENCE:?}:\n{}", self.replicas[i].name(), self.replicas[i].log());
+                    bail!(
+                        "{} is not ready after {PATIENCE:?}:\n{}",
+                        self.replicas[i].name(),
+                        self.replicas[i].log()
+                    );
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -117,12 +124,21 @@ impl Demo {
 
     /// Installs (or swaps) a plugin: CRD, rights, component.
     pub(crate) async fn install(&self, package: &Package) -> Result<()> {
-        self.control.apply(&package.yaml()?).await
+        // With force: the tour plays a careless person with the same ConfigMap.
+        let apply = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+        let output = self.control.kubectl_with_input(&apply, &package.yaml()?).await?;
+        anyhow::ensure!(
+            output.status.success(),
+            "kubectl apply: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
     }
 
     /// The leader that the Lease names.
     pub(crate) async fn leader(&self) -> Option<Leader> {
-        let lease = self.get("/apis/coordination.k8s.io/v1/namespaces/windlass-system/leases/windlass").await?;
+        let lease =
+            self.get("/apis/coordination.k8s.io/v1/namespaces/windlass-system/leases/windlass").await?;
         let holder = lease["spec"]["holderIdentity"].as_str().filter(|h| !h.is_empty())?;
         let term = lease["metadata"]["annotations"]["windlass.dev/term"].as_str()?.parse().ok()?;
         Some(Leader { name: holder.split('_').next()?.to_owned(), term })
@@ -165,7 +181,11 @@ impl Demo {
     }
 
     /// Asks every few milliseconds until there is an answer.
-    pub(crate) async fn until<T, F: Future<Output = Option<T>>>(&self, what: &str, mut ask: impl FnMut() -> F) -> Result<T> {
+    pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
+        &self,
+        what: &str,
+        mut ask: impl FnMut() -> F,
+    ) -> Result<T> {
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
             if let Some(answer) = ask().await {
@@ -173,7 +193,8 @@ impl Demo {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let logs: Vec<_> = self.replicas.iter().map(|r| format!("--- {}\n{}", r.name(), last_lines(&r.log()))).collect();
+        let logs: Vec<_> =
+            self.replicas.iter().map(|r| format!("--- {}\n{}", r.name(), last_lines(&r.log()))).collect();
         bail!("not within {PATIENCE:?}: {what}\n{}", logs.join("\n"))
     }
 

@@ -183,7 +183,8 @@ fn plurals(yaml: &str) -> Result<BTreeMap<Gvk, String>> {
     struct Version {
         name: String,
     }
-    let crds: Vec<Crd> = serde_saphyr::from_multiple(yaml).context("crd.yaml is not a CustomResourceDefinition")?;
+    let crds: Vec<Crd> =
+        serde_saphyr::from_multiple(yaml).context("crd.yaml is not a CustomResourceDefinition")?;
     let mut plurals = BTreeMap::new();
     for Crd { spec } in crds {
         for version in &spec.versions {

@@ -77,7 +77,8 @@ fn deny() -> Result<()> {
     run("cargo", &["deny", "check", "bans", "licenses", "sources"])?;
     // The advisory database lives outside the package registries: where it cannot be
     // reached that is said, and does not pass for a clean answer.
-    let advisories = Command::new("cargo").args(["deny", "check", "advisories"]).current_dir(root()).output()?;
+    let advisories =
+        Command::new("cargo").args(["deny", "check", "advisories"]).current_dir(root()).output()?;
     let said = String::from_utf8_lossy(&advisories.stderr);
     if said.contains("failed to fetch advisory database") {
         eprintln!("note: advisories were NOT checked: their database cannot be reached from here");

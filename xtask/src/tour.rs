@@ -31,13 +31,18 @@ pub(crate) async fn play(demo: &mut Demo, package: &Package, app: &Value) -> Res
 
 async fn change(demo: &Demo, app: &Value) -> Result<()> {
     let began = Instant::now();
-    let change = json!({"spec": {"replicas": 3, "host": "hello.example.com", "config": {"GREETING": "Hello again"}}});
+    let change =
+        json!({"spec": {"replicas": 3, "host": "hello.example.com", "config": {"GREETING": "Hello again"}}});
     demo.patch(HELLO, change).await?;
     let now = ready(demo, began).await?;
     ensure!(now["metadata"]["generation"] != app["metadata"]["generation"], "the change did not count");
     line(
         "change",
-        &format!("replicas 2 -> 3, a host, new config: rolled and Ready in {}; {}", took(began), children(demo).await),
+        &format!(
+            "replicas 2 -> 3, a host, new config: rolled and Ready in {}; {}",
+            took(began),
+            children(demo).await
+        ),
     );
     Ok(())
 }
@@ -87,7 +92,11 @@ async fn swap(demo: &Demo, package: &Package) -> Result<()> {
         .await?;
     line(
         "hot swap",
-        &format!("a new build of {} ({}…) in the ConfigMap: compiled, serving, decided anew after {decided}, no restart", package.manifest.name, &digest[..19]),
+        &format!(
+            "a new build of {} ({}…) in the ConfigMap: compiled, serving, decided anew after {decided}, no restart",
+            package.manifest.name,
+            &digest[..19]
+        ),
     );
     Ok(())
 }
@@ -125,13 +134,22 @@ async fn kill(demo: &mut Demo) -> Result<()> {
     leader_process.kill().await?;
     demo.patch(HELLO, json!({"spec": {"replicas": 4}})).await?;
     let next = demo
-        .until("another replica leads", || async { demo.leader().await.filter(|next| next.term > leader.term) })
+        .until("another replica leads", || async {
+            demo.leader().await.filter(|next| next.term > leader.term)
+        })
         .await?;
     let led = took(began);
     ready(demo, began).await?;
     line(
         "kill -9",
-        &format!("{} (term {}) died; {} leads (term {}) after {led}; the change it left is done after {}", leader.name, leader.term, next.name, next.term, took(began)),
+        &format!(
+            "{} (term {}) died; {} leads (term {}) after {led}; the change it left is done after {}",
+            leader.name,
+            leader.term,
+            next.name,
+            next.term,
+            took(began)
+        ),
     );
     let replica = demo.replica(&leader.name)?;
     demo.replicas.push(replica);
@@ -144,14 +162,22 @@ async fn stop(demo: &mut Demo) -> Result<()> {
     let began = Instant::now();
     let ended = tokio::spawn(leaving.terminate(Duration::from_secs(30)));
     let next = demo
-        .until("another replica leads", || async { demo.leader().await.filter(|next| next.term > leader.term) })
+        .until("another replica leads", || async {
+            demo.leader().await.filter(|next| next.term > leader.term)
+        })
         .await?;
     let led = took(began);
     let (status, took) = ended.await.context("wait for the end")??;
     ensure!(status.success(), "the stopped replica ended with {status}");
     line(
         "SIGTERM",
-        &format!("{} released its Lease and ended in {} ms; {} leads (term {}) after {led}", leader.name, took.as_millis(), next.name, next.term),
+        &format!(
+            "{} released its Lease and ended in {} ms; {} leads (term {}) after {led}",
+            leader.name,
+            took.as_millis(),
+            next.name,
+            next.term
+        ),
     );
     let replica = demo.replica(&leader.name)?;
     demo.replicas.push(replica);
@@ -174,5 +200,9 @@ async fn delete(demo: &Demo) -> Result<()> {
 
 fn took(began: Instant) -> String {
     let took = began.elapsed();
-    if took < Duration::from_secs(1) { format!("{} ms", took.as_millis()) } else { format!("{:.1} s", took.as_secs_f64()) }
+    if took < Duration::from_secs(1) {
+        format!("{} ms", took.as_millis())
+    } else {
+        format!("{:.1} s", took.as_secs_f64())
+    }
 }

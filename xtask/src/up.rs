@@ -56,12 +56,22 @@ impl Up {
         demo.install(package).await?;
         let leader = demo.replicas(self.replicas).await?;
         let names: Vec<_> = demo.replicas.iter().map(|r| r.name()).collect();
-        line("replicas", &format!("{}        {} leads (term {})", names.join("  "), leader.name, leader.term));
+        line(
+            "replicas",
+            &format!("{}        {} leads (term {})", names.join("  "), leader.name, leader.term),
+        );
         serving(&demo, package).await?;
         let began = Instant::now();
         create_sample(&demo).await?;
         let app = ready(&demo, began).await?;
-        line("webapp", &format!("default/hello  created … Ready in {:.1} s        {}", began.elapsed().as_secs_f64(), children(&demo).await));
+        line(
+            "webapp",
+            &format!(
+                "default/hello  created … Ready in {:.1} s        {}",
+                began.elapsed().as_secs_f64(),
+                children(&demo).await
+            ),
+        );
         if self.tour {
             tour::play(&mut demo, package, &app).await?;
         } else {
@@ -112,7 +122,8 @@ pub(crate) const HELLO: &str = "/apis/apps.windlass.dev/v1alpha1/namespaces/defa
 
 /// Creates the sample WebApp.
 pub(crate) async fn create_sample(demo: &Demo) -> Result<()> {
-    let sample = std::fs::read_to_string(root().join("plugins/webapp/sample.yaml")).context("read the sample")?;
+    let sample =
+        std::fs::read_to_string(root().join("plugins/webapp/sample.yaml")).context("read the sample")?;
     // The kind may have been served a moment ago only.
     let mut attempts = 0;
     loop {
@@ -157,7 +168,10 @@ async fn hints(demo: &Demo) -> Result<()> {
     let (leader, _) = demo.leading().await?;
     println!(
         "\n   try:  export KUBECONFIG={}\n         kubectl get webapps -w\n         kubectl edit webapp hello{:25}change replicas, watch it follow\n         kill -9 {:<35}that is the leader\n         curl 127.0.0.1 … /debug/queue{:20}see the log of a replica for its ports\n\n   Ctrl-C ends it and leaves nothing behind.\n",
-        demo.control.kubeconfig_path().display(), "", leader.pid(), ""
+        demo.control.kubeconfig_path().display(),
+        "",
+        leader.pid(),
+        ""
     );
     Ok(())
 }
@@ -167,7 +181,11 @@ async fn watch(demo: &mut Demo) -> Result<()> {
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     let mut gone: Option<(String, Instant)> = None;
     loop {
-        let dead: Vec<_> = demo.replicas.iter_mut().filter_map(|r| r.check_alive().err().map(|_| r.name().to_owned())).collect();
+        let dead: Vec<_> = demo
+            .replicas
+            .iter_mut()
+            .filter_map(|r| r.check_alive().err().map(|_| r.name().to_owned()))
+            .collect();
         for name in dead {
             line(&now(), &format!("{name} died"));
             drop(demo.take(&name)?);
@@ -175,7 +193,9 @@ async fn watch(demo: &mut Demo) -> Result<()> {
         }
         for (what, text) in facts(demo).await {
             let before = seen.insert(what.clone(), text.clone());
-            if before.as_ref().is_some_and(|b| *b == text) || (before.is_none() && !what.starts_with("webapp")) {
+            if before.as_ref().is_some_and(|b| *b == text)
+                || (before.is_none() && !what.starts_with("webapp"))
+            {
                 continue;
             }
             let after = match (&gone, what.as_str()) {
@@ -195,7 +215,9 @@ async fn facts(demo: &Demo) -> Vec<(String, String)> {
         facts.push(("leader".to_owned(), format!("{} leads (term {})", leader.name, leader.term)));
     }
     if let Some(map) = demo.get("/api/v1/namespaces/windlass-system/configmaps/webapp-plugin").await {
-        let note = |name: &str| map["metadata"]["annotations"][format!("windlass.dev/{name}")].as_str().unwrap_or("").to_owned();
+        let note = |name: &str| {
+            map["metadata"]["annotations"][format!("windlass.dev/{name}")].as_str().unwrap_or("").to_owned()
+        };
         facts.push(("plugin".to_owned(), format!("plugin webapp {} {}", note("state"), note("message"))));
     }
     let list = demo.get("/apis/apps.windlass.dev/v1alpha1/webapps").await.unwrap_or_default();
@@ -203,7 +225,8 @@ async fn facts(demo: &Demo) -> Vec<(String, String)> {
         let name = format!("{}/{}", text(&app["metadata"]["namespace"]), text(&app["metadata"]["name"]));
         let conditions = app["status"]["conditions"].as_array();
         let ready = conditions.and_then(|c| c.iter().find(|c| c["type"] == "Ready"));
-        let says = ready.map_or_else(String::new, |c| format!("{} ({})", text(&c["message"]), text(&c["reason"])));
+        let says =
+            ready.map_or_else(String::new, |c| format!("{} ({})", text(&c["message"]), text(&c["reason"])));
         facts.push((format!("webapp {name}"), format!("webapp {name}: {says}")));
     }
     facts

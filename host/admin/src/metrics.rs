@@ -154,7 +154,11 @@ impl Metrics {
         Self {
             reconciles: counter(&mut r, "controller_runtime_reconcile", "Passes by their result"),
             reconcile_errors: counter(&mut r, "controller_runtime_reconcile_errors", "Passes that failed"),
-            reconcile_seconds: durations(&mut r, "controller_runtime_reconcile_time_seconds", "Time of a pass"),
+            reconcile_seconds: durations(
+                &mut r,
+                "controller_runtime_reconcile_time_seconds",
+                "Time of a pass",
+            ),
             active: gauge(&mut r, "controller_runtime_active_workers", "Passes that run now"),
             max_concurrent: gauge(
                 &mut r,
@@ -164,9 +168,17 @@ impl Metrics {
             depth: gauge(&mut r, "workqueue_depth", "Keys that could be worked on now"),
             adds: gauge(&mut r, "workqueue_adds_total", "Keys that became ready"),
             retries: gauge(&mut r, "workqueue_retries_total", "Passes that ended with a pause"),
-            queue_seconds: durations(&mut r, "workqueue_queue_duration_seconds", "Time a key was ready before it ran"),
+            queue_seconds: durations(
+                &mut r,
+                "workqueue_queue_duration_seconds",
+                "Time a key was ready before it ran",
+            ),
             work_seconds: durations(&mut r, "workqueue_work_duration_seconds", "Time a key ran"),
-            unfinished: gauge(&mut r, "workqueue_unfinished_work_seconds", "Time of all running passes so far"),
+            unfinished: gauge(
+                &mut r,
+                "workqueue_unfinished_work_seconds",
+                "Time of all running passes so far",
+            ),
             longest: gauge(
                 &mut r,
                 "workqueue_longest_running_processor_seconds",
@@ -174,12 +186,20 @@ impl Metrics {
             ),
             leading: gauge(&mut r, "leader_election_master_status", "1 while this replica may write"),
             term: one(&mut r, "windlass_term", "The highest term seen"),
-            renew_age: one(&mut r, "windlass_renew_age_seconds", "Time since the last renewal was sent, while leading"),
+            renew_age: one(
+                &mut r,
+                "windlass_renew_age_seconds",
+                "Time since the last renewal was sent, while leading",
+            ),
             step_downs: gauge(&mut r, "windlass_step_downs_total", "Ends of this replica's leadership"),
             plugin_info: gauge(&mut r, "windlass_plugin_info", "1 for each plugin as it is now"),
             plugin_calls: gauge(&mut r, "windlass_plugin_calls_total", "Calls into a plugin that have ended"),
             plugin_errors: counter(&mut r, "windlass_plugin_errors", "What plugins did wrong, by code"),
-            decision_seconds: durations(&mut r, "windlass_plugin_decision_seconds", "Time of a call into a plugin"),
+            decision_seconds: durations(
+                &mut r,
+                "windlass_plugin_decision_seconds",
+                "Time of a call into a plugin",
+            ),
             writes: counter(&mut r, "windlass_writes", "Writes by what they did and how they ended"),
             write_seconds: durations(&mut r, "windlass_write_seconds", "Time of a write"),
             watch_objects: gauge(&mut r, "windlass_watch_objects", "Objects held of a kind"),
@@ -196,7 +216,13 @@ impl Metrics {
     }
 
     /// A pass has ended.
-    pub fn pass_finished(&self, plugin: &str, result: &'static str, took: Duration, decided: Option<Duration>) {
+    pub fn pass_finished(
+        &self,
+        plugin: &str,
+        result: &'static str,
+        took: Duration,
+        decided: Option<Duration>,
+    ) {
         let controller = OfController { controller: plugin.to_owned() };
         self.active.get_or_create(&controller).dec();
         self.reconcile_seconds.get_or_create(&controller).observe(took.as_secs_f64());
@@ -313,7 +339,11 @@ fn whole(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-fn one<M: Clone + prometheus_client::registry::Metric + Default>(r: &mut Registry, name: &str, help: &str) -> M {
+fn one<M: Clone + prometheus_client::registry::Metric + Default>(
+    r: &mut Registry,
+    name: &str,
+    help: &str,
+) -> M {
     let metric = M::default();
     r.register(name, help, metric.clone());
     metric

@@ -75,7 +75,9 @@ impl Answer {
     fn into_response(self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::new(self.body));
         *response.status_mut() = self.status;
-        response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(self.content_type));
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(self.content_type));
         response
     }
 }
@@ -144,7 +146,11 @@ async fn converse(stream: TcpStream, routes: Arc<dyn Routes>) {
 
 fn answer(routes: &dyn Routes, request: &Request<Incoming>) -> Answer {
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        return Answer::new(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET is answered here\n".into());
+        return Answer::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "text/plain",
+            "only GET is answered here\n".into(),
+        );
     }
     routes
         .get(request.uri().path())

@@ -11,9 +11,7 @@ pub struct Backoff {
 
 /// Why two durations do not make a backoff.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error(
-    "backoff from {first:?} to {most:?}: the first pause must be above zero and not above the longest"
-)]
+#[error("backoff from {first:?} to {most:?}: the first pause must be above zero and not above the longest")]
 pub struct BackoffError {
     /// The first pause.
     pub first: Duration,
@@ -49,8 +47,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_the_longest() {
-        let b =
-            Backoff::try_new(Duration::from_millis(100), Duration::from_secs(10)).expect("valid");
+        let b = Backoff::try_new(Duration::from_millis(100), Duration::from_secs(10)).expect("valid");
         let full: Vec<_> = (1..10).map(|n| b.pause(n, 1.0).as_millis()).collect();
         assert_eq!(full, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
         assert_eq!(b.pause(1, 0.0).as_millis(), 50);

@@ -18,10 +18,7 @@ pub struct BootTime(pub u64);
 impl BootTime {
     /// This instant and `by` more.
     pub fn plus(self, by: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)),
-        )
+        Self(self.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
     }
 
     /// How long after `earlier` this is; zero when it is not.
@@ -146,10 +143,7 @@ impl Gate {
             return Err(NotLeading::Ending);
         }
         state.in_flight += 1;
-        Ok(Permit {
-            gate: self.clone(),
-            timeout: wanted.min(left),
-        })
+        Ok(Permit { gate: self.clone(), timeout: wanted.min(left) })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -185,18 +179,10 @@ mod tests {
     #[test]
     fn a_closed_gate_lets_nothing_through() {
         let gate = Gate::new();
-        assert_eq!(
-            gate.permit(&claim(1, 10), at(0), SECOND, SECOND)
-                .unwrap_err(),
-            NotLeading::NoClaim
-        );
+        assert_eq!(gate.permit(&claim(1, 10), at(0), SECOND, SECOND).unwrap_err(), NotLeading::NoClaim);
         gate.open(claim(1, 10));
         gate.close();
-        assert_eq!(
-            gate.permit(&claim(1, 10), at(0), SECOND, SECOND)
-                .unwrap_err(),
-            NotLeading::NoClaim
-        );
+        assert_eq!(gate.permit(&claim(1, 10), at(0), SECOND, SECOND).unwrap_err(), NotLeading::NoClaim);
         assert_eq!(gate.in_flight(), 0);
     }
 
@@ -204,15 +190,9 @@ mod tests {
     fn a_timeout_ends_inside_the_claim() {
         let gate = Gate::new();
         gate.open(claim(1, 10));
-        let permit = gate
-            .permit(&claim(1, 10), at(7), SECOND * 5, SECOND)
-            .expect("three seconds are left");
+        let permit = gate.permit(&claim(1, 10), at(7), SECOND * 5, SECOND).expect("three seconds are left");
         assert_eq!(permit.timeout, SECOND * 3);
-        assert_eq!(
-            gate.permit(&claim(1, 10), at(10), SECOND, SECOND)
-                .unwrap_err(),
-            NotLeading::Ending
-        );
+        assert_eq!(gate.permit(&claim(1, 10), at(10), SECOND, SECOND).unwrap_err(), NotLeading::Ending);
         assert_eq!(gate.in_flight(), 1);
         drop(permit);
         assert_eq!(gate.in_flight(), 0);
@@ -222,11 +202,7 @@ mod tests {
     fn a_pass_of_an_older_term_may_not_write_in_a_newer_one() {
         let gate = Gate::new();
         gate.open(claim(2, 10));
-        assert_eq!(
-            gate.permit(&claim(1, 10), at(0), SECOND, SECOND)
-                .unwrap_err(),
-            NotLeading::OtherTerm
-        );
+        assert_eq!(gate.permit(&claim(1, 10), at(0), SECOND, SECOND).unwrap_err(), NotLeading::OtherTerm);
     }
 
     #[test]

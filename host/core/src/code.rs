@@ -130,10 +130,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal whose message is made printable.
     pub fn new(code: Code, message: impl AsRef<str>) -> Self {
-        Self {
-            code,
-            message: printable(message.as_ref(), 1024),
-        }
+        Self { code, message: printable(message.as_ref(), 1024) }
     }
 }
 

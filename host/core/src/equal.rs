@@ -8,14 +8,7 @@
 use serde_json::{Map, Value};
 
 /// Keys below which values are resource quantities.
-const QUANTITY_PARENTS: &[&str] = &[
-    "limits",
-    "requests",
-    "capacity",
-    "allocatable",
-    "hard",
-    "overhead",
-];
+const QUANTITY_PARENTS: &[&str] = &["limits", "requests", "capacity", "allocatable", "hard", "overhead"];
 /// Keys whose own value is a resource quantity.
 const QUANTITY_KEYS: &[&str] = &["sizeLimit", "divisor", "averageValue"];
 
@@ -39,10 +32,7 @@ fn value_covers(wanted: &Value, live: Option<&Value>, quantity: bool) -> bool {
         (Value::Object(wanted), Value::Object(live)) => map_covers(wanted, live, quantity),
         (Value::Array(wanted), Value::Array(live)) => {
             wanted.len() == live.len()
-                && wanted
-                    .iter()
-                    .zip(live)
-                    .all(|(w, l)| value_covers(w, Some(l), quantity))
+                && wanted.iter().zip(live).all(|(w, l)| value_covers(w, Some(l), quantity))
         }
         (Value::Number(w), Value::Number(l)) => w == l || w.as_f64() == l.as_f64(),
         (w, l) if w == l => true,
@@ -53,9 +43,8 @@ fn value_covers(wanted: &Value, live: Option<&Value>, quantity: bool) -> bool {
 
 fn map_covers(wanted: &Map<String, Value>, live: &Map<String, Value>, quantity: bool) -> bool {
     wanted.iter().all(|(name, value)| {
-        let quantity = quantity
-            || QUANTITY_PARENTS.contains(&name.as_str())
-            || QUANTITY_KEYS.contains(&name.as_str());
+        let quantity =
+            quantity || QUANTITY_PARENTS.contains(&name.as_str()) || QUANTITY_KEYS.contains(&name.as_str());
         value_covers(value, live.get(name), quantity)
     })
 }
@@ -87,19 +76,15 @@ fn quantity(value: &Value) -> Option<i128> {
         Value::Number(n) => n.to_string(),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
     };
-    let digits = text
-        .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-')))
-        .unwrap_or(text.len());
+    let digits =
+        text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits);
     let (sign, number) = match number.strip_prefix('-') {
         Some(rest) => (-1, rest),
         None => (1, number.strip_prefix('+').unwrap_or(number)),
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let digits_only = whole
-        .bytes()
-        .chain(fraction.bytes())
-        .all(|b| b.is_ascii_digit());
+    let digits_only = whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit());
     if !digits_only || whole.len() + fraction.len() == 0 || whole.len() > 18 || fraction.len() > 9 {
         return None;
     }
@@ -145,22 +130,10 @@ mod tests {
             (json!({"a": null, "b": {}, "c": [], "d": ""}), json!({})),
             (json!({"annotations": {}}), json!({})),
             (json!({"emptyDir": {}}), json!({"emptyDir": {}})),
-            (
-                json!({"limits": {"cpu": "1000m"}}),
-                json!({"limits": {"cpu": "1"}}),
-            ),
-            (
-                json!({"limits": {"cpu": 0.5}}),
-                json!({"limits": {"cpu": "500m"}}),
-            ),
-            (
-                json!({"requests": {"memory": "1024Mi"}}),
-                json!({"requests": {"memory": "1Gi"}}),
-            ),
-            (
-                json!([{"name": "a"}]),
-                json!([{"name": "a", "protocol": "TCP"}]),
-            ),
+            (json!({"limits": {"cpu": "1000m"}}), json!({"limits": {"cpu": "1"}})),
+            (json!({"limits": {"cpu": 0.5}}), json!({"limits": {"cpu": "500m"}})),
+            (json!({"requests": {"memory": "1024Mi"}}), json!({"requests": {"memory": "1Gi"}})),
+            (json!([{"name": "a"}]), json!([{"name": "a", "protocol": "TCP"}])),
         ] {
             assert!(covers(&wanted, &live), "{wanted} / {live}");
         }
@@ -176,18 +149,9 @@ mod tests {
             (json!({"args": ["a", "b"]}), json!({"args": ["b", "a"]})),
             (json!({"args": ["a"]}), json!({"args": ["a", "b"]})),
             (json!([{"name": "a"}]), json!([{"name": "b"}])),
-            (
-                json!({"env": [{"value": "1"}]}),
-                json!({"env": [{"value": "1000m"}]}),
-            ),
-            (
-                json!({"limits": {"cpu": "1"}}),
-                json!({"limits": {"cpu": "2"}}),
-            ),
-            (
-                json!({"limits": {"cpu": "1"}}),
-                json!({"limits": {"cpu": "one"}}),
-            ),
+            (json!({"env": [{"value": "1"}]}), json!({"env": [{"value": "1000m"}]})),
+            (json!({"limits": {"cpu": "1"}}), json!({"limits": {"cpu": "2"}})),
+            (json!({"limits": {"cpu": "1"}}), json!({"limits": {"cpu": "one"}})),
         ] {
             assert!(!covers(&wanted, &live), "{wanted} / {live}");
         }

@@ -21,16 +21,8 @@ pub struct Key {
 
 impl Key {
     /// A key from its three parts.
-    pub fn new(
-        plugin: PluginName,
-        namespace: impl Into<Arc<str>>,
-        name: impl Into<Arc<str>>,
-    ) -> Self {
-        Self {
-            plugin,
-            namespace: namespace.into(),
-            name: name.into(),
-        }
+    pub fn new(plugin: PluginName, namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { plugin, namespace: namespace.into(), name: name.into() }
     }
 
     /// `<namespace>/<name>`, the value of a child's annotation `windlass.dev/primary`.
@@ -41,11 +33,7 @@ impl Key {
     /// The key behind a child's label `owned-by` and annotation `primary`.
     pub fn from_child(owned_by: &str, primary: &str) -> Option<Self> {
         let (namespace, name) = primary.split_once('/')?;
-        Some(Self::new(
-            PluginName::try_new(owned_by).ok()?,
-            namespace,
-            name,
-        ))
+        Some(Self::new(PluginName::try_new(owned_by).ok()?, namespace, name))
     }
 }
 

@@ -38,16 +38,10 @@ impl Gvk {
             && kind.len() <= 63
             && kind.bytes().all(|b| b.is_ascii_alphanumeric());
         if group_ok && group.len() <= 253 && is_dns_label(version, 63) && kind_ok {
-            return Ok(Self {
-                group: group.into(),
-                version: version.into(),
-                kind: kind.into(),
-            });
+            return Ok(Self { group: group.into(), version: version.into(), kind: kind.into() });
         }
         let found = format!("{group}/{version}/{kind}");
-        Err(KindError {
-            found: found.chars().take(128).collect(),
-        })
+        Err(KindError { found: found.chars().take(128).collect() })
     }
 
     /// From an object's `apiVersion` and `kind`.
@@ -112,9 +106,7 @@ impl Serialize for Gvk {
 
 impl<'de> Deserialize<'de> for Gvk {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -156,22 +148,11 @@ mod tests {
 
     #[test]
     fn kinds_are_read_and_written_the_same() {
-        for text in [
-            "apps/v1/Deployment",
-            "v1/Service",
-            "a.b.example.com/v1alpha1/X",
-        ] {
+        for text in ["apps/v1/Deployment", "v1/Service", "a.b.example.com/v1alpha1/X"] {
             assert_eq!(text.parse::<Gvk>().expect(text).to_string(), text);
         }
-        for bad in [
-            "Deployment",
-            "v1/*",
-            "*/v1/Pod",
-            "apps/v1/deployment",
-            "a/b/v1/Pod",
-            "../v1/Pod",
-            "v1/",
-        ] {
+        for bad in ["Deployment", "v1/*", "*/v1/Pod", "apps/v1/deployment", "a/b/v1/Pod", "../v1/Pod", "v1/"]
+        {
             assert!(bad.parse::<Gvk>().is_err(), "{bad}");
         }
     }
@@ -186,10 +167,7 @@ mod tests {
         };
         let deployment = kind("apps/v1/Deployment", "deployments", true);
         assert_eq!(deployment.collection_path(""), "/apis/apps/v1/deployments");
-        assert_eq!(
-            deployment.object_path("a", "b"),
-            "/apis/apps/v1/namespaces/a/deployments/b"
-        );
+        assert_eq!(deployment.object_path("a", "b"), "/apis/apps/v1/namespaces/a/deployments/b");
         let node = kind("v1/Node", "nodes", false);
         assert_eq!(node.object_path("", "n"), "/api/v1/nodes/n");
     }

@@ -81,10 +81,7 @@ impl Manifest {
     pub fn check(self) -> Result<Self, Refusal> {
         let bad = |text: String| Err(Refusal::new(Code::BadManifest, text));
         if self.version.is_empty() || self.version.len() > 64 {
-            return bad(format!(
-                "version: {} bytes, expected 1 to 64",
-                self.version.len()
-            ));
+            return bad(format!("version: {} bytes, expected 1 to 64", self.version.len()));
         }
         if self.children.len() > KINDS_MAX || self.reads.len() > KINDS_MAX {
             return bad(format!(
@@ -97,28 +94,19 @@ impl Manifest {
             if is_reserved(&child.kind) {
                 return Err(Refusal::new(
                     Code::ReservedKind,
-                    format!(
-                        "children[{i}]: {} is a kind that no plugin may write",
-                        child.kind
-                    ),
+                    format!("children[{i}]: {} is a kind that no plugin may write", child.kind),
                 ));
             }
             if self.children[..i].iter().any(|c| c.kind == child.kind) {
                 return bad(format!("children[{i}]: {} is listed twice", child.kind));
             }
             if child.kind == self.primary {
-                return bad(format!(
-                    "children[{i}]: {} is the primary kind itself",
-                    child.kind
-                ));
+                return bad(format!("children[{i}]: {} is the primary kind itself", child.kind));
             }
         }
         for (i, read) in self.reads.iter().enumerate() {
             if read.labels.len() > 16 {
-                return bad(format!(
-                    "reads[{i}]: {} labels, at most 16",
-                    read.labels.len()
-                ));
+                return bad(format!("reads[{i}]: {} labels, at most 16", read.labels.len()));
             }
         }
         Ok(self)
@@ -135,12 +123,8 @@ impl Manifest {
         if self.primary == *kind || self.child(kind).is_some() {
             return Some(vec![&[]]);
         }
-        let rules: Vec<_> = self
-            .reads
-            .iter()
-            .filter(|r| r.kind == *kind)
-            .map(|r| r.labels.as_slice())
-            .collect();
+        let rules: Vec<_> =
+            self.reads.iter().filter(|r| r.kind == *kind).map(|r| r.labels.as_slice()).collect();
         (!rules.is_empty()).then_some(rules)
     }
 }

@@ -34,10 +34,7 @@ impl Memory {
     /// Remembers that the object `uid` (its status, if `status`) was applied with
     /// the configuration `wanted`, and our entry's hash afterwards.
     pub fn remember(&mut self, uid: &Arc<str>, status: bool, wanted: &str, entry: Option<u64>) {
-        let applied = Applied {
-            wanted: wanted.to_owned(),
-            entry,
-        };
+        let applied = Applied { wanted: wanted.to_owned(), entry };
         self.applied.insert((uid.clone(), status), applied);
     }
 

@@ -46,9 +46,7 @@ impl PluginName {
         if is_dns_label(text, PLUGIN_NAME_MAX_BYTES) {
             Ok(Self(text.into()))
         } else {
-            Err(NameError {
-                found: text.chars().take(64).collect(),
-            })
+            Err(NameError { found: text.chars().take(64).collect() })
         }
     }
 
@@ -152,9 +150,7 @@ pub fn is_path_segment(text: &str) -> bool {
         && text.len() <= 253
         && text != "."
         && text != ".."
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':' | b'_'))
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':' | b'_'))
 }
 
 #[cfg(test)]

@@ -121,16 +121,11 @@ impl Object {
     /// [`ObjectError`] when it is not JSON or lacks `metadata` with a name.
     pub fn parse(gvk: &Gvk, text: &str) -> Result<Self, ObjectError> {
         let fields: Fields<'_> = serde_json::from_str(text)?;
-        let metadata = fields
-            .get("metadata")
-            .ok_or(ObjectError::Missing("metadata"))?;
+        let metadata = fields.get("metadata").ok_or(ObjectError::Missing("metadata"))?;
         let meta = Meta::from_raw(serde_json::from_str(metadata.get())?)?;
         let mut json = String::with_capacity(text.len());
         json.push('{');
-        for (name, text) in [
-            ("apiVersion", gvk.api_version()),
-            ("kind", gvk.kind.to_string()),
-        ] {
+        for (name, text) in [("apiVersion", gvk.api_version()), ("kind", gvk.kind.to_string())] {
             push_field(&mut json, name, &format!("\"{text}\""));
         }
         for (name, value) in &fields.0 {
@@ -141,10 +136,7 @@ impl Object {
             }
         }
         json.push('}');
-        Ok(Self {
-            json: json.into_boxed_str(),
-            meta,
-        })
+        Ok(Self { json: json.into_boxed_str(), meta })
     }
 
     /// The object as JSON text, without `managedFields`.
@@ -164,11 +156,7 @@ impl Object {
 
     /// This object's name as one of kind `gvk`.
     pub fn reference(&self, gvk: &Gvk) -> ObjectRef {
-        ObjectRef {
-            gvk: gvk.clone(),
-            namespace: self.meta.namespace.clone(),
-            name: self.meta.name.clone(),
-        }
+        ObjectRef { gvk: gvk.clone(), namespace: self.meta.namespace.clone(), name: self.meta.name.clone() }
     }
 
     /// Its kind, as it says in its own text.
@@ -209,12 +197,7 @@ impl Meta {
                 .into_iter()
                 .find(|owner| owner.controller)
                 .map(|owner| owner.uid),
-            entries: raw
-                .managed_fields
-                .unwrap_or_default()
-                .iter()
-                .filter_map(RawEntry::ours)
-                .collect(),
+            entries: raw.managed_fields.unwrap_or_default().iter().filter_map(RawEntry::ours).collect(),
         })
     }
 
@@ -224,10 +207,7 @@ impl Meta {
         if self.labels.get(LABEL_HOST).map(|v| &**v) != Some(host_namespace) {
             return None;
         }
-        Key::from_child(
-            self.labels.get(LABEL_OWNED_BY)?,
-            self.annotations.get(ANNOTATION_PRIMARY)?,
-        )
+        Key::from_child(self.labels.get(LABEL_OWNED_BY)?, self.annotations.get(ANNOTATION_PRIMARY)?)
     }
 
     /// Hash of the configuration that was applied last, from its annotation.
@@ -237,10 +217,7 @@ impl Meta {
 
     /// Hash of our Apply entry for the object itself or for its status.
     pub fn entry(&self, manager: &str, status: bool) -> Option<u64> {
-        self.entries
-            .iter()
-            .find(|e| &*e.manager == manager && e.status == status)
-            .map(|e| e.hash)
+        self.entries.iter().find(|e| &*e.manager == manager && e.status == status).map(|e| e.hash)
     }
 
     /// `resourceVersion` as a number; 0 when it is not one. The API server promises
@@ -251,9 +228,7 @@ impl Meta {
 
     /// Whether the object carries all these labels.
     pub fn has_labels(&self, wanted: &[(String, String)]) -> bool {
-        wanted
-            .iter()
-            .all(|(k, v)| self.labels.get(&**k).is_some_and(|have| **have == **v))
+        wanted.iter().all(|(k, v)| self.labels.get(&**k).is_some_and(|have| **have == **v))
     }
 }
 
@@ -278,9 +253,7 @@ pub fn version_number(text: &str) -> u64 {
 /// The first eight bytes of a sha256: stable across processes and versions.
 pub fn hash64(bytes: &[u8]) -> u64 {
     let sum = Sha256::digest(bytes);
-    u64::from_be_bytes([
-        sum[0], sum[1], sum[2], sum[3], sum[4], sum[5], sum[6], sum[7],
-    ])
+    u64::from_be_bytes([sum[0], sum[1], sum[2], sum[3], sum[4], sum[5], sum[6], sum[7]])
 }
 
 fn without_managed_fields(metadata: &str) -> Result<String, serde_json::Error> {
@@ -323,10 +296,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                 f.write_str("a JSON object")
             }
 
-            fn visit_map<A: serde::de::MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> Result<Self::Value, A::Error> {
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut fields = Vec::new();
                 while let Some((name, value)) = map.next_entry::<Name<'de>, &'de RawValue>()? {
                     fields.push((name.0, value));
@@ -364,10 +334,7 @@ mod tests {
         let mut want: serde_json::Value = serde_json::from_str(CHILD).expect("valid");
         want["apiVersion"] = "v1".into();
         want["kind"] = "ConfigMap".into();
-        want["metadata"]
-            .as_object_mut()
-            .expect("object")
-            .remove("managedFields");
+        want["metadata"].as_object_mut().expect("object").remove("managedFields");
         assert_eq!(object.value(), want);
         assert_eq!(object.gvk(), Some(config_map()));
     }
@@ -376,35 +343,19 @@ mod tests {
     fn the_header_holds_what_the_host_needs() {
         let object = Object::parse(&config_map(), CHILD).expect("valid");
         let meta = object.meta();
-        assert_eq!(
-            (&*meta.name, meta.version(), meta.generation),
-            ("a-cfg", 42, 3)
-        );
+        assert_eq!((&*meta.name, meta.version(), meta.generation), ("a-cfg", 42, 3));
         assert_eq!(meta.controller_uid.as_deref(), Some("p1"));
         assert_eq!(meta.applied(), Some("h1"));
-        assert_eq!(
-            meta.owner("windlass-system").map(|k| k.to_string()),
-            Some("webapp:ns/a".into())
-        );
+        assert_eq!(meta.owner("windlass-system").map(|k| k.to_string()), Some("webapp:ns/a".into()));
         assert_eq!(meta.owner("another-host"), None);
         assert_eq!(meta.entries.len(), 2);
-        assert_ne!(
-            meta.entry("windlass/webapp", false),
-            meta.entry("windlass/webapp", true)
-        );
+        assert_ne!(meta.entry("windlass/webapp", false), meta.entry("windlass/webapp", true));
         assert_eq!(meta.annotations.len(), 2);
     }
 
     #[test]
     fn what_is_no_object_is_refused() {
-        for bad in [
-            "",
-            "[]",
-            "{}",
-            r#"{"metadata":{}}"#,
-            r#"{"metadata":{"name":"a"}"#,
-            "\u{feff}{}",
-        ] {
+        for bad in ["", "[]", "{}", r#"{"metadata":{}}"#, r#"{"metadata":{"name":"a"}"#, "\u{feff}{}"] {
             assert!(Object::parse(&config_map(), bad).is_err(), "{bad}");
         }
     }

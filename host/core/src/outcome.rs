@@ -55,19 +55,11 @@ impl Outcome {
     pub fn next(&self) -> Next {
         match self {
             Outcome::Gone => Next::OnChange,
-            Outcome::Converged {
-                requeue_after: None,
-                ..
-            } => Next::OnChange,
-            Outcome::Converged {
-                requeue_after: Some(after),
-                ..
-            } => Next::After(*after),
+            Outcome::Converged { requeue_after: None, .. } => Next::OnChange,
+            Outcome::Converged { requeue_after: Some(after), .. } => Next::After(*after),
             Outcome::Waiting => Next::After(WAITING),
             Outcome::Failed(failure) => match failure.class {
-                Class::Transient | Class::Conflict | Class::Permanent | Class::Guest => {
-                    Next::Backoff
-                }
+                Class::Transient | Class::Conflict | Class::Permanent | Class::Guest => Next::Backoff,
                 Class::Fatal => Next::WhenLeading,
             },
         }
@@ -76,11 +68,7 @@ impl Outcome {
     /// A label value for metrics, as controller-runtime counts results.
     pub fn result(&self) -> &'static str {
         match self {
-            Outcome::Gone
-            | Outcome::Converged {
-                requeue_after: None,
-                ..
-            } => "success",
+            Outcome::Gone | Outcome::Converged { requeue_after: None, .. } => "success",
             Outcome::Converged { .. } => "requeue_after",
             Outcome::Waiting => "requeue",
             Outcome::Failed(_) => "error",

@@ -200,14 +200,8 @@ pub fn prepare(inputs: &Inputs<'_>) -> Option<Plan> {
         return None;
     }
     let mut plan = desired::empty(inputs);
-    let finalizers = meta
-        .finalizers
-        .iter()
-        .map(|f| f.to_string())
-        .chain([finalizer]);
-    plan.steps.push(Step::Finalizers {
-        finalizers: finalizers.collect(),
-    });
+    let finalizers = meta.finalizers.iter().map(|f| f.to_string()).chain([finalizer]);
+    plan.steps.push(Step::Finalizers { finalizers: finalizers.collect() });
     Some(plan)
 }
 

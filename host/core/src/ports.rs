@@ -156,12 +156,7 @@ pub trait Apply: Send + Sync + 'static {
     /// Sends what the plan holds, in its order, each write under `claim`.
     fn execute(&self, plan: &Plan, claim: &Claim) -> impl Future<Output = Applied> + Send;
     /// Publishes an Event on an object. Never fails a pass: a lost Event is logged.
-    fn notify(
-        &self,
-        on: &EventTarget,
-        notice: &Notice,
-        claim: &Claim,
-    ) -> impl Future<Output = ()> + Send;
+    fn notify(&self, on: &EventTarget, notice: &Notice, claim: &Claim) -> impl Future<Output = ()> + Send;
 }
 
 /// The object that an Event is about.

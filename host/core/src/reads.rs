@@ -21,10 +21,7 @@ pub struct Query {
 impl Query {
     /// Whether an object with this metadata belongs to the answer.
     pub fn matches(&self, meta: &Meta) -> bool {
-        self.namespace
-            .as_ref()
-            .is_none_or(|ns| *ns == meta.namespace)
-            && meta.has_labels(&self.labels)
+        self.namespace.as_ref().is_none_or(|ns| *ns == meta.namespace) && meta.has_labels(&self.labels)
     }
 }
 

@@ -315,7 +315,11 @@ impl Scene {
     }
 
     /// Asks until there is an answer; a test that waits in vain shows the ends of the replicas' logs.
-    pub(crate) async fn until<T, F: Future<Output = Option<T>>>(&self, what: &str, ask: impl FnMut() -> F) -> T {
+    pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
+        &self,
+        what: &str,
+        ask: impl FnMut() -> F,
+    ) -> T {
         match wait(ask).await {
             Some(answer) => answer,
             None => panic!("not within {PATIENCE:?}: {what}\n{}", self.logs()),

@@ -8,8 +8,7 @@ use crate::key::ObjectRef;
 use crate::kind::{Gvk, Kind};
 use crate::manifest::is_reserved;
 use crate::name::{
-    ANNOTATION_APPLIED, ANNOTATION_PRIMARY, DOMAIN, LABEL_HOST, LABEL_OWNED_BY, is_dns_label,
-    is_path_segment,
+    ANNOTATION_APPLIED, ANNOTATION_PRIMARY, DOMAIN, LABEL_HOST, LABEL_OWNED_BY, is_dns_label, is_path_segment,
 };
 use crate::object::hash64;
 
@@ -41,19 +40,10 @@ pub(super) fn child(inputs: &Inputs<'_>, text: &str) -> Result<Child, PlanError>
     let gvk = kind_of(&body)?;
     let rule = inputs.serving.manifest.child(&gvk);
     if is_reserved(&gvk) {
-        return refuse(
-            Code::ReservedKind,
-            format!("{gvk} is a kind that no plugin may write"),
-        );
+        return refuse(Code::ReservedKind, format!("{gvk} is a kind that no plugin may write"));
     }
     if rule.is_none() {
-        let allowed: Vec<_> = inputs
-            .serving
-            .manifest
-            .children
-            .iter()
-            .map(|c| c.kind.to_string())
-            .collect();
+        let allowed: Vec<_> = inputs.serving.manifest.children.iter().map(|c| c.kind.to_string()).collect();
         return refuse(
             Code::KindNotAllowed,
             format!("{gvk} is not among its children ({})", allowed.join(", ")),
@@ -65,9 +55,7 @@ pub(super) fn child(inputs: &Inputs<'_>, text: &str) -> Result<Child, PlanError>
     if &*gvk.kind == "Secret" && gvk.group.is_empty() && body.contains_key("stringData") {
         return refuse(
             Code::UnsupportedField,
-            format!(
-                "{object}: stringData is written only, so drift cannot be seen; use data with base64"
-            ),
+            format!("{object}: stringData is written only, so drift cannot be seen; use data with base64"),
         );
     }
     let metadata = metadata(inputs, &object, &body)?;
@@ -79,12 +67,7 @@ fn finish(kind: Kind, object: ObjectRef, body: Map<String, Value>) -> Child {
     let mut body = Value::Object(body);
     let wanted = hash_of(&body);
     body["metadata"]["annotations"][ANNOTATION_APPLIED] = wanted.clone().into();
-    Child {
-        kind,
-        object,
-        body,
-        wanted,
-    }
+    Child { kind, object, body, wanted }
 }
 
 /// A hash of a value that does not depend on the order of its fields.
@@ -128,19 +111,11 @@ pub(super) fn parse_object(text: &str, what: &str) -> Result<Map<String, Value>,
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(other) => refuse(
             Code::NotAnObject,
-            format!(
-                "{what}: expected a JSON object, found {}",
-                printable(&other.to_string(), 64)
-            ),
+            format!("{what}: expected a JSON object, found {}", printable(&other.to_string(), 64)),
         ),
         Err(e) => refuse(
             Code::InvalidJson,
-            format!(
-                "{what} at {}:{}: {}",
-                e.line(),
-                e.column(),
-                printable(text, 64)
-            ),
+            format!("{what} at {}:{}: {}", e.line(), e.column(), printable(text, 64)),
         ),
     }
 }
@@ -148,74 +123,48 @@ pub(super) fn parse_object(text: &str, what: &str) -> Result<Map<String, Value>,
 fn kind_of(body: &Map<String, Value>) -> Result<Gvk, PlanError> {
     let text = |name: &str| body.get(name).and_then(Value::as_str);
     let (Some(api_version), Some(kind)) = (text("apiVersion"), text("kind")) else {
-        return refuse(
-            Code::NotAnObject,
-            "a child: apiVersion or kind is missing",
-        );
+        return refuse(Code::NotAnObject, "a child: apiVersion or kind is missing");
     };
     match Gvk::from_api_version(api_version, kind) {
         Ok(gvk)
-            if !kind.ends_with("List")
-                || body.contains_key("metadata") && !body.contains_key("items") =>
+            if !kind.ends_with("List") || body.contains_key("metadata") && !body.contains_key("items") =>
         {
             Ok(gvk)
         }
-        Ok(gvk) => refuse(
-            Code::NotAnObject,
-            format!("{gvk} is a list; return each object by itself"),
-        ),
+        Ok(gvk) => refuse(Code::NotAnObject, format!("{gvk} is a list; return each object by itself")),
         Err(e) => refuse(Code::NotAnObject, format!("a child: {e}")),
     }
 }
 
-fn identity(
-    inputs: &Inputs<'_>,
-    kind: &Kind,
-    body: &Map<String, Value>,
-) -> Result<ObjectRef, PlanError> {
+fn identity(inputs: &Inputs<'_>, kind: &Kind, body: &Map<String, Value>) -> Result<ObjectRef, PlanError> {
     let metadata = body.get("metadata").and_then(Value::as_object);
     let text = |name: &str| metadata.and_then(|m| m.get(name)).and_then(Value::as_str);
     let Some(name) = text("name").filter(|n| !n.is_empty()) else {
-        return refuse(
-            Code::NotAnObject,
-            format!("{}: metadata.name is missing", kind.gvk),
-        );
+        return refuse(Code::NotAnObject, format!("{}: metadata.name is missing", kind.gvk));
     };
     if !is_path_segment(name) {
-        return refuse(
-            Code::BadName,
-            format!("{}: {name:?} cannot be an object's name", kind.gvk),
-        );
+        return refuse(Code::BadName, format!("{}: {name:?} cannot be an object's name", kind.gvk));
     }
     let of_primary = &*inputs.primary.meta().namespace;
     let namespace = match (kind.namespaced, text("namespace").filter(|n| !n.is_empty())) {
         (false, _) if inputs.primary_kind.namespaced => {
             return refuse(
                 Code::NamespaceEscape,
-                format!(
-                    "{} {name} is cluster-scoped, its primary is not: it could not be owned",
-                    kind.gvk
-                ),
+                format!("{} {name} is cluster-scoped, its primary is not: it could not be owned", kind.gvk),
             );
         }
         (false, _) => "",
         (true, None) if of_primary.is_empty() => {
             return refuse(
                 Code::NamespaceEscape,
-                format!(
-                    "{} {name}: metadata.namespace is missing, and the primary has none",
-                    kind.gvk
-                ),
+                format!("{} {name}: metadata.namespace is missing, and the primary has none", kind.gvk),
             );
         }
         (true, None) => of_primary,
         (true, Some(ns)) if !of_primary.is_empty() && ns != of_primary => {
             return refuse(
                 Code::NamespaceEscape,
-                format!(
-                    "{} {name} is for namespace {ns:?}, its primary is in {of_primary:?}",
-                    kind.gvk
-                ),
+                format!("{} {name} is for namespace {ns:?}, its primary is in {of_primary:?}", kind.gvk),
             );
         }
         (true, Some(ns)) if !is_dns_label(ns, 63) => {
@@ -223,11 +172,7 @@ fn identity(
         }
         (true, Some(ns)) => ns,
     };
-    Ok(ObjectRef {
-        gvk: kind.gvk.clone(),
-        namespace: namespace.into(),
-        name: name.into(),
-    })
+    Ok(ObjectRef { gvk: kind.gvk.clone(), namespace: namespace.into(), name: name.into() })
 }
 
 fn metadata(
@@ -238,11 +183,7 @@ fn metadata(
     let mut metadata = Map::new();
     let mut labels = Map::new();
     let mut annotations = Map::new();
-    let given = body
-        .get("metadata")
-        .and_then(Value::as_object)
-        .cloned()
-        .unwrap_or_default();
+    let given = body.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
     for (name, value) in given {
         match (name.as_str(), value) {
             ("name" | "namespace", _) => {}
@@ -288,17 +229,11 @@ fn strings(object: &ObjectRef, field: &str, value: Value) -> Result<Map<String, 
         Value::Null => return Ok(Map::new()),
         Value::Object(map) => map,
         _ => {
-            return refuse(
-                Code::NotAnObject,
-                format!("{object}: metadata.{field} is not an object"),
-            );
+            return refuse(Code::NotAnObject, format!("{object}: metadata.{field} is not an object"));
         }
     };
     for (name, value) in &map {
-        let ours = name
-            .split('/')
-            .next()
-            .is_some_and(|domain| name.contains('/') && domain == DOMAIN);
+        let ours = name.split('/').next().is_some_and(|domain| name.contains('/') && domain == DOMAIN);
         if ours {
             return refuse(
                 Code::ReservedField,

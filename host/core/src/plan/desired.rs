@@ -38,13 +38,8 @@ pub(super) fn finalized(inputs: &Inputs<'_>) -> Plan {
     let ours = inputs.key.plugin.finalizer();
     let finalizers = &inputs.primary.meta().finalizers;
     if finalizers.iter().any(|f| **f == *ours) {
-        let rest = finalizers
-            .iter()
-            .filter(|f| ***f != *ours)
-            .map(|f| f.to_string());
-        plan.steps.push(Step::Finalizers {
-            finalizers: rest.collect(),
-        });
+        let rest = finalizers.iter().filter(|f| ***f != *ours).map(|f| f.to_string());
+        plan.steps.push(Step::Finalizers { finalizers: rest.collect() });
     }
     plan
 }
@@ -69,12 +64,7 @@ pub(super) fn desired(inputs: &Inputs<'_>, decision: &Decision) -> Result<Plan, 
     if let Some(text) = &decision.status {
         plan.steps.extend(status_step(inputs, text)?);
     }
-    plan.notices = decision
-        .notices
-        .iter()
-        .take(NOTICES_MAX)
-        .map(bounded_notice)
-        .collect();
+    plan.notices = decision.notices.iter().take(NOTICES_MAX).map(bounded_notice).collect();
     plan.requeue_after = decision.requeue_after.map(bounded_requeue);
     Ok(plan)
 }
@@ -83,10 +73,7 @@ fn wanted_children(inputs: &Inputs<'_>, decision: &Decision) -> Result<Vec<Child
     if decision.children.len() > CHILDREN_MAX {
         return refuse(
             Code::TooManyChildren,
-            format!(
-                "{} children, at most {CHILDREN_MAX}",
-                decision.children.len()
-            ),
+            format!("{} children, at most {CHILDREN_MAX}", decision.children.len()),
         );
     }
     let mut names = BTreeSet::new();
@@ -94,10 +81,7 @@ fn wanted_children(inputs: &Inputs<'_>, decision: &Decision) -> Result<Vec<Child
     for text in &decision.children {
         let child = child(inputs, text)?;
         if !names.insert(child.object.clone()) {
-            return refuse(
-                Code::DuplicateChild,
-                format!("{} is in the decision twice", child.object),
-            );
+            return refuse(Code::DuplicateChild, format!("{} is in the decision twice", child.object));
         }
         wanted.push(child);
     }
@@ -105,24 +89,14 @@ fn wanted_children(inputs: &Inputs<'_>, decision: &Decision) -> Result<Vec<Child
 }
 
 fn child_step(inputs: &Inputs<'_>, child: Child) -> Result<Option<Step>, PlanError> {
-    let Child {
-        kind,
-        object,
-        body,
-        wanted,
-    } = child;
+    let Child { kind, object, body, wanted } = child;
     let seen = inputs.children.iter().find(|seen| {
         seen.meta().name == object.name
             && seen.meta().namespace == object.namespace
             && seen.gvk().as_ref() == Some(&object.gvk)
     });
     let Some(seen) = seen else {
-        return Ok(Some(Step::Create {
-            kind,
-            object,
-            body,
-            wanted,
-        }));
+        return Ok(Some(Step::Create { kind, object, body, wanted }));
     };
     let meta = seen.meta();
     if belongs_to_another(inputs, seen) {
@@ -133,11 +107,7 @@ fn child_step(inputs: &Inputs<'_>, child: Child) -> Result<Option<Step>, PlanErr
         return Ok(None);
     }
     let target = target(kind, object, seen);
-    Ok(Some(Step::Update {
-        target,
-        body,
-        wanted,
-    }))
+    Ok(Some(Step::Update { target, body, wanted }))
 }
 
 /// Whether nothing would change: by memory if this process applied it, else by value.
@@ -160,10 +130,7 @@ fn unwanted_step(inputs: &Inputs<'_>, seen: &Arc<Object>, object: ObjectRef) -> 
     let target = target(kind, object, seen);
     Some(match rule.unwanted {
         Unwanted::Delete => Step::Delete { target },
-        Unwanted::Orphan => Step::Orphan {
-            patch: let_go(inputs, seen),
-            target,
-        },
+        Unwanted::Orphan => Step::Orphan { patch: let_go(inputs, seen), target },
     })
 }
 
@@ -218,30 +185,17 @@ fn status_step(inputs: &Inputs<'_>, text: &str) -> Result<Option<Step>, PlanErro
 /// Whether a child's controller is another object than this primary: an earlier one
 /// of the same name, whose children the API server is about to collect.
 fn belongs_to_another(inputs: &Inputs<'_>, seen: &Object) -> bool {
-    seen.meta()
-        .controller_uid
-        .as_ref()
-        .is_some_and(|uid| *uid != inputs.primary.meta().uid)
+    seen.meta().controller_uid.as_ref().is_some_and(|uid| *uid != inputs.primary.meta().uid)
 }
 
 fn target(kind: Kind, object: ObjectRef, seen: &Object) -> Target {
-    Target {
-        kind,
-        object,
-        uid: seen.meta().uid.clone(),
-        version: seen.meta().resource_version.clone(),
-    }
+    Target { kind, object, uid: seen.meta().uid.clone(), version: seen.meta().resource_version.clone() }
 }
 
 fn bounded_notice(notice: &Notice) -> Notice {
     Notice {
         severity: notice.severity,
-        reason: notice
-            .reason
-            .chars()
-            .filter(char::is_ascii_alphanumeric)
-            .take(128)
-            .collect(),
+        reason: notice.reason.chars().filter(char::is_ascii_alphanumeric).take(128).collect(),
         message: printable(&notice.message, 1024),
     }
 }

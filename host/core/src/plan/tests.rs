@@ -17,12 +17,7 @@ fn gvk(text: &str) -> Gvk {
 }
 
 fn kind(text: &str, plural: &str, namespaced: bool) -> Kind {
-    Kind {
-        gvk: gvk(text),
-        plural: plural.into(),
-        namespaced,
-        has_status: true,
-    }
+    Kind { gvk: gvk(text), plural: plural.into(), namespaced, has_status: true }
 }
 
 struct World {
@@ -37,10 +32,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let plugin = PluginName::try_new("web").expect("valid");
-        let rule = |kind: &str, unwanted| ChildRule {
-            kind: gvk(kind),
-            unwanted,
-        };
+        let rule = |kind: &str, unwanted| ChildRule { kind: gvk(kind), unwanted };
         let manifest = Manifest {
             name: plugin.clone(),
             version: "1.0.0".into(),
@@ -59,11 +51,7 @@ impl World {
             "finalizers": ["other", "windlass.dev/web"]}, "status": {"ready": 1}});
         World {
             key: Key::new(plugin, "ns", "a"),
-            serving: Serving {
-                manifest: Arc::new(manifest),
-                digest: Digest::of(b"x"),
-                settings: None,
-            },
+            serving: Serving { manifest: Arc::new(manifest), digest: Digest::of(b"x"), settings: None },
             primary_kind: kind("x.dev/v1/Web", "webs", true),
             primary: Object::parse(&gvk("x.dev/v1/Web"), &primary.to_string()).expect("valid"),
             children: vec![],
@@ -98,27 +86,20 @@ impl World {
     }
 
     fn child(&self, value: Value) -> Result<Step, PlanError> {
-        let plan = self.plan(Decision {
-            children: vec![value.to_string()],
-            ..Decision::default()
-        })?;
+        let plan = self.plan(Decision { children: vec![value.to_string()], ..Decision::default() })?;
         Ok(plan.steps()[0].clone())
     }
 
     /// Makes `step`'s child exist as the server would store it.
     fn stored(&mut self, step: &Step, change: impl FnOnce(&mut Value)) {
-        let Step::Create { object, body, .. } = step else {
-            panic!("not a create: {step:?}")
-        };
+        let Step::Create { object, body, .. } = step else { panic!("not a create: {step:?}") };
         let mut stored = body.clone();
         stored["metadata"]["uid"] = "c".into();
         stored["metadata"]["resourceVersion"] = "9".into();
         stored["metadata"]["managedFields"] =
             json!([{"manager": "windlass/web", "operation": "Apply", "fieldsV1": {"f:data": {}}}]);
         change(&mut stored);
-        self.children = vec![Arc::new(
-            Object::parse(&object.gvk, &stored.to_string()).expect("valid"),
-        )];
+        self.children = vec![Arc::new(Object::parse(&object.gvk, &stored.to_string()).expect("valid"))];
     }
 }
 
@@ -127,21 +108,12 @@ fn config(data: &str) -> Value {
 }
 
 fn decision(children: &[Value]) -> Decision {
-    Decision {
-        children: children.iter().map(Value::to_string).collect(),
-        ..Decision::default()
-    }
+    Decision { children: children.iter().map(Value::to_string).collect(), ..Decision::default() }
 }
 
 #[test]
 fn a_missing_child_is_created_with_our_inventory_and_owner() {
-    let Step::Create {
-        object,
-        body,
-        wanted,
-        ..
-    } = World::new().child(config("v")).expect("allowed")
-    else {
+    let Step::Create { object, body, wanted, .. } = World::new().child(config("v")).expect("allowed") else {
         panic!("not a create")
     };
     assert_eq!(object.to_string(), "v1/ConfigMap ns/c");
@@ -170,9 +142,7 @@ fn nothing_is_planned_when_nothing_would_change() {
 fn drift_is_seen_by_value_and_by_our_entry() {
     let mut world = World::new();
     let step = world.child(config("v")).expect("allowed");
-    let Step::Create { wanted, .. } = &step else {
-        panic!()
-    };
+    let Step::Create { wanted, .. } = &step else { panic!() };
     world.stored(&step, |stored| stored["data"]["k"] = "foreign".into());
     let by_value = world.plan(decision(&[config("v")])).expect("allowed");
     assert!(matches!(by_value.steps(), [Step::Update { .. }]));
@@ -180,16 +150,8 @@ fn drift_is_seen_by_value_and_by_our_entry() {
     world.stored(&step, |_| {});
     let entry = world.children[0].meta().entry("windlass/web", false);
     world.memory.remember(&"c".into(), false, wanted, entry);
-    assert_eq!(
-        world
-            .plan(decision(&[config("v")]))
-            .expect("allowed")
-            .steps(),
-        []
-    );
-    world.stored(&step, |stored| {
-        stored["metadata"]["managedFields"][0]["fieldsV1"] = json!({})
-    });
+    assert_eq!(world.plan(decision(&[config("v")])).expect("allowed").steps(), []);
+    world.stored(&step, |stored| stored["metadata"]["managedFields"][0]["fieldsV1"] = json!({}));
     let by_entry = world.plan(decision(&[config("v")])).expect("allowed");
     assert!(
         matches!(by_entry.steps(), [Step::Update { target, .. }] if &*target.uid == "c" && &*target.version == "9")
@@ -207,19 +169,12 @@ fn a_no_longer_wanted_child_is_deleted_or_let_go() {
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}});
     let step = world.child(service).expect("allowed");
     world.stored(&step, |stored| {
-        let owners = stored["metadata"]["ownerReferences"]
-            .as_array_mut()
-            .expect("ours");
+        let owners = stored["metadata"]["ownerReferences"].as_array_mut().expect("ours");
         owners.push(json!({"uid": "another"}));
     });
     let plan = world.plan(decision(&[])).expect("allowed");
-    let [Step::Orphan { patch, .. }] = plan.steps() else {
-        panic!("{plan:?}")
-    };
-    assert_eq!(
-        patch["metadata"]["ownerReferences"],
-        json!([{"uid": "another"}])
-    );
+    let [Step::Orphan { patch, .. }] = plan.steps() else { panic!("{plan:?}") };
+    assert_eq!(patch["metadata"]["ownerReferences"], json!([{"uid": "another"}]));
     assert_eq!(
         patch["metadata"]["labels"],
         json!({"windlass.dev/owned-by": null, "windlass.dev/host": null})
@@ -230,16 +185,8 @@ fn a_no_longer_wanted_child_is_deleted_or_let_go() {
 fn a_child_that_is_being_deleted_is_waited_for() {
     let mut world = World::new();
     let step = world.child(config("v")).expect("allowed");
-    world.stored(&step, |stored| {
-        stored["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into()
-    });
-    assert_eq!(
-        world
-            .plan(decision(&[config("other")]))
-            .expect("allowed")
-            .steps(),
-        []
-    );
+    world.stored(&step, |stored| stored["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into());
+    assert_eq!(world.plan(decision(&[config("other")])).expect("allowed").steps(), []);
     assert_eq!(world.plan(decision(&[])).expect("allowed").steps(), []);
 }
 
@@ -247,12 +194,8 @@ fn a_child_that_is_being_deleted_is_waited_for() {
 fn a_child_of_an_earlier_primary_is_left_to_the_collector() {
     let mut world = World::new();
     let step = world.child(config("v")).expect("allowed");
-    world.stored(&step, |stored| {
-        stored["metadata"]["ownerReferences"][0]["uid"] = "earlier".into()
-    });
-    let error = world
-        .plan(decision(&[config("v")]))
-        .expect_err("not ours yet");
+    world.stored(&step, |stored| stored["metadata"]["ownerReferences"][0]["uid"] = "earlier".into());
+    let error = world.plan(decision(&[config("v")])).expect_err("not ours yet");
     assert_eq!(error.class(), Class::Transient);
     assert_eq!(world.plan(decision(&[])).expect("allowed").steps(), []);
 }
@@ -266,18 +209,13 @@ fn each_broken_rule_has_its_code() {
     };
     let metadata = |extra: Value| {
         let mut m = json!({"name": "c"});
-        m.as_object_mut()
-            .expect("object")
-            .extend(extra.as_object().expect("object").clone());
+        m.as_object_mut().expect("object").extend(extra.as_object().expect("object").clone());
         with("/metadata", m)
     };
     let table = [
         (json!([]), Code::NotAnObject),
         (json!({"kind": "ConfigMap"}), Code::NotAnObject),
-        (
-            json!({"apiVersion": "v1", "kind": "List", "items": []}),
-            Code::NotAnObject,
-        ),
+        (json!({"apiVersion": "v1", "kind": "List", "items": []}), Code::NotAnObject),
         (metadata(json!({"name": ""})), Code::NotAnObject),
         (metadata(json!({"labels": {"a": 1}})), Code::NotAnObject),
         (metadata(json!({"name": "../x"})), Code::BadName),
@@ -286,55 +224,30 @@ fn each_broken_rule_has_its_code() {
             json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "r"}}),
             Code::ReservedKind,
         ),
-        (
-            metadata(json!({"namespace": "elsewhere"})),
-            Code::NamespaceEscape,
-        ),
+        (metadata(json!({"namespace": "elsewhere"})), Code::NamespaceEscape),
         (
             json!({"apiVersion": "x.dev/v1", "kind": "Cluster", "metadata": {"name": "c"}}),
             Code::NamespaceEscape,
         ),
-        (
-            metadata(json!({"ownerReferences": []})),
-            Code::ReservedField,
-        ),
+        (metadata(json!({"ownerReferences": []})), Code::ReservedField),
         (metadata(json!({"finalizers": ["x"]})), Code::ReservedField),
-        (
-            metadata(json!({"labels": {"windlass.dev/host": "x"}})),
-            Code::ReservedField,
-        ),
-        (
-            metadata(json!({"annotations": {"windlass.dev/applied": "x"}})),
-            Code::ReservedField,
-        ),
+        (metadata(json!({"labels": {"windlass.dev/host": "x"}})), Code::ReservedField),
+        (metadata(json!({"annotations": {"windlass.dev/applied": "x"}})), Code::ReservedField),
         (
             json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {}}),
             Code::UnsupportedField,
         ),
     ];
     for (child, code) in table {
-        let error = World::new()
-            .child(child.clone())
-            .expect_err(&child.to_string());
+        let error = World::new().child(child.clone()).expect_err(&child.to_string());
         assert_eq!(error.code(), Some(code), "{child}: {error}");
     }
-    let twice = World::new()
-        .plan(decision(&[config("a"), config("b")]))
-        .expect_err("twice");
+    let twice = World::new().plan(decision(&[config("a"), config("b")])).expect_err("twice");
     assert_eq!(twice.code(), Some(Code::DuplicateChild));
     let many: Vec<_> = (0..101).map(|_| config("a")).collect();
-    assert_eq!(
-        World::new().plan(decision(&many)).expect_err("many").code(),
-        Some(Code::TooManyChildren)
-    );
-    let text = Decision {
-        children: vec!["{\"a\":".into()],
-        ..Decision::default()
-    };
-    assert_eq!(
-        World::new().plan(text).expect_err("cut").code(),
-        Some(Code::InvalidJson)
-    );
+    assert_eq!(World::new().plan(decision(&many)).expect_err("many").code(), Some(Code::TooManyChildren));
+    let text = Decision { children: vec!["{\"a\":".into()], ..Decision::default() };
+    assert_eq!(World::new().plan(text).expect_err("cut").code(), Some(Code::InvalidJson));
 }
 
 #[test]
@@ -343,13 +256,8 @@ fn what_only_the_server_sets_is_dropped() {
     child["status"] = json!({"x": 1});
     child["metadata"]["creationTimestamp"] = Value::Null;
     child["metadata"]["uid"] = "forged".into();
-    let Step::Create { body, .. } = World::new().child(child).expect("allowed") else {
-        panic!()
-    };
-    assert_eq!(
-        (&body["status"], &body["metadata"]["uid"]),
-        (&Value::Null, &Value::Null)
-    );
+    let Step::Create { body, .. } = World::new().child(child).expect("allowed") else { panic!() };
+    assert_eq!((&body["status"], &body["metadata"]["uid"]), (&Value::Null, &Value::Null));
 }
 
 #[test]
@@ -362,26 +270,11 @@ fn a_kind_that_is_not_served_is_waited_for() {
 #[test]
 fn a_status_is_sent_only_when_it_differs() {
     let world = World::new();
-    let status = |v: Value| Decision {
-        status: Some(v.to_string()),
-        ..Decision::default()
-    };
-    assert_eq!(
-        world
-            .plan(status(json!({"ready": 1})))
-            .expect("allowed")
-            .steps(),
-        []
-    );
-    for differs in [
-        json!({"ready": 2}),
-        json!({}),
-        json!({"ready": 1, "more": "x"}),
-    ] {
+    let status = |v: Value| Decision { status: Some(v.to_string()), ..Decision::default() };
+    assert_eq!(world.plan(status(json!({"ready": 1}))).expect("allowed").steps(), []);
+    for differs in [json!({"ready": 2}), json!({}), json!({"ready": 1, "more": "x"})] {
         let plan = world.plan(status(differs.clone())).expect("allowed");
-        let [Step::Status { body, .. }] = plan.steps() else {
-            panic!("{differs}")
-        };
+        let [Step::Status { body, .. }] = plan.steps() else { panic!("{differs}") };
         assert_eq!(body["status"], differs);
     }
     assert!(world.plan(status(json!("x"))).is_err());
@@ -391,17 +284,9 @@ fn a_status_is_sent_only_when_it_differs() {
 fn a_finalizer_is_added_first_and_removed_last() {
     let mut world = World::new();
     assert_eq!(world.with(prepare), None);
-    let done = world
-        .with(|inputs| plan(inputs, Verdict::Finalized))
-        .expect("allowed");
-    assert_eq!(
-        done.steps(),
-        [Step::Finalizers {
-            finalizers: vec!["other".into()]
-        }]
-    );
-    let bare =
-        json!({"metadata": {"name": "a", "namespace": "ns", "uid": "p", "finalizers": ["other"]}});
+    let done = world.with(|inputs| plan(inputs, Verdict::Finalized)).expect("allowed");
+    assert_eq!(done.steps(), [Step::Finalizers { finalizers: vec!["other".into()] }]);
+    let bare = json!({"metadata": {"name": "a", "namespace": "ns", "uid": "p", "finalizers": ["other"]}});
     world.primary = Object::parse(&gvk("x.dev/v1/Web"), &bare.to_string()).expect("valid");
     let first = world.with(prepare).expect("it is missing");
     let both = vec!["other".into(), "windlass.dev/web".into()];
@@ -411,36 +296,16 @@ fn a_finalizer_is_added_first_and_removed_last() {
 #[test]
 fn pauses_and_notices_are_bounded() {
     let world = World::new();
-    for (asked, got) in [
-        (0, REQUEUE_MIN_MS),
-        (5_000, 5_000),
-        (u64::MAX / 2, 24 * 24 * 3_600_000),
-    ] {
-        let wish = Decision {
-            requeue_after: Some(Duration::from_millis(asked)),
-            ..Decision::default()
-        };
+    for (asked, got) in [(0, REQUEUE_MIN_MS), (5_000, 5_000), (u64::MAX / 2, 24 * 24 * 3_600_000)] {
+        let wish = Decision { requeue_after: Some(Duration::from_millis(asked)), ..Decision::default() };
         let plan = world.plan(wish).expect("allowed");
-        assert_eq!(
-            plan.requeue_after().map(|d| d.as_millis()),
-            Some(u128::from(got))
-        );
+        assert_eq!(plan.requeue_after().map(|d| d.as_millis()), Some(u128::from(got)));
     }
-    let notice = Notice {
-        severity: Severity::Normal,
-        reason: "A b\n".into(),
-        message: "x\u{7}".into(),
-    };
-    let wish = Decision {
-        notices: vec![notice; 20],
-        ..Decision::default()
-    };
+    let notice = Notice { severity: Severity::Normal, reason: "A b\n".into(), message: "x\u{7}".into() };
+    let wish = Decision { notices: vec![notice; 20], ..Decision::default() };
     let plan = world.plan(wish).expect("allowed");
     assert_eq!(plan.notices().len(), 16);
-    assert_eq!(
-        (&*plan.notices()[0].reason, &*plan.notices()[0].message),
-        ("Ab", "x ")
-    );
+    assert_eq!((&*plan.notices()[0].reason, &*plan.notices()[0].message), ("Ab", "x "));
 }
 
 const REQUEUE_MIN_MS: u64 = 1_000;
