@@ -241,7 +241,6 @@ fn lease_end_early(error: DriverError) -> End {
     End::Early(error.to_string())
 }
 
-#[expect(clippy::type_complexity, reason = "the one place where the loop's ports have their real types")]
 fn reconciler(
     flags: &Run,
     watches: &Arc<Watches>,

@@ -128,6 +128,23 @@ impl Package {
         Ok(parts.join("---\n"))
     }
 
+    /// Whether the rights in the tree are those that the manifest needs.
+    ///
+    /// # Errors
+    /// One sentence that says how to mend it.
+    pub(crate) fn check_rights(&self, dir: &Path) -> Result<()> {
+        let path = dir.join("rbac.yaml");
+        let found = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        if found != self.rights()? {
+            bail!(
+                "{} is not what the manifest needs; run `cargo xtask plugin {} --kustomize` and commit it",
+                path.display(),
+                dir.display()
+            );
+        }
+        Ok(())
+    }
+
     /// What `<dir>/kustomization.yaml` takes in.
     pub(crate) fn write_for_kustomize(&self, dir: &Path) -> Result<()> {
         let rbac = dir.join("rbac.yaml");

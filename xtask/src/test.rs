@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use windlass_testbed::{Binaries, component, progress};
 
 use crate::plugin::Package;
@@ -11,6 +11,10 @@ use crate::steps::{Steps, run, run_with};
 
 /// Version of cargo-deny that is installed when none is there.
 const CARGO_DENY: &str = "0.20.2";
+
+/// Largest WebApp component, plain and compressed: small plugins are a promise of the SDK.
+const WEBAPP_BYTES: usize = 250_000;
+const WEBAPP_COMPRESSED_BYTES: usize = 100_000;
 
 /// How much to check.
 #[derive(clap::Args)]
@@ -41,7 +45,13 @@ impl Test {
 /// Builds the components that the tests load, so that no test waits for a compiler.
 fn components() -> Result<()> {
     let package = Package::build(&root().join("plugins/webapp"))?;
-    package.write_for_kustomize(&root().join("plugins/webapp"))?;
+    package.check_rights(&root().join("plugins/webapp"))?;
+    let (raw, compressed) = (package.wasm.len(), package.compressed.len());
+    println!("webapp: {raw} bytes, {compressed} compressed");
+    ensure!(
+        raw < WEBAPP_BYTES && compressed < WEBAPP_COMPRESSED_BYTES,
+        "the WebApp component has grown too large"
+    );
     for example in fixtures()? {
         component("windlass-fixtures", Some(&example))?;
     }

@@ -191,7 +191,13 @@ async fn delete(demo: &Demo) -> Result<()> {
         (demo.get(HELLO).await.is_none() && children(demo).await.is_empty()).then_some(())
     })
     .await?;
-    line("delete", &format!("the WebApp and all its children are gone after {}", took(began)));
+    line(
+        "delete",
+        &format!(
+            "the WebApp and all its children are gone after {}, when the garbage collector came round",
+            took(began)
+        ),
+    );
     create_sample(demo).await?;
     let began = Instant::now();
     ready(demo, began).await?;

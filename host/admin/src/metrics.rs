@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 type FloatGauge = Gauge<f64, AtomicU64>;
 type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -86,8 +86,8 @@ pub struct Metrics {
     active: Family<OfController, Gauge>,
     max_concurrent: Family<OfController, Gauge>,
     depth: Family<OfName, Gauge>,
-    adds: Family<OfName, Gauge>,
-    retries: Family<OfName, Gauge>,
+    adds: Family<OfName, Counter>,
+    retries: Family<OfName, Counter>,
     queue_seconds: Durations<OfName>,
     work_seconds: Durations<OfName>,
     unfinished: Family<OfName, FloatGauge>,
@@ -95,17 +95,17 @@ pub struct Metrics {
     leading: Family<OfName, Gauge>,
     term: Gauge,
     renew_age: FloatGauge,
-    step_downs: Family<OfReason, Gauge>,
+    step_downs: Family<OfReason, Counter>,
     plugin_info: Family<OfVersion, Gauge>,
-    plugin_calls: Family<OfPlugin, Gauge>,
+    plugin_calls: Family<OfPlugin, Counter>,
     plugin_errors: Family<OfCode, Counter>,
     decision_seconds: Durations<OfPlugin>,
     writes: Family<OfWrite, Counter>,
     write_seconds: Durations<OfPlugin>,
     watch_objects: Family<OfKind, Gauge>,
     watch_bytes: Family<OfKind, Gauge>,
-    watch_lists: Family<OfKind, Gauge>,
-    watch_errors: Family<OfKind, Gauge>,
+    watch_lists: Family<OfKind, Counter>,
+    watch_errors: Family<OfKind, Counter>,
 }
 
 /// One queue, read when it is scraped.
@@ -166,8 +166,8 @@ impl Metrics {
                 "Passes that may run at once, all plugins together",
             ),
             depth: gauge(&mut r, "workqueue_depth", "Keys that could be worked on now"),
-            adds: gauge(&mut r, "workqueue_adds_total", "Keys that became ready"),
-            retries: gauge(&mut r, "workqueue_retries_total", "Passes that ended with a pause"),
+            adds: counter(&mut r, "workqueue_adds", "Keys that became ready"),
+            retries: counter(&mut r, "workqueue_retries", "Passes that ended with a pause"),
             queue_seconds: durations(
                 &mut r,
                 "workqueue_queue_duration_seconds",
@@ -191,9 +191,9 @@ impl Metrics {
                 "windlass_renew_age_seconds",
                 "Time since the last renewal was sent, while leading",
             ),
-            step_downs: gauge(&mut r, "windlass_step_downs_total", "Ends of this replica's leadership"),
+            step_downs: counter(&mut r, "windlass_step_downs", "Ends of this replica's leadership"),
             plugin_info: gauge(&mut r, "windlass_plugin_info", "1 for each plugin as it is now"),
-            plugin_calls: gauge(&mut r, "windlass_plugin_calls_total", "Calls into a plugin that have ended"),
+            plugin_calls: counter(&mut r, "windlass_plugin_calls", "Calls into a plugin that have ended"),
             plugin_errors: counter(&mut r, "windlass_plugin_errors", "What plugins did wrong, by code"),
             decision_seconds: durations(
                 &mut r,
@@ -204,8 +204,8 @@ impl Metrics {
             write_seconds: durations(&mut r, "windlass_write_seconds", "Time of a write"),
             watch_objects: gauge(&mut r, "windlass_watch_objects", "Objects held of a kind"),
             watch_bytes: gauge(&mut r, "windlass_watch_bytes", "Bytes of JSON held of a kind"),
-            watch_lists: gauge(&mut r, "windlass_watch_lists_total", "Lists read to their end"),
-            watch_errors: gauge(&mut r, "windlass_watch_errors_total", "Requests of a watch that failed"),
+            watch_lists: counter(&mut r, "windlass_watch_lists", "Lists read to their end"),
+            watch_errors: counter(&mut r, "windlass_watch_errors", "Requests of a watch that failed"),
             registry: r,
         }
     }
@@ -266,8 +266,8 @@ impl Metrics {
     pub fn set_queue(&self, plugin: &str, now: QueueNow) {
         let name = OfName { name: plugin.to_owned() };
         self.depth.get_or_create(&name).set(whole(now.depth as u64));
-        self.adds.get_or_create(&name).set(whole(now.adds));
-        self.retries.get_or_create(&name).set(whole(now.retries));
+        reach(&self.adds.get_or_create(&name), now.adds);
+        reach(&self.retries.get_or_create(&name), now.retries);
         self.unfinished.get_or_create(&name).set(now.unfinished.as_secs_f64());
         self.longest.get_or_create(&name).set(now.longest.as_secs_f64());
     }
@@ -281,7 +281,7 @@ impl Metrics {
 
     /// Sets how often this replica has stopped leading for a reason.
     pub fn set_step_downs(&self, reason: &str, count: u64) {
-        self.step_downs.get_or_create(&OfReason { reason: reason.to_owned() }).set(whole(count));
+        reach(&self.step_downs.get_or_create(&OfReason { reason: reason.to_owned() }), count);
     }
 
     /// Forgets which plugins there were; [`set_plugin`](Self::set_plugin) says which there are.
@@ -299,14 +299,15 @@ impl Metrics {
             state: state.to_owned(),
         };
         self.plugin_info.get_or_create(&of).set(1);
-        self.plugin_calls.get_or_create(&OfPlugin { plugin: plugin.to_owned() }).set(whole(calls));
+        reach(&self.plugin_calls.get_or_create(&OfPlugin { plugin: plugin.to_owned() }), calls);
     }
 
     /// Forgets which kinds were watched; [`set_watch`](Self::set_watch) says which are.
     pub fn clear_watches(&self) {
-        for family in [&self.watch_objects, &self.watch_bytes, &self.watch_lists, &self.watch_errors] {
-            family.clear();
-        }
+        self.watch_objects.clear();
+        self.watch_bytes.clear();
+        self.watch_lists.clear();
+        self.watch_errors.clear();
     }
 
     /// Sets one watch as it is now.
@@ -314,8 +315,8 @@ impl Metrics {
         let of = OfKind { kind: kind.to_owned() };
         self.watch_objects.get_or_create(&of).set(whole(now.objects as u64));
         self.watch_bytes.get_or_create(&of).set(whole(now.bytes as u64));
-        self.watch_lists.get_or_create(&of).set(whole(now.lists));
-        self.watch_errors.get_or_create(&of).set(whole(now.errors));
+        reach(&self.watch_lists.get_or_create(&of), now.lists);
+        reach(&self.watch_errors.get_or_create(&of), now.errors);
     }
 
     /// Everything in the text format that Prometheus reads.
@@ -333,6 +334,11 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Brings a counter to what somebody else has counted.
+fn reach(counter: &Counter, count: u64) {
+    counter.inner().store(count, Ordering::Relaxed);
 }
 
 fn whole(n: u64) -> i64 {

@@ -25,8 +25,8 @@ use tracing::{debug, warn};
 const CONNECTIONS_MAX: usize = 64;
 /// How long a client may take to send a request's head.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
-/// How long a connection may live; a scraper opens another one.
-const CONNECTION_WITHIN: Duration = Duration::from_secs(300);
+/// How long a connection may live, its one answer included.
+const CONNECTION_WITHIN: Duration = Duration::from_secs(30);
 /// Pause after an accept that failed, as when descriptors run out.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -136,6 +136,8 @@ async fn converse(stream: TcpStream, routes: Arc<dyn Routes>) {
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        // One request a connection: what is never kept open cannot keep a probe out.
+        .keep_alive(false)
         .header_read_timeout(HEAD_WITHIN)
         .serve_connection(TokioIo::new(stream), service);
     match tokio::time::timeout(CONNECTION_WITHIN, connection).await {

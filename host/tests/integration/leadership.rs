@@ -5,26 +5,31 @@ use std::time::Duration;
 use serde_json::json;
 use windlass_testbed::Stop;
 
-use crate::scene::Scene;
+use crate::scene::{Scene, count};
 
 #[tokio::test]
 async fn a_killed_leader_is_followed_and_its_work_finished() {
     let scene = Scene::fresh("kill").await;
     scene.install_fixture("greeter").await;
     scene.replicas(3, &[]).await;
-    let first = scene.leader().await;
-    for i in 0..20 {
-        scene.widget(&format!("w{i}"), json!({})).await;
+    let rounds = count(2, 20);
+    for round in 0..rounds {
+        let first = scene.leader().await;
+        for i in 0..20 {
+            scene.widget(&format!("r{round}-w{i}"), json!({})).await;
+        }
+        scene.take(&first).await.kill().await.expect("it ran");
+        let late = format!("r{round}-late");
+        scene.widget(&late, json!({})).await;
+        let child = format!("{late}-greeting");
+        scene.until("the new leader finishes", || scene.own("ConfigMap", &child)).await;
+        assert_ne!(scene.leader().await, first);
+        scene.start(&first, &[]).await;
     }
-    scene.take(&first).await.kill().await.expect("it ran");
-    scene.widget("late", json!({})).await;
-    scene.until("the new leader finishes", || scene.own("ConfigMap", "late-greeting")).await;
-    let second = scene.leader().await;
-    assert_ne!(first, second);
     scene
         .until("nothing is lost", || async {
             let children = scene.list("ConfigMap", "labelSelector=windlass.dev/owned-by=greeter").await;
-            (children.len() == 21).then_some(())
+            (children.len() == 21 * rounds).then_some(())
         })
         .await;
 }

@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use futures::StreamExt;
 use serde_json::json;
 
-use crate::scene::Scene;
+use crate::scene::{Scene, count};
 
 #[tokio::test]
 async fn five_hundred_objects_at_once_converge_without_a_duplicate() {
+    let many = count(500, 5000);
     let scene = Scene::fresh("storm").await;
     scene.install_fixture("greeter").await;
     scene.replicas(2, &[]).await;
     let mark = scene.mark();
-    let creates = (0..500).map(|i| {
+    let creates = (0..many).map(|i| {
         let scene = &scene;
         async move { scene.widget(&format!("w{i}"), json!({"text": format!("hi {i}")})).await }
     });
@@ -22,12 +23,12 @@ async fn five_hundred_objects_at_once_converge_without_a_duplicate() {
         .until("every object has its child and its status", || async {
             let widgets = scene.list("Widget", "").await;
             let done = widgets.iter().filter(|w| w["status"]["greeting"].is_string()).count();
-            (done == 500).then_some(())
+            (done == many).then_some(())
         })
         .await;
     scene.silence().await;
     let children = scene.list("ConfigMap", "labelSelector=windlass.dev/owned-by=greeter").await;
-    assert_eq!(children.len(), 500);
+    assert_eq!(children.len(), many);
     let mut creates = BTreeMap::new();
     for write in scene.writes_since(mark) {
         let Some(object) = &write.object_ref else { continue };
@@ -35,7 +36,7 @@ async fn five_hundred_objects_at_once_converge_without_a_duplicate() {
             *creates.entry(object.name.clone()).or_insert(0) += 1;
         }
     }
-    assert_eq!(creates.len(), 500);
+    assert_eq!(creates.len(), many);
     assert!(creates.values().all(|n| *n == 1), "no child was made twice");
 }
 

@@ -186,8 +186,7 @@ impl Scene {
     /// Starts `count` replicas and waits until each is ready and one leads.
     pub(crate) async fn replicas(&self, count: usize, flags: &[&str]) {
         for i in 0..count {
-            let replica = self.replica(&format!("windlass-{i}"), flags).expect("the host starts");
-            self.replicas.lock().await.push(replica);
+            self.start(&format!("windlass-{i}"), flags).await;
         }
         self.until("every replica is ready", || async {
             let mut replicas = self.replicas.lock().await;
@@ -210,8 +209,9 @@ impl Scene {
         replicas.swap_remove(at)
     }
 
-    /// Hands a replica (back) to the scene.
-    pub(crate) async fn keep(&self, replica: Replica) {
+    /// Starts a replica that the scene holds.
+    pub(crate) async fn start(&self, name: &str, flags: &[&str]) {
+        let replica = self.replica(name, flags).expect("the host starts");
         self.replicas.lock().await.push(replica);
     }
 
@@ -374,6 +374,11 @@ impl Cluster {
             Cluster::Own(control) => control,
         }
     }
+}
+
+/// `ordinary`, or `long` when `cargo xtask test --full` asks for what takes longer.
+pub(crate) fn count(ordinary: usize, long: usize) -> usize {
+    if std::env::var_os("WINDLASS_TEST_FULL").is_some() { long } else { ordinary }
 }
 
 /// Asks every 20 ms until there is an answer or patience has run out.
