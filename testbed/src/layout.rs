@@ -79,18 +79,25 @@ pub(crate) struct Ports {
 
 impl Ports {
     /// Three ports that are free now. Another process may still take one before our programs do; then they are chosen anew.
-    pub(crate) fn free() -> Result<Self> {
-        let mut held = Vec::new();
-        while held.len() < 3 {
+    pub(crate) fn free() -> Self {
+        let [etcd, etcd_peer, apiserver] = free_ports();
+        Self { etcd, etcd_peer, apiserver }
+    }
+}
+
+/// Different ports on 127.0.0.1 that were free a moment ago, clear of outgoing connections.
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
+    // Held until all are found, so that none is found twice.
+    let mut held = Vec::with_capacity(N);
+    std::array::from_fn(|_| {
+        loop {
             let port = rand::random_range(PORTS);
             if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
-                held.push((port, listener));
+                held.push(listener);
+                return port;
             }
         }
-        let mut ports = held.into_iter().map(|(port, _)| port);
-        let mut next = || ports.next().context("three ports were held");
-        Ok(Self { etcd: next()?, etcd_peer: next()?, apiserver: next()? })
-    }
+    })
 }
 
 /// One control plane's files, and the commands that read them.
@@ -110,7 +117,7 @@ impl Layout {
         options: Options,
         authority: &Authority,
     ) -> Result<(Self, Access)> {
-        let layout = Self { directory: directory.to_owned(), binaries, ports: Ports::free()?, options };
+        let layout = Self { directory: directory.to_owned(), binaries, ports: Ports::free(), options };
         let serving = authority.server(&[
             "127.0.0.1",
             "10.96.0.1",
@@ -261,7 +268,7 @@ mod tests {
 
     #[test]
     fn ports_differ_and_stay_clear_of_outgoing_connections() {
-        let ports = Ports::free().unwrap();
+        let ports = Ports::free();
         let all = [ports.etcd, ports.etcd_peer, ports.apiserver];
         assert!(all.iter().all(|port| PORTS.contains(port)));
         assert!(all[0] != all[1] && all[1] != all[2] && all[0] != all[2]);

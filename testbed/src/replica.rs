@@ -3,7 +3,7 @@
 //! Tests kill and freeze it, the demo shows it. It cannot outlive us (see `process`).
 
 use std::ffi::OsString;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::layout::free_ports;
 use crate::process::{Process, Signal};
 use crate::runtime::blocking;
 
@@ -51,7 +52,7 @@ impl Replica {
     /// # Errors
     /// If the binary does not start or no port is free.
     pub fn start(options: ReplicaOptions) -> Result<Self> {
-        let (probes, metrics) = (free_address()?, free_address()?);
+        let [probes, metrics] = free_ports().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let log = options.directory.join(format!("{}.log", options.name));
         let mut command = Command::new(&options.binary);
         command
@@ -76,6 +77,11 @@ impl Replica {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Where `/metrics` and `/debug` are.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics
     }
 
     /// Where its log is.
@@ -152,12 +158,6 @@ impl Replica {
         let line = text.lines().find(|line| line.starts_with(prefix))?;
         line.rsplit(' ').next()?.parse().ok()
     }
-}
-
-/// An address on the loopback that was free a moment ago.
-fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("no port is free")?;
-    listener.local_addr().context("a bound port has no address")
 }
 
 /// One GET, as small as HTTP/1.0 allows.

@@ -166,13 +166,19 @@ pub(crate) async fn children(demo: &Demo) -> String {
 
 async fn hints(demo: &Demo) -> Result<()> {
     let (leader, _) = demo.leading().await?;
-    println!(
-        "\n   try:  export KUBECONFIG={}\n         kubectl get webapps -w\n         kubectl edit webapp hello{:25}change replicas, watch it follow\n         kill -9 {:<35}that is the leader\n         curl 127.0.0.1 … /debug/queue{:20}see the log of a replica for its ports\n\n   Ctrl-C ends it and leaves nothing behind.\n",
-        demo.control.kubeconfig_path().display(),
-        "",
-        leader.pid(),
-        ""
-    );
+    let pid = leader.pid().to_string();
+    let view = format!("{}/debug/queue", leader.metrics_address());
+    println!();
+    for (word, command, why) in [
+        ("try:", format!("export KUBECONFIG={}", demo.control.kubeconfig_path().display()), ""),
+        ("", "kubectl get webapps -w".to_owned(), ""),
+        ("", "kubectl edit webapp hello".to_owned(), "change replicas, watch it follow"),
+        ("", format!("kill -9 {pid}"), "that is the leader"),
+        ("", format!("curl {view}"), "also /debug/plugins, /debug/watches, /debug/leadership, /metrics"),
+    ] {
+        println!("   {word:<5} {command:<45} {why}");
+    }
+    println!("\n   Ctrl-C ends it and leaves nothing behind.\n");
     Ok(())
 }
 
