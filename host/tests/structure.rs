@@ -42,6 +42,15 @@ fn stages_know_core_and_never_each_other() {
 }
 
 #[test]
+fn every_code_is_documented_with_its_cure() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/plugins.md"))
+        .expect("it is there");
+    for code in windlass_core::code::Code::ALL {
+        assert!(page.contains(&code.to_string()), "docs/plugins.md does not explain {code}");
+    }
+}
+
+#[test]
 fn each_stage_has_only_the_powers_that_its_work_needs() {
     for (package, forbidden) in [
         ("windlass-core", &["tokio", "kube", "wasmtime", "hyper", "libc", "rand"][..]),

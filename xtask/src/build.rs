@@ -16,6 +16,8 @@ use crate::root;
 struct Message {
     reason: String,
     #[serde(default)]
+    package_id: String,
+    #[serde(default)]
     executable: Option<PathBuf>,
 }
 
@@ -43,13 +45,13 @@ fn build(release: bool, step: &dyn Fn(u64, u64)) -> Result<PathBuf> {
         let mut text = String::new();
         BufReader::new(stderr).read_to_string(&mut text).map(|_| text)
     });
-    let (mut built, mut binary) = (0, None);
+    let (mut built, mut binary) = (BTreeSet::new(), None);
     let messages = BufReader::new(cargo.stdout.take().context("standard output was piped")?);
     for line in messages.lines() {
         let Ok(message) = serde_json::from_str::<Message>(&line?) else { continue };
-        if message.reason == "compiler-artifact" {
-            built += 1;
-            step(built, total);
+        // A package may have a build script as well, and some are built twice.
+        if message.reason == "compiler-artifact" && built.insert(message.package_id) {
+            step((built.len() as u64).min(total), total);
         }
         binary = message.executable.or(binary);
     }
@@ -61,7 +63,7 @@ fn build(release: bool, step: &dyn Fn(u64, u64)) -> Result<PathBuf> {
     }
 }
 
-/// How many crates there are to build, for the bar.
+/// How many packages there are to build, for the bar.
 fn units() -> Result<u64> {
     let tree = Command::new("cargo")
         .current_dir(root())
@@ -69,6 +71,6 @@ fn units() -> Result<u64> {
         .output()
         .context("start cargo")?;
     let text = String::from_utf8_lossy(&tree.stdout).into_owned();
-    let crates: BTreeSet<_> = text.lines().filter_map(|line| line.split(' ').next()).collect();
-    Ok(crates.len() as u64)
+    let packages: BTreeSet<_> = text.lines().map(|line| line.trim_end_matches(" (*)")).collect();
+    Ok(packages.len() as u64)
 }

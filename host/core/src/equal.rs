@@ -127,8 +127,9 @@ mod tests {
     fn what_the_server_adds_or_rewrites_is_no_difference() {
         for (wanted, live) in [
             (json!({"a": 1}), json!({"a": 1, "default": true})),
-            (json!({"a": null, "b": {}, "c": [], "d": ""}), json!({})),
+            (json!({"a": null, "labels": {}, "c": [], "d": ""}), json!({})),
             (json!({"annotations": {}}), json!({})),
+            (json!({"n": 1}), json!({"n": 1.0})),
             (json!({"emptyDir": {}}), json!({"emptyDir": {}})),
             (json!({"limits": {"cpu": "1000m"}}), json!({"limits": {"cpu": "1"}})),
             (json!({"limits": {"cpu": 0.5}}), json!({"limits": {"cpu": "500m"}})),
@@ -145,6 +146,11 @@ mod tests {
             (json!({"a": 1}), json!({"a": 2})),
             (json!({"a": 1}), json!({})),
             (json!({"a": 0}), json!({"a": 1})),
+            (json!({"allowPrivilegeEscalation": false}), json!({})),
+            (json!({"ready": 0}), json!(null)),
+            (json!({"name": "v", "emptyDir": {}}), json!({"name": "v", "hostPath": {"path": "/"}})),
+            (json!({"podSelector": {}, "namespaceSelector": {}}), json!({"podSelector": {}})),
+            (json!({"n": 9007199254740993_i64}), json!({"n": 9007199254740992_i64})),
             (json!({"a": "x"}), json!({"a": {}})),
             (json!({"args": ["a", "b"]}), json!({"args": ["b", "a"]})),
             (json!({"args": ["a"]}), json!({"args": ["a", "b"]})),

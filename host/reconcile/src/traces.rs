@@ -222,6 +222,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_about_to_be_written_is_in_doubt_until_it_is_accepted() {
+        let (mut traces, now) = (Traces::default(), Instant::now());
+        traces.begin(Term(1));
+        traces.wrote(&key(), Term(1), vec![written("a", Some(1)), written("b", Some(2))], now);
+        traces.doubt(&key(), [&"a".into()].into_iter());
+        assert_eq!((recall(&traces, "a"), recall(&traces, "b")), (Recall::Unknown, Recall::Untouched));
+        traces.wrote(&key(), Term(1), vec![written("a", Some(3))], now);
+        assert_eq!(recall(&traces, "a"), Recall::Untouched);
+    }
+
+    #[test]
     fn only_the_last_write_of_an_object_is_waited_for() {
         let (mut traces, now) = (Traces::default(), Instant::now());
         let writes = vec![written("a", Some(1)), written("b", Some(2)), written("a", Some(3))];

@@ -314,3 +314,20 @@ const REQUEUE_MIN_MS: u64 = 1_000;
 fn a_fault_says_whether_it_may_pass() {
     assert_eq!(Fault::Transient("x".into()).to_string(), "transient: x");
 }
+
+/// The entry's hash covers which fields are ours, not their values: a write of our own
+/// whose answer was lost leaves it as it was.
+#[test]
+fn a_child_that_carries_another_configuration_is_never_taken_for_untouched() {
+    let mut world = World::new();
+    let step = world.child(config("first")).expect("allowed");
+    let Step::Create { wanted, .. } = &step else { panic!("not a create: {step:?}") };
+    world.stored(&step, |stored| {
+        stored["data"]["k"] = "second".into();
+        stored["metadata"]["annotations"]["windlass.dev/applied"] = "of the second".into();
+    });
+    let entry = world.children[0].meta().entry("windlass/web", false);
+    world.memory.remember(&"c".into(), false, wanted, entry);
+    let plan = world.plan(decision(&[config("first")])).expect("allowed");
+    assert!(matches!(plan.steps(), [Step::Update { .. }]), "{:?}", plan.steps());
+}

@@ -177,3 +177,32 @@ async fn a_kind_to_read_that_does_not_exist_stops_nobody() {
     world.run_for(ms(100)).await;
     assert_eq!(world.cluster.log().len(), 1);
 }
+
+/// A plugin must not be told that something does not exist when nobody has looked.
+#[tokio::test(start_paused = true)]
+async fn a_kind_of_which_discovery_has_said_nothing_yet_is_waited_for() {
+    let world = one_child();
+    world.cluster.set_absent("v1/Secret");
+    world.cluster.set_synced("v1/Secret", false);
+    world.cluster.web("a");
+    world.run_for(ms(5000)).await;
+    assert_eq!(world.brain.calls(), 0);
+    // Now it is known not to be served.
+    world.cluster.set_synced("v1/Secret", true);
+    world.run_for(ms(5000)).await;
+    assert!(world.brain.calls() > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_for_the_keys_of_a_plugin_that_is_gone_goes_too() {
+    let world = World::leader(|_, _, reader| {
+        reader.get(&object("v1/Secret", "s")).expect("allowed");
+        config_map("c", "v")
+    });
+    world.cluster.web("a");
+    world.run_for(ms(100)).await;
+    assert!(world.cluster.reads(&key("a")).is_some());
+    world.brain.unserve(&crate::world::plugin("web"));
+    world.run_for(Duration::from_secs(120)).await;
+    assert_eq!(world.cluster.reads(&key("a")), None);
+}

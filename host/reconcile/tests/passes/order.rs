@@ -1,10 +1,16 @@
 //! Which key runs when, and how many at once.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use windlass_core::code::Code;
 use windlass_core::decision::{Decision, Notice, Severity, Verdict};
+use windlass_core::key::Key;
+use windlass_core::name::Digest;
+use windlass_core::ports::{Serving, Sink as _};
 use windlass_reconcile::Config;
 
-use crate::world::{CONFIG_MAP, HOST, World, decision, key, ms, object, one_child, plugin, refused};
+use crate::world::{
+    CONFIG_MAP, HOST, World, config_map, decision, key, ms, object, one_child, plugin, refused, serving,
+};
 
 #[tokio::test(start_paused = true)]
 async fn what_is_wanted_is_written_once_and_then_there_is_silence() {
@@ -104,4 +110,43 @@ async fn a_notice_that_every_pass_repeats_is_published_once() {
         world.run_for(ms(100)).await;
     }
     assert_eq!(world.cluster.notices(), ["a Ready: all is well"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_version_decided_that_no_longer_serves_is_thrown_away() {
+    let calls = AtomicUsize::new(0);
+    let world = World::leader(move |_, _, _| match calls.fetch_add(1, Ordering::Relaxed) {
+        0 => config_map("c", "of the old version"),
+        _ => config_map("c", "of the new version"),
+    });
+    world.brain.takes(ms(1000));
+    world.cluster.web("a");
+    world.run_for(ms(500)).await;
+    let newer = Serving { digest: Digest::of(b"newer"), ..serving("web", false) };
+    world.brain.serve(newer);
+    world.run_for(ms(10_000)).await;
+    let child = world.cluster.stored(&object(CONFIG_MAP, "c")).expect("the key came back by itself");
+    assert_eq!(child["data"]["k"], "of the new version");
+    assert_eq!(world.cluster.log(), ["create v1/ConfigMap ns/c"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_plugins_with_one_primary_do_not_make_each_other_write() {
+    let world = World::leader(|pass, _, _| {
+        let status = format!(r#"{{"of":"{}"}}"#, pass.key.plugin);
+        Ok(Verdict::Decision(Decision { status: Some(status), ..Decision::default() }))
+    });
+    world.brain.serve(serving("two", false));
+    let two = || world.queue.offer(Key::new(plugin("two"), "ns", "a"));
+    world.cluster.web("a");
+    world.run_for(ms(100)).await;
+    two();
+    world.run_for(ms(5000)).await;
+    let written = world.cluster.log().len();
+    for _ in 0..3 {
+        world.offer("a");
+        two();
+        world.run_for(ms(5000)).await;
+    }
+    assert_eq!(world.cluster.log().len(), written);
 }
