@@ -9,6 +9,20 @@ use serde_json::{Map, Value};
 
 /// Keys below which values are resource quantities.
 const QUANTITY_PARENTS: &[&str] = &["limits", "requests", "capacity", "allocatable", "hard", "overhead"];
+/// Keys whose value is a map of strings, which the API server leaves out when it is empty.
+/// Any other empty object says something by being there: `emptyDir: {}`, `podSelector: {}`.
+const MAPS: &[&str] = &[
+    "labels",
+    "annotations",
+    "matchLabels",
+    "nodeSelector",
+    "data",
+    "binaryData",
+    "limits",
+    "requests",
+    "hard",
+    "parameters",
+];
 /// Keys whose own value is a resource quantity.
 const QUANTITY_KEYS: &[&str] = &["sizeLimit", "divisor", "averageValue"];
 
@@ -16,7 +30,7 @@ const QUANTITY_KEYS: &[&str] = &["sizeLimit", "divisor", "averageValue"];
 /// `wanted` does not mention are not looked at. Lists must have the same length
 /// and cover each other item by item: an item that somebody added is a difference.
 pub fn covers(wanted: &Value, live: &Value) -> bool {
-    value_covers(wanted, Some(live), false)
+    value_covers(wanted, live, false)
 }
 
 /// Whether two values are equal in both directions.
@@ -24,20 +38,16 @@ pub fn same(a: &Value, b: &Value) -> bool {
     covers(a, b) && covers(b, a)
 }
 
-fn value_covers(wanted: &Value, live: Option<&Value>, quantity: bool) -> bool {
-    let Some(live) = live else {
-        return is_zero(wanted);
-    };
+fn value_covers(wanted: &Value, live: &Value, quantity: bool) -> bool {
     match (wanted, live) {
         (Value::Object(wanted), Value::Object(live)) => map_covers(wanted, live, quantity),
         (Value::Array(wanted), Value::Array(live)) => {
-            wanted.len() == live.len()
-                && wanted.iter().zip(live).all(|(w, l)| value_covers(w, Some(l), quantity))
+            wanted.len() == live.len() && wanted.iter().zip(live).all(|(w, l)| value_covers(w, l, quantity))
         }
-        (Value::Number(w), Value::Number(l)) => w == l || w.as_f64() == l.as_f64(),
+        (Value::Number(w), Value::Number(l)) if w.is_f64() || l.is_f64() => w.as_f64() == l.as_f64(),
         (w, l) if w == l => true,
         (w, l) if quantity => same_quantity(w, l),
-        (w, l) => is_zero(w) && is_zero(l),
+        (w, l) => is_empty(w) && is_empty(l),
     }
 }
 
@@ -45,20 +55,31 @@ fn map_covers(wanted: &Map<String, Value>, live: &Map<String, Value>, quantity: 
     wanted.iter().all(|(name, value)| {
         let quantity =
             quantity || QUANTITY_PARENTS.contains(&name.as_str()) || QUANTITY_KEYS.contains(&name.as_str());
-        value_covers(value, live.get(name), quantity)
+        match live.get(name) {
+            Some(live) => value_covers(value, live, quantity),
+            None => is_left_out(name, value),
+        }
     })
 }
 
-/// Absent, null, empty and zero are one value to the API server, for any field
-/// that it leaves out when empty.
-fn is_zero(value: &Value) -> bool {
+/// Whether the API server leaves the field `name` out when it has this value. Never so
+/// for `false` and `0`: where absent means something else (`allowPrivilegeEscalation`),
+/// somebody took the field away; where it means the same, one apply is wasted.
+fn is_left_out(name: &str, value: &Value) -> bool {
+    match value {
+        Value::Object(fields) => MAPS.contains(&name) && fields.is_empty(),
+        value => is_empty(value),
+    }
+}
+
+/// Null and empty are one value to the API server.
+fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
-        Value::Bool(b) => !b,
-        Value::Number(n) => n.as_f64() == Some(0.0),
+        Value::Bool(_) | Value::Number(_) => false,
         Value::String(s) => s.is_empty(),
         Value::Array(a) => a.is_empty(),
-        Value::Object(o) => o.values().all(is_zero),
+        Value::Object(o) => o.is_empty(),
     }
 }
 
