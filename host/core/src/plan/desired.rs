@@ -111,13 +111,18 @@ fn child_step(inputs: &Inputs<'_>, child: Child) -> Result<Option<Step>, PlanErr
 }
 
 /// Whether nothing would change: by memory if this process applied it, else by value.
+/// A child that carries the hash of another configuration is not even looked at: our
+/// entry's hash covers which fields are ours, not what is in them.
 fn is_as_wanted(inputs: &Inputs<'_>, seen: &Object, body: &Value, wanted: &str) -> bool {
     let meta = seen.meta();
+    if meta.applied() != Some(wanted) {
+        return false;
+    }
     let entry = meta.entry(&inputs.key.plugin.field_manager(), false);
     match inputs.memory.recall(&meta.uid, false, wanted, entry) {
         Recall::Untouched => true,
         Recall::Changed => false,
-        Recall::Unknown => meta.applied() == Some(wanted) && covers(body, &seen.value()),
+        Recall::Unknown => covers(body, &seen.value()),
     }
 }
 
