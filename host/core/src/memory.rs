@@ -53,6 +53,11 @@ impl Memory {
         self.applied.remove(&(uid.clone(), true));
     }
 
+    /// Forgets every object of which `keep` says no.
+    pub fn retain(&mut self, keep: impl Fn(&Arc<str>) -> bool) {
+        self.applied.retain(|(uid, _), _| keep(uid));
+    }
+
     /// Objects remembered.
     pub fn len(&self) -> usize {
         self.applied.len()

@@ -17,7 +17,7 @@ use windlass_core::manifest::Manifest;
 use windlass_core::name::Digest;
 use windlass_core::object::Object;
 use windlass_core::outcome::{Failure, Outcome};
-use windlass_core::plan::{Inputs, Plan, PlanError, plan, prepare};
+use windlass_core::plan::{Inputs, Plan, PlanError, Step, plan, prepare};
 use windlass_core::ports::{Apply, ApplyError, Cache, CallError, Decide, EventTarget, Pass, Serving};
 use windlass_core::snapshot::Snapshot;
 
@@ -188,10 +188,11 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         Ok(Seen { serving, kind, primary, children })
     }
 
-    /// Waits until every one of these kinds that exists has been listed.
+    /// Waits until every one of these kinds has been listed, or is known not to be
+    /// served. Before discovery has answered, absence from the cache proves nothing.
     fn synced(&self, pass: &mut Attempt, kinds: &[&Gvk]) -> Result<(), Outcome> {
         let cache = &self.ports.cache;
-        let missing = kinds.iter().find(|gvk| cache.kind(gvk).is_some() && !cache.is_synced(gvk));
+        let missing = kinds.iter().find(|gvk| !cache.is_synced(gvk));
         let Some(gvk) = missing else {
             return Ok(());
         };
@@ -229,6 +230,9 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         let answer = timeout(most, self.ports.decide.decide(call, seen.snapshot(), recorder.clone())).await;
         pass.decided = Some(began.elapsed());
         let answer = answer.map_err(|_| no_answer(most))?;
+        if !self.still_serves(&pass.key, &seen.serving) {
+            return Err(Outcome::Waiting);
+        }
         if answer.is_ok() || (pass.failures + 1).is_multiple_of(UNION_MOST) {
             cache.watch_reads(&pass.key, recorder.reads());
         }
@@ -239,12 +243,22 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         }
     }
 
+    /// Whether what was seen when the pass began is what decides now. If it was swapped
+    /// meanwhile, nobody knows which of the two has answered, and the plan would judge
+    /// the answer of one by the manifest of the other.
+    fn still_serves(&self, key: &Key, seen: &Serving) -> bool {
+        let now = self.ports.decide.serving(&key.plugin);
+        // A plugin that is gone has its own answer.
+        now.is_none_or(|now| now.digest == seen.digest && now.settings == seen.settings)
+    }
+
     /// Writes what the plan holds, and keeps in mind what was written.
     async fn carry_out(&self, pass: &mut Attempt, plan: &Plan, claim: &Claim) -> Result<usize, Outcome> {
         if plan.steps().is_empty() {
             return Ok(0);
         }
         self.still_leads(claim)?;
+        self.traces().doubt(&pass.key, plan.steps().iter().filter_map(|step| applied_to(plan, step)));
         let applied = self.ports.apply.execute(plan, claim).await;
         let writes = applied.writes.len();
         debug!(writes, claim = %claim, "applied");
@@ -263,7 +277,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
             primary: &seen.primary,
             children: &seen.children,
             kinds: &|gvk| self.ports.cache.kind(gvk),
-            memory: traces.memory(),
+            memory: traces.memory(key),
         })
     }
 
@@ -289,6 +303,15 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
 fn others(manifest: &Manifest) -> Vec<&Gvk> {
     let children = manifest.children.iter().map(|child| &child.kind);
     children.chain(manifest.reads.iter().map(|read| &read.kind)).collect()
+}
+
+/// The uid of the existing object that a step applies a configuration to.
+fn applied_to<'a>(plan: &'a Plan, step: &'a Step) -> Option<&'a Arc<str>> {
+    match step {
+        Step::Update { target, .. } => Some(&target.uid),
+        Step::Status { .. } => Some(&plan.primary().uid),
+        Step::Create { .. } | Step::Delete { .. } | Step::Orphan { .. } | Step::Finalizers { .. } => None,
+    }
 }
 
 fn failed(class: Class, code: Option<Code>, message: String) -> Outcome {

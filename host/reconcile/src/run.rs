@@ -81,7 +81,7 @@ pub struct Reconciler<C, D, A, K> {
     passes: AtomicU64,
 }
 
-/// How often a paused queue is searched for keys whose object is gone.
+/// How often keys are looked for whose object or plugin is gone.
 const SWEEP: Duration = Duration::from_secs(60);
 /// How often the gate is looked at after a pass found it closed although the
 /// queue was not paused.
@@ -117,7 +117,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
                 Some(leads) = passes.next(), if !passes.is_empty() => leading &= leads,
                 running = self.ports.queue.next(), if room => passes.push(self.clone().work(running)),
                 () = self.claimed(), if !leading => leading = true,
-                _ = sweep.tick(), if self.ports.queue.is_paused() => self.sweep(),
+                _ = sweep.tick() => self.sweep(),
             }
         }
         let drained = async { while passes.next().await.is_some() {} };
@@ -162,20 +162,26 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         }
     }
 
-    /// Drops keys whose primary is gone while nobody works them off, so that a
-    /// standby's queue holds no more keys than there are objects.
+    /// Drops what nobody else drops. While the queue is paused, keys whose primary is
+    /// gone: a standby's queue holds no more keys than there are objects. And what is
+    /// kept for keys that no pass will come to any more: their plugin is gone, or has
+    /// another primary kind now.
     fn sweep(&self) {
-        for waiting in self.ports.queue.waiting() {
-            if self.is_gone(&waiting.key) && self.ports.queue.discard(&waiting) {
-                self.forget(&waiting.key);
+        if self.ports.queue.is_paused() {
+            for waiting in self.ports.queue.waiting() {
+                if self.is_gone(&waiting.key) && self.ports.queue.discard(&waiting) {
+                    self.forget(&waiting.key);
+                }
             }
         }
+        let over: Vec<Key> = self.traces().keys().filter(|key| self.is_gone(key)).cloned().collect();
+        over.iter().for_each(|key| self.forget(key));
     }
 
-    /// Whether the primary is known not to exist.
+    /// Whether the primary is known not to exist, or nobody decides for it.
     fn is_gone(&self, key: &Key) -> bool {
         let Some(serving) = self.ports.decide.serving(&key.plugin) else {
-            return false;
+            return true;
         };
         let primary = primary_of(key, &serving.manifest.primary);
         self.ports.cache.is_synced(&primary.gvk) && self.ports.cache.object(&primary).is_none()

@@ -24,17 +24,18 @@ const AGAIN: Duration = Duration::from_secs(30 * 60);
 
 #[derive(Debug, Default)]
 pub(crate) struct Traces {
-    memory: Memory,
     term: Option<Term>,
     keys: HashMap<Key, Trace>,
+    /// What is remembered for a key without a trace.
+    nothing: Memory,
 }
 
 #[derive(Debug, Default)]
 struct Trace {
     /// Own writes that the cache has not shown, and when they were made.
     unseen: Vec<(Written, Instant)>,
-    /// Objects that memory holds for this key.
-    uids: BTreeSet<Arc<str>>,
+    /// Our applies for this key. Its own, as several plugins may share a primary.
+    memory: Memory,
     /// Passes in a row that could not begin.
     waits: u32,
     /// Hashes of the notices that the last decision had.
@@ -49,14 +50,21 @@ impl Traces {
     pub(crate) fn begin(&mut self, term: Term) {
         if self.term != Some(term) {
             self.term = Some(term);
-            self.memory = Memory::default();
-            self.keys.values_mut().for_each(|trace| trace.uids.clear());
+            self.keys.values_mut().for_each(|trace| trace.memory = Memory::default());
         }
     }
 
-    /// What is remembered of our own applies.
-    pub(crate) fn memory(&self) -> &Memory {
-        &self.memory
+    /// What is remembered of our own applies for `key`.
+    pub(crate) fn memory(&self, key: &Key) -> &Memory {
+        self.keys.get(key).map_or(&self.nothing, |trace| &trace.memory)
+    }
+
+    /// These objects are about to be written. Should the answer be lost, nobody knows
+    /// what they are then: nothing is remembered of them until it has come.
+    pub(crate) fn doubt<'a>(&mut self, key: &Key, objects: impl Iterator<Item = &'a Arc<str>>) {
+        if let Some(trace) = self.keys.get_mut(key) {
+            objects.for_each(|uid| trace.memory.forget(uid));
+        }
     }
 
     /// Keeps what a pass of `term` wrote.
@@ -67,13 +75,11 @@ impl Traces {
         let trace = self.keys.entry(key.clone()).or_default();
         for written in writes {
             if written.version.is_none() {
-                self.memory.forget(&written.uid);
-                trace.uids.remove(&written.uid);
+                trace.memory.forget(&written.uid);
             } else if let Some((status, wanted, entry)) = &written.applied
                 && self.term == Some(term)
             {
-                self.memory.remember(&written.uid, *status, wanted, *entry);
-                trace.uids.insert(written.uid.clone());
+                trace.memory.remember(&written.uid, *status, wanted, *entry);
             }
             // A later write of one object answers for the earlier ones.
             trace.unseen.retain(|(before, _)| before.object != written.object);
@@ -108,18 +114,11 @@ impl Traces {
             return;
         };
         trace.waits = 0;
-        if trace.uids.is_empty() {
+        if trace.memory.is_empty() {
             return;
         }
         let present: BTreeSet<_> = present.collect();
-        let memory = &mut self.memory;
-        trace.uids.retain(|uid| {
-            let keep = present.contains(uid);
-            if !keep {
-                memory.forget(uid);
-            }
-            keep
-        });
+        trace.memory.retain(|uid| present.contains(uid));
     }
 
     /// Of a decision's notices, those that the decision before it did not have: a
@@ -151,14 +150,17 @@ impl Traces {
 
     /// The key's primary or plugin is gone, and so is all that is known of it.
     pub(crate) fn forget(&mut self, key: &Key) {
-        if let Some(trace) = self.keys.remove(key) {
-            trace.uids.iter().for_each(|uid| self.memory.forget(uid));
-        }
+        self.keys.remove(key);
+    }
+
+    /// Keys that something is kept for.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.keys.keys()
     }
 
     #[cfg(test)]
     fn sizes(&self) -> (usize, usize) {
-        (self.keys.len(), self.memory.len())
+        (self.keys.len(), self.keys.values().map(|trace| trace.memory.len()).sum())
     }
 }
 
@@ -191,7 +193,7 @@ mod tests {
     }
 
     fn recall(traces: &Traces, uid: &str) -> Recall {
-        traces.memory().recall(&uid.into(), false, "w", Some(1))
+        traces.memory(&key()).recall(&uid.into(), false, "w", Some(1))
     }
 
     #[test]

@@ -172,7 +172,6 @@ async fn a_kind_that_is_not_listed_yet_is_waited_for_without_a_fault() {
 async fn a_kind_to_read_that_does_not_exist_stops_nobody() {
     let world = one_child();
     world.cluster.set_absent("v1/Secret");
-    world.cluster.set_synced("v1/Secret", false);
     world.cluster.web("a");
     world.run_for(ms(100)).await;
     assert_eq!(world.cluster.log().len(), 1);
