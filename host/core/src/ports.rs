@@ -174,6 +174,11 @@ pub struct EventTarget {
 pub trait Sink: Send + Sync + 'static {
     /// Queues a key; merges with an equal one that is queued already.
     fn offer(&self, key: Key);
+    /// As [`offer`](Self::offer), for a key of which nothing is known to have changed:
+    /// it goes behind those of which something has. By default it does not.
+    fn offer_resync(&self, key: Key) {
+        self.offer(key);
+    }
 }
 
 /// What the memory of our own applies says; asked by [`plan`](crate::plan::plan).

@@ -230,6 +230,10 @@ impl Sink for Queue {
     fn offer(&self, key: Key) {
         self.put(key, Duration::ZERO, Urgency::Change);
     }
+
+    fn offer_resync(&self, key: Key) {
+        Queue::offer_resync(self, key);
+    }
 }
 
 impl fmt::Debug for Queue {

@@ -59,9 +59,9 @@ impl ClusterCache {
         self.interest().len()
     }
 
-    /// Whether every wanted kind that exists has been listed.
+    /// Whether every wanted kind that exists and may be read has been listed.
     pub(crate) fn is_ready(&self) -> bool {
-        self.kinds().iter().all(|kind| kind.is_synced())
+        self.kinds().iter().all(|kind| kind.is_synced() || kind.progress.is_denied())
     }
 
     /// All watched kinds.
@@ -91,7 +91,7 @@ impl ClusterCache {
         self.interest().forget(plugin);
     }
 
-    /// Offers every primary's key of one plugin, or of all.
+    /// Offers every primary's key of one plugin, or of all, behind those that changed.
     pub(crate) fn resync(&self, plugin: Option<&PluginName>) {
         let all: Vec<_> = self
             .plugins()
@@ -150,7 +150,7 @@ impl ClusterCache {
             metas.map(|meta| key(plugin, &meta.namespace, &meta.name)).collect()
         });
         for key in keys {
-            self.sink.offer(key);
+            self.sink.offer_resync(key);
         }
     }
 

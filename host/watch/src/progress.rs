@@ -4,9 +4,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use tokio::time::Instant;
+use windlass_core::class::Class;
 use windlass_core::kind::Gvk;
 
 use crate::get::GetError;
+
+/// After so many refusals in a row a right is taken to be missing. Not after the first:
+/// an API server that has just started refuses until it has read its own rules.
+const DENIED: u32 = 3;
 
 /// What a watch is doing now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -72,6 +77,8 @@ pub(crate) struct Counters {
     pub(crate) events: u64,
     pub(crate) errors: u64,
     pub(crate) last_error: Option<String>,
+    /// Refusals in a row that only a person can end.
+    refusals: u32,
     last_event: Option<Instant>,
     alive: Option<Instant>,
 }
@@ -84,6 +91,7 @@ impl Progress {
     pub(crate) fn listed(&self) {
         let mut counters = self.lock();
         counters.lists += 1;
+        counters.refusals = 0;
         counters.alive = Some(Instant::now());
     }
 
@@ -95,6 +103,7 @@ impl Progress {
         let mut counters = self.lock();
         counters.phase = Phase::Watching;
         counters.watches += 1;
+        counters.refusals = 0;
         counters.alive = Some(Instant::now());
     }
 
@@ -107,6 +116,15 @@ impl Progress {
 
     pub(crate) fn failed(&self, error: &GetError) {
         self.failed_with(error.line());
+        if error.class() == Class::Permanent {
+            let mut counters = self.lock();
+            counters.refusals = counters.refusals.saturating_add(1);
+        }
+    }
+
+    /// Whether the API server keeps refusing it, so that a person must act first.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.lock().refusals >= DENIED
     }
 
     pub(crate) fn failed_with(&self, line: String) {

@@ -181,17 +181,27 @@ impl Stream {
     }
 }
 
-/// Keeps the keys that were offered.
+/// Keeps the keys that were offered, and of them those of which nothing had changed.
 #[derive(Clone, Default)]
-pub(crate) struct Keys(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Keys(Arc<Mutex<Vec<String>>>, Arc<Mutex<Vec<String>>>);
 
 impl Sink for Keys {
     fn offer(&self, key: Key) {
         self.0.lock().expect("no test panics with it").push(key.to_string());
     }
+
+    fn offer_resync(&self, key: Key) {
+        self.1.lock().expect("no test panics with it").push(key.to_string());
+        self.offer(key);
+    }
 }
 
 impl Keys {
+    /// The keys since the last call that were offered although nothing had changed.
+    pub(crate) fn resyncs(&self) -> Vec<String> {
+        std::mem::take(&mut *self.1.lock().expect("no test panics with it"))
+    }
+
     /// The keys since the last call, once everything that can run has run.
     pub(crate) async fn take(&self) -> Vec<String> {
         settle().await;

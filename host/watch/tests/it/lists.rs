@@ -77,10 +77,10 @@ async fn missing_rights_are_waited_for_ever_more_patiently() {
     assert!(start.elapsed() > seconds(60), "{:?} for 10 refusals", start.elapsed());
     assert!(start.elapsed() < seconds(300));
     assert_eq!(lab.status("x.dev/v1/Web").errors, 10);
-    assert!(!lab.watches.is_ready());
+    assert!(!lab.status("x.dev/v1/Web").synced);
     list.objects(10, &[]);
     settle().await;
-    assert!(lab.watches.is_ready(), "the right has come");
+    assert!(lab.status("x.dev/v1/Web").synced, "the right has come");
 }
 
 #[tokio::test(start_paused = true)]

@@ -67,3 +67,13 @@ async fn what_was_read_brings_the_reader() {
     reads.event("DELETED", &labelled("s", 15, &[("app", "x")]));
     assert!(lab.keys.take().await.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_resync_goes_behind_what_has_changed() {
+    let (lab, stream) = Lab::with_webs(&[object("a", 1)]).await;
+    lab.keys.resyncs();
+    stream.event("MODIFIED", &object("a", 11));
+    assert_eq!((lab.keys.take().await, lab.keys.resyncs()), (vec!["p:ns/a".to_owned()], vec![]));
+    lab.watches.resync(None);
+    assert_eq!(lab.keys.resyncs(), ["p:ns/a"]);
+}
