@@ -118,14 +118,17 @@ impl KindCache {
         }
     }
 
-    /// Discovery has found the kind.
-    pub(crate) fn found(&self, round: u64, kind: Kind) {
+    /// Discovery has found the kind. Answers whether it was served in another way before.
+    pub(crate) fn found(&self, round: u64, kind: Kind) -> bool {
         self.change(round, |state| {
             if state.presence == Presence::Absent {
                 state.listed = false;
             }
+            let changed = matches!(&state.presence, Presence::Present(before) if *before != kind);
             state.presence = Presence::Present(kind);
-        });
+            changed
+        })
+        .unwrap_or_default()
     }
 
     /// Discovery says that the kind is not served. Answers what went with it, and

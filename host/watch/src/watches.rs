@@ -12,7 +12,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use kube::Client;
 use tokio::sync::watch;
 use windlass_core::backoff::Backoff;
-use windlass_core::kind::Gvk;
+use windlass_core::kind::{Gvk, Kind};
 use windlass_core::manifest::Manifest;
 use windlass_core::name::PluginName;
 use windlass_core::object::{Object, ObjectError};
@@ -20,6 +20,7 @@ use windlass_core::ports::Sink;
 
 use crate::cache::ClusterCache;
 use crate::discovery::{Found, discover};
+use crate::get::GetError;
 use crate::kind_cache::KindCache;
 use crate::objects::Change;
 use crate::progress::{Phase, WatchStatus};
@@ -29,6 +30,10 @@ use crate::selection::Selection;
 /// Pauses between two looks for a kind: the wait after a CRD has arrived, and the
 /// rate at which a kind that never comes is asked for.
 const LOOKS: Backoff = backoff(250, 5_000);
+
+/// How often discovery is asked again about a kind that is served, at most: a CRD that
+/// gets a status subresource, or is made again with another scope, sends no 404.
+const RECHECK: Duration = Duration::from_secs(60);
 
 /// Everything that is watched for the plugins.
 ///
@@ -83,8 +88,9 @@ impl Watches {
     }
 
     /// Whether every wanted kind that exists has been listed once. Kinds that
-    /// discovery does not find do not count. May become false again when more is
-    /// wanted.
+    /// discovery does not find do not count, nor do those that the API server keeps
+    /// refusing to show: a plugin without its rights must not block a rollout. May
+    /// become false again when more is wanted.
     pub fn is_ready(&self) -> bool {
         self.cache.is_ready()
     }
@@ -160,9 +166,7 @@ async fn drive(client: Client, mut target: KindTarget) {
         match discover(&client, &kind.gvk).await {
             Ok(Found::Kind(found)) => {
                 let lists = kind.progress.counters().lists;
-                kind.found(target.round, found.clone());
-                let selection = Selection::all(found).with_labels(kind.need().labels.clone());
-                let end = Reflector::new(&client, &selection, &kind.progress, &mut target).run().await;
+                let end = target.reflect(&client, found).await;
                 kind.progress.failed(&end);
                 tracing::info!(kind = %kind.gvk, error = %end.line(), "kind may be gone");
                 if kind.progress.counters().lists > lists {
@@ -191,7 +195,38 @@ async fn drive(client: Client, mut target: KindTarget) {
     }
 }
 
+/// Resolves when discovery describes a served kind otherwise than `known`.
+async fn served_otherwise(client: &Client, known: &Kind) -> Kind {
+    loop {
+        tokio::time::sleep(RECHECK.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
+        // No answer, or one that says it is not served, is for list and watch to find out.
+        if let Ok(Found::Kind(now)) = discover(client, &known.gvk).await
+            && now != *known
+        {
+            return now;
+        }
+    }
+}
+
 impl KindTarget {
+    /// Lists and watches until the API server answers 404, anew whenever the kind is
+    /// served in another way.
+    async fn reflect(&mut self, client: &Client, mut found: Kind) -> GetError {
+        let kind = self.kind.clone();
+        loop {
+            if kind.found(self.round, found.clone()) {
+                tracing::info!(kind = %kind.gvk, namespaced = found.namespaced, has_status = found.has_status,
+                    "kind is served in another way now");
+                self.cache.settled(&kind.gvk);
+            }
+            let selection = Selection::all(found.clone()).with_labels(kind.need().labels.clone());
+            tokio::select! {
+                end = Reflector::new(client, &selection, &kind.progress, self).run() => return end,
+                other = served_otherwise(client, &found) => found = other,
+            }
+        }
+    }
+
     fn absent(&self) {
         let (gone, news) = self.kind.absent(self.round);
         if !news {

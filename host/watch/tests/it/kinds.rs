@@ -184,3 +184,56 @@ async fn own_writes_are_caught_up_when_the_watch_has_passed_them() {
     let unwatched = ObjectRef { gvk: gvk("v1/Pod"), ..reference("x.dev/v1/Web", "a") };
     assert!(cache.caught_up(&Written { object: unwatched, ..write("a", "u", Some(99)) }));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_may_not_be_read_keeps_no_replica_from_being_ready() {
+    let mut lab = Lab::new();
+    lab.want(&manifest("p", "x.dev/v1/Web", &[], &[]));
+    lab.api.call("/apis/x.dev/v1").await.json(WEB_GROUP);
+    for _ in 0..3 {
+        let list = lab.api.list(WEBS).await;
+        assert!(!lab.watches.is_ready(), "a server that starts refuses for a moment");
+        list.fail(403);
+    }
+    settle().await;
+    assert!(lab.watches.is_ready());
+    assert!(!lab.status("x.dev/v1/Web").synced, "nobody takes its objects for absent");
+    let list = lab.api.list(WEBS).await;
+    list.objects(10, &[object("a", 1)]);
+    lab.api.watch(WEBS, "10").await;
+    assert!(lab.watches.is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_is_served_in_another_way_is_noticed_without_a_404() {
+    const WITHOUT_STATUS: &str = r#"{"resources":[
+        {"name":"webs","kind":"Web","namespaced":true,"verbs":["list","watch"]}]}"#;
+    let mut lab = Lab::new();
+    lab.want(&manifest("p", "x.dev/v1/Web", &[], &[]));
+    lab.api.call("/apis/x.dev/v1").await.json(WITHOUT_STATUS);
+    lab.api.list(WEBS).await.objects(10, &[object("a", 1)]);
+    let _open = lab.api.watch(WEBS, "10").await.stream();
+    lab.keys.take().await;
+    let has_status = |lab: &Lab| lab.cache().kind(&gvk("x.dev/v1/Web")).expect("known").has_status;
+    assert!(!has_status(&lab));
+    // Nothing has changed, no answer, and then the CRD has got its status subresource.
+    asked(&mut lab, "/apis/x.dev/v1").await.json(WITHOUT_STATUS);
+    asked(&mut lab, "/apis/x.dev/v1").await.fail(503);
+    assert!(!has_status(&lab) && lab.keys.take().await.is_empty());
+    asked(&mut lab, "/apis/x.dev/v1").await.json(WEB_GROUP);
+    settle().await;
+    assert!(has_status(&lab));
+    assert_eq!(lab.keys.take().await, ["p:ns/a"], "whoever was refused for it is looked at again");
+    asked(&mut lab, "/apis/x.dev/v1/webs?limit=500").await.objects(10, &[object("a", 1)]);
+    lab.api.watch(WEBS, "10").await;
+}
+
+/// The next request to exactly this address; watches that were silent meanwhile are dropped.
+async fn asked(lab: &mut Lab, address: &str) -> Call {
+    loop {
+        let call = lab.api.call("/apis/x.dev/v1").await;
+        if call.address == address {
+            return call;
+        }
+    }
+}
