@@ -1,7 +1,7 @@
 //! `cargo xtask bench baseline`: the first honest figures, on this machine, with
 //! floors measured in the same run. Not a test: nothing here asserts a time.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -24,6 +24,9 @@ pub(crate) struct Bench {
     /// Which benchmark: `baseline` measures latency, memory and failover.
     #[arg(value_parser = ["baseline"])]
     name: String,
+    /// Measure this host binary instead of building one for release.
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
     /// Few rounds, to see that it works.
     #[arg(long)]
     quick: bool,
@@ -40,7 +43,7 @@ struct Seen {
 
 impl Bench {
     pub(crate) fn run(self) -> Result<()> {
-        let binary = build::host(true)?;
+        let binary = self.binary.clone().map_or_else(|| build::host(true), Ok)?;
         let package = Package::build(&root().join("plugins/webapp"))?;
         let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
         let figures = runtime.block_on(self.measure(&binary, &package))?;

@@ -36,7 +36,8 @@ pub(crate) fn host(release: bool) -> Result<PathBuf> {
 fn build(release: bool, step: &dyn Fn(u64, u64)) -> Result<PathBuf> {
     let total = units()?;
     let mut command = Command::new("cargo");
-    command.current_dir(root()).args(["build", "--locked", "-p", "windlass-host"]);
+    // Not `-p`: the whole workspace decides on features, as for xtask itself and for the tests.
+    command.current_dir(root()).args(["build", "--locked", "--bin", "windlass"]);
     command.args(["--message-format", "json-render-diagnostics", "--color", "never"]);
     command.args(release.then_some("--release"));
     let mut cargo = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("start cargo")?;
