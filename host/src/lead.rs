@@ -9,7 +9,7 @@ use windlass_lease::step::Leadership;
 use windlass_queue::Queue;
 use windlass_watch::watches::Watches;
 
-/// Runs until the election ends. At each acquisition every object is looked at: the
+/// Never returns: when the election ends, the lease says why. At each acquisition every object is looked at: the
 /// cache is warm, and only what is not as wanted causes a write.
 pub(crate) async fn follow(
     mut leading: watch::Receiver<Leadership>,
@@ -31,7 +31,26 @@ pub(crate) async fn follow(
         }
         if leading.changed().await.is_err() {
             queue.pause();
-            return;
+            std::future::pending::<()>().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_the_election_is_for_the_lease_to_tell() {
+        let queue = Queue::new(windlass_queue::Config::default());
+        let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().expect("valid")));
+        let watches = Arc::new(Watches::new(client.expect("no request is sent"), "sys", queue.clone()));
+        let (said, leading) = watch::channel(Leadership::Standby { holder: None });
+        queue.resume();
+        drop(said);
+        let followed = follow(leading, queue.clone(), watches);
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(60), followed).await;
+        assert!(ended.is_err(), "or the process would end for this instead of for the lease's own reason");
+        assert!(queue.is_paused());
     }
 }
