@@ -2,6 +2,7 @@
 //! what is watched, which keys are looked at; and the state on the ConfigMap.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio::sync::Notify;
 use tracing::{error, info, warn};
 use windlass_apply::{Announcement, PluginConfigMap, Writer};
 use windlass_core::claim::{BootClock, Claim, Gate};
+use windlass_core::code::{Code, Refusal};
 use windlass_core::kind::{Gvk, Kind};
 use windlass_core::name::LABEL_PLUGIN;
 use windlass_core::object::Object;
@@ -46,8 +48,9 @@ struct Known {
     /// The newest text of each ConfigMap that has not been looked at; `None`: gone.
     /// Newer news replaces older, so there is one entry a ConfigMap at most.
     news: BTreeMap<String, Option<Arc<str>>>,
-    /// Texts that are needed again when the name becomes free.
-    waiting: BTreeMap<String, Arc<str>>,
+    /// The newest text of each ConfigMap, for when a name becomes free that it was not
+    /// given or had to leave to an older one. At most 1.5 MiB a ConfigMap.
+    texts: BTreeMap<String, Arc<str>>,
     /// Each ConfigMap as last seen, without its data.
     seen: BTreeMap<String, Object>,
     /// A ConfigMap is being looked at.
@@ -124,6 +127,7 @@ impl Plugins {
             return self.carry_out(changes);
         };
         self.known().remember(config_map, &text);
+        self.known().texts.insert(config_map.to_owned(), text.clone());
         let offer = match Offer::from_config_map(&text) {
             Ok(offer) => offer,
             Err(refusal) => {
@@ -135,9 +139,10 @@ impl Plugins {
         let Begun { load, changes } = self.known().registry.begin(offer, Timestamp::now());
         self.carry_out(changes);
         let Some(ticket) = load else {
-            return self.known().keep_duplicate(config_map, text);
+            return;
         };
-        let loaded = Source::from_config_map(&text, self.loader.limits()).and_then(|source| {
+        let loaded = refused_if_it_panics(|| {
+            let source = Source::from_config_map(&text, self.loader.limits())?;
             self.known().registry.compiling(&ticket, &source.digest, Timestamp::now());
             self.loader.load(&source, &ticket.plugin)
         });
@@ -170,7 +175,7 @@ impl Plugins {
                 }
                 Change::Again { config_map } => {
                     let mut known = self.known();
-                    let text = known.waiting.remove(&config_map);
+                    let text = known.texts.get(&config_map).cloned();
                     if let Some(text) = text {
                         known.news.entry(config_map).or_insert(Some(text));
                     }
@@ -265,16 +270,8 @@ impl Known {
 
     fn forget(&mut self, config_map: &str) -> Vec<Change> {
         self.seen.remove(config_map);
-        self.waiting.remove(config_map);
+        self.texts.remove(config_map);
         self.registry.remove(config_map)
-    }
-
-    /// A ConfigMap whose name another one holds is read again when that one goes.
-    fn keep_duplicate(&mut self, config_map: &str, text: Arc<str>) {
-        let holds = self.registry.view().iter().any(|plugin| plugin.config_map == config_map);
-        if !holds {
-            self.waiting.insert(config_map.to_owned(), text);
-        }
     }
 
     fn said_and_true(&self) -> Vec<(Seen, Status)> {
@@ -291,6 +288,15 @@ impl Known {
     }
 }
 
+/// A mistake of ours or of the compiler's is this component's refusal: without an end
+/// its plugin would never settle, and the replica never be ready.
+fn refused_if_it_panics<T>(load: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
+    catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| {
+        let text = "loading it ended by a mistake of the host; please report its log";
+        Err(Refusal::new(Code::CompileFailed, text))
+    })
+}
+
 /// Waits until another term than `claim`'s holds, or none: then a new leader has to look.
 async fn lost(gate: &Gate, claim: Option<&Claim>) {
     let term = claim.map(|claim| claim.term);
@@ -305,4 +311,48 @@ fn config_map_gvk() -> Gvk {
 
 fn config_map() -> Kind {
     Kind { gvk: config_map_gvk(), plural: "configmaps".into(), namespaced: true, has_status: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use windlass_core::limits::Limits;
+
+    fn plugins() -> Arc<Plugins> {
+        let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().expect("valid")));
+        let queue = Queue::new(windlass_queue::Config::default());
+        let watches = Watches::new(client.expect("no request is sent"), "sys", queue.clone());
+        let loader = Loader::new(Limits::default()).expect("a sandbox");
+        Plugins::new(loader, Arc::default(), Arc::new(watches), queue)
+    }
+
+    fn offer(name: &str, created: &str) -> Option<Arc<str>> {
+        let text = format!(
+            r#"{{"metadata":{{"namespace":"sys","name":"{name}","uid":"u","creationTimestamp":"{created}",
+            "labels":{{"windlass.dev/plugin":"p"}}}}}}"#
+        );
+        Some(text.into())
+    }
+
+    fn holder(plugins: &Plugins) -> Vec<String> {
+        plugins.view().into_iter().map(|plugin| plugin.config_map).collect()
+    }
+
+    #[tokio::test]
+    async fn a_name_that_becomes_free_goes_to_whoever_held_it_before() {
+        let plugins = plugins();
+        plugins.look("sys/a", offer("a", "2026-01-02T00:00:00Z"));
+        plugins.look("sys/z", offer("z", "2026-01-01T00:00:00Z"));
+        assert_eq!(holder(&plugins), ["sys/z"], "the older one");
+        plugins.look("sys/z", None);
+        let (config_map, text) = plugins.next().expect("it is looked at again");
+        plugins.look(&config_map, text);
+        assert_eq!(holder(&plugins), ["sys/a"]);
+    }
+
+    #[test]
+    fn a_compiler_that_panics_refuses_its_component() {
+        let loaded = refused_if_it_panics(|| -> Result<(), Refusal> { panic!("as the test wants") });
+        assert_eq!(loaded.map_err(|refusal| refusal.code), Err(Code::CompileFailed));
+    }
 }
