@@ -143,6 +143,7 @@ impl Host {
 
     /// Ends in order: no new pass, no new write, the Lease, then everything else.
     async fn stop(self, end: End) -> End {
+        let began = tokio::time::Instant::now();
         self.stop.send_replace(true);
         let for_lease = self.shutdown_timeout.mul_f64(LEASE_SHARE);
         match self.lease.shutdown(for_lease).await {
@@ -153,7 +154,8 @@ impl Host {
             Err(error @ DriverError::Stuck) => return End::Overdue(error.to_string()),
             Err(error) => warn!(%error, "the election did not end well"),
         }
-        let rest = self.shutdown_timeout.saturating_sub(for_lease);
+        // What the Lease did not need is the tasks' too: passes may drain for longer.
+        let rest = self.shutdown_timeout.saturating_sub(began.elapsed());
         match self.tasks.join_all(rest).await {
             Ok(()) => end,
             Err(names) => {
@@ -259,9 +261,12 @@ fn reconciler(
         queue: queue.clone(),
         observer: observed.clone(),
     };
+    let defaults = windlass_reconcile::Config::new(flags.namespace.as_str());
     let config = windlass_reconcile::Config {
         concurrency: flags.max_concurrent_reconciles.into(),
-        ..windlass_reconcile::Config::new(flags.namespace.as_str())
+        // A pass that is dropped gives its write up while it is still on the wire.
+        drain: flags.request_timeout.max(defaults.drain),
+        ..defaults
     };
     Reconciler::new(ports, config)
 }
