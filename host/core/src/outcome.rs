@@ -41,8 +41,11 @@ pub enum Next {
     OnChange,
     /// After this long; its failures are forgotten.
     After(Duration),
-    /// At once, as a conflict is not the key's fault; its failures count.
+    /// After a pause that grows with its failures.
     Backoff,
+    /// After milliseconds: another writer was faster, which is nobody's failure. The
+    /// pauses grow to a second while that goes on.
+    Soon,
     /// When this replica leads again.
     WhenLeading,
 }
@@ -59,7 +62,8 @@ impl Outcome {
             Outcome::Converged { requeue_after: Some(after), .. } => Next::After(*after),
             Outcome::Waiting => Next::After(WAITING),
             Outcome::Failed(failure) => match failure.class {
-                Class::Transient | Class::Conflict | Class::Permanent | Class::Guest => Next::Backoff,
+                Class::Transient | Class::Permanent | Class::Guest => Next::Backoff,
+                Class::Conflict => Next::Soon,
                 Class::Fatal => Next::WhenLeading,
             },
         }

@@ -5,12 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use windlass_core::backoff::Backoff;
 use windlass_core::key::Key;
 use windlass_core::outcome::Next;
 
 use crate::entry::Ended;
 use crate::queue::Queue;
 use crate::state::Taken;
+
+/// Pauses after conflicts in a row: the cache shows what the other writer did within
+/// milliseconds as a rule, and one that writes all the time must not make us spin.
+const SOON: Backoff = match Backoff::try_new(Duration::from_millis(10), Duration::from_secs(1)) {
+    Ok(soon) => soon,
+    Err(_) => panic!("10 ms to 1 s is a valid backoff"),
+};
 
 /// A key that was handed out. Nobody else gets it before this is finished.
 ///
@@ -82,6 +90,7 @@ impl Running {
             Next::OnChange => Ended::OnChange,
             Next::After(pause) => Ended::After(pause),
             Next::Backoff => self.failed(),
+            Next::Soon => self.outrun(),
             Next::WhenLeading => Ended::WhenLeading,
         });
     }
@@ -98,6 +107,11 @@ impl Running {
 
     fn failed(&self) -> Ended {
         Ended::Backoff { pause: self.pause, floor: self.floor }
+    }
+
+    fn outrun(&self) -> Ended {
+        let pause = SOON.pause(self.failures.saturating_add(1), self.chance);
+        Ended::Backoff { pause, floor: pause }
     }
 
     fn end(&mut self, ended: Ended) {

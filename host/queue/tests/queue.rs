@@ -126,6 +126,27 @@ async fn an_object_that_never_rests_cannot_make_its_failures_a_hot_loop() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_conflict_comes_back_within_milliseconds_and_many_never_spin() {
+    let queue = Queue::new(Config::default());
+    queue.offer(key("a"));
+    next(&queue).await.finish(Next::Soon);
+    let (running, pause) = pause_before_next(&queue).await;
+    assert!(pause <= ms(11), "{pause:?}");
+    running.finish(Next::Soon);
+    let began = Instant::now();
+    let mut passes = 0;
+    while began.elapsed() < Duration::from_secs(60) {
+        queue.offer(key("a"));
+        if let Ok(running) = timeout(ms(10), queue.next()).await {
+            passes += 1;
+            running.finish(Next::Soon);
+        }
+    }
+    // A second at most, each at least half of that.
+    assert!((55..=130).contains(&passes), "{passes} passes in a minute");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_delayed_key_comes_at_its_time_and_an_event_brings_it_at_once() {
     let queue = Queue::new(Config::default());
     queue.offer(key("a"));
