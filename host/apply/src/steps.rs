@@ -222,14 +222,19 @@ impl Writer {
             };
         }
         let plugin = scope.key.plugin.as_str();
-        if meta.annotations.get(ANNOTATION_ADOPT).map(|v| &**v) == Some(plugin) {
+        let offered = meta.annotations.get(ANNOTATION_ADOPT).map(|v| &**v) == Some(plugin);
+        // Somebody took our labels off: the owner reference and our entry still say whose it is.
+        let unmarked = meta.controller_uid.as_ref() == Some(&scope.primary.uid)
+            && meta.entry(&scope.key.plugin.field_manager(), false).is_some();
+        if offered || unmarked {
             let target = Target {
                 kind: kind.clone(),
                 object: object.clone(),
                 uid: meta.uid.clone(),
                 version: meta.resource_version.clone(),
             };
-            return self.update(scope, Verb::Adopt, &target, body, wanted).await;
+            let verb = if unmarked { Verb::Update } else { Verb::Adopt };
+            return self.update(scope, verb, &target, body, wanted).await;
         }
         let refusal = Refusal::new(
             Code::NotOwner,

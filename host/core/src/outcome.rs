@@ -17,6 +17,12 @@ pub enum Outcome {
         /// When the plugin wants to look again at the latest.
         requeue_after: Option<Duration>,
     },
+    /// Part of the plan was written, then another writer was faster: what is left is
+    /// decided anew.
+    Overtaken {
+        /// Requests that were accepted; at least one.
+        writes: usize,
+    },
     /// The cache has not seen our own last writes yet: look again when it has.
     Waiting,
     /// The pass failed.
@@ -53,6 +59,10 @@ pub enum Next {
 /// How long to wait for the cache to show our own write before looking anyway.
 pub const WAITING: Duration = Duration::from_secs(1);
 
+/// How soon an overtaken key comes back if no event brings it: the other writer's
+/// change is an event as a rule.
+pub const OVERTAKEN: Duration = Duration::from_millis(10);
+
 impl Outcome {
     /// Decides when the key comes back.
     pub fn next(&self) -> Next {
@@ -60,6 +70,7 @@ impl Outcome {
             Outcome::Gone => Next::OnChange,
             Outcome::Converged { requeue_after: None, .. } => Next::OnChange,
             Outcome::Converged { requeue_after: Some(after), .. } => Next::After(*after),
+            Outcome::Overtaken { .. } => Next::After(OVERTAKEN),
             Outcome::Waiting => Next::After(WAITING),
             Outcome::Failed(failure) => match failure.class {
                 Class::Transient | Class::Permanent | Class::Guest => Next::Backoff,
@@ -74,8 +85,33 @@ impl Outcome {
         match self {
             Outcome::Gone | Outcome::Converged { requeue_after: None, .. } => "success",
             Outcome::Converged { .. } => "requeue_after",
-            Outcome::Waiting => "requeue",
+            Outcome::Overtaken { .. } | Outcome::Waiting => "requeue",
             Outcome::Failed(_) => "error",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_outcome_says_when_its_key_comes_back() {
+        let failed = |class| Outcome::Failed(Failure { class, code: None, message: String::new() });
+        let hour = Duration::from_secs(3600);
+        for (outcome, next) in [
+            (Outcome::Gone, Next::OnChange),
+            (Outcome::Converged { writes: 3, requeue_after: None }, Next::OnChange),
+            (Outcome::Converged { writes: 0, requeue_after: Some(hour) }, Next::After(hour)),
+            (Outcome::Overtaken { writes: 1 }, Next::After(OVERTAKEN)),
+            (Outcome::Waiting, Next::After(WAITING)),
+            (failed(Class::Conflict), Next::Soon),
+            (failed(Class::Transient), Next::Backoff),
+            (failed(Class::Permanent), Next::Backoff),
+            (failed(Class::Guest), Next::Backoff),
+            (failed(Class::Fatal), Next::WhenLeading),
+        ] {
+            assert_eq!(outcome.next(), next, "{outcome:?}");
         }
     }
 }

@@ -263,7 +263,14 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         let writes = applied.writes.len();
         debug!(writes, claim = %claim, "applied");
         self.traces().wrote(&pass.key, claim.term, applied.writes, Instant::now());
-        applied.result.map(|()| writes).map_err(|error| unapplied(pass, error))
+        match applied.result {
+            Ok(()) => Ok(writes),
+            Err(error) if error.class == Class::Conflict && writes > 0 => {
+                debug!(%error, "overtaken by another writer");
+                Err(Outcome::Overtaken { writes })
+            }
+            Err(error) => Err(unapplied(pass, error)),
+        }
     }
 
     /// Calls one of plan's functions with all that they judge by.

@@ -38,7 +38,9 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
     pub(crate) async fn report(&self, pass: &mut Attempt, outcome: &Outcome, pause: Duration) {
         match outcome {
             Outcome::Failed(failure) => self.failed(pass, failure, pause),
-            Outcome::Gone | Outcome::Converged { .. } | Outcome::Waiting => debug!(?outcome, "pass"),
+            Outcome::Gone | Outcome::Converged { .. } | Outcome::Overtaken { .. } | Outcome::Waiting => {
+                debug!(?outcome, "pass");
+            }
         }
         let (Some((target, _)), Some(claim)) = (&pass.subject, &pass.claim) else {
             return;

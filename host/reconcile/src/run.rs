@@ -150,7 +150,9 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         self.ports.observer.pass_finished(&finished);
         match &outcome {
             Outcome::Waiting => running.postpone(pass.wait.unwrap_or(WAITING)),
-            Outcome::Gone | Outcome::Converged { .. } | Outcome::Failed(_) => running.finish(outcome.next()),
+            Outcome::Gone | Outcome::Converged { .. } | Outcome::Overtaken { .. } | Outcome::Failed(_) => {
+                running.finish(outcome.next())
+            }
         }
         !matches!(&outcome, Outcome::Failed(failure) if failure.class == Class::Fatal)
     }

@@ -75,6 +75,25 @@ async fn a_foreign_edit_of_a_child_is_repaired() {
 }
 
 #[tokio::test]
+async fn marks_that_somebody_takes_off_a_child_are_put_back() {
+    let scene = Scene::shared("marks").await;
+    scene.widget("w", json!({})).await;
+    scene.until("the child exists", || scene.own("ConfigMap", "w-sibling")).await;
+    let child = scene.path("ConfigMap", "w-sibling");
+    for gone in [json!({"windlass.dev/owned-by": null}), json!({"windlass.dev/host": null})] {
+        scene.patch(&child, json!({"metadata": {"labels": gone}})).await;
+        scene
+            .until("the label is back", || async {
+                let labels = scene.own("ConfigMap", "w-sibling").await?["metadata"]["labels"].take();
+                (labels["windlass.dev/owned-by"] == "sibling"
+                    && labels["windlass.dev/host"] == "windlass-system")
+                    .then_some(())
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
 async fn a_deleted_child_is_made_again() {
     let scene = Scene::shared("again").await;
     scene.webapp("app", json!({})).await;
