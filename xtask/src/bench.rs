@@ -64,7 +64,7 @@ impl Bench {
         demo.replicas(3).await?;
         create_sample(&demo).await?;
         ready(&demo, Instant::now()).await?;
-        let load = load_average();
+        let (started, load) = (jiff::Timestamp::now().to_string(), load_average());
         eprintln!("latency: {changes} changes, one after the other");
         let latency = latency(&demo, changes).await?;
         eprintln!("memory: idle");
@@ -75,7 +75,7 @@ impl Bench {
         let crash = failover(&mut demo, kills, true).await?;
         Ok(json!({
             "name": "baseline",
-            "started": crate::up::now(),
+            "started": started,
             "load_average_at_start": load,
             "cores": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
             "latency": latency,
