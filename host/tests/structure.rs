@@ -51,6 +51,21 @@ fn every_code_is_documented_with_its_cure() {
 }
 
 #[test]
+fn every_fixture_is_tested() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = |folder: &str| -> String {
+        let files = std::fs::read_dir(root.join(folder)).expect(folder).flatten();
+        files.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default()).collect()
+    };
+    let tests = text("tests/integration") + &text("plugin/tests");
+    for fixture in std::fs::read_dir(root.join("../plugins/fixtures/examples")).expect("fixtures").flatten() {
+        let path = fixture.path();
+        let name = path.file_stem().expect("a name").to_string_lossy();
+        assert!(tests.contains(&format!("\"{name}\"")), "no test uses the fixture {name}");
+    }
+}
+
+#[test]
 fn each_stage_has_only_the_powers_that_its_work_needs() {
     for (package, forbidden) in [
         ("windlass-core", &["tokio", "kube", "wasmtime", "hyper", "libc", "rand"][..]),

@@ -19,6 +19,13 @@ async fn a_failing_plugin_is_named_and_another_goes_on() {
         scene.until("the greeter goes on", || scene.own("ConfigMap", &greeting)).await;
         assert!(scene.own("ConfigMap", &format!("{name}-traps")).await.is_none());
     }
+    // What a guest prints, a panic's text among it, is in the host's log with plugin, object and pass.
+    let log = scene.all().await[0].log();
+    let panic =
+        log.lines().find(|line| line.contains("panics because spec.mode says so") && line.contains("pass="));
+    let panic = panic.unwrap_or_else(|| panic!("no line with the panic:\n{log}"));
+    assert!(panic.contains("traps") && panic.contains("/trap"), "{panic}");
+
     for (mode, says) in [
         ("invalid-json", "E220 InvalidJson"),
         ("foreign-kind", "E230 KindNotAllowed: v1/Secret"),
