@@ -75,6 +75,8 @@ async fn what_kustomize_renders_is_admitted_under_the_restricted_standard() {
         let answer = control.kubectl(&may).await.expect("kubectl runs");
         assert!(answer.status.success(), "{verb} {resource}");
     }
+    // An upgrade is the same command again, also after the control plane has filled in what is its own.
+    control.apply(&yaml).await.expect("the second apply meets no conflict");
     for (verb, resource) in [
         ("get", "secrets"),
         ("patch", "deployments.apps"),
