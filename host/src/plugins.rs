@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 use windlass_apply::{Announcement, PluginConfigMap, Writer};
+use windlass_core::backoff::Backoff;
 use windlass_core::claim::{BootClock, Claim, Gate};
 use windlass_core::code::{Code, Refusal};
 use windlass_core::kind::{Gvk, Kind};
@@ -25,8 +26,13 @@ use windlass_watch::watches::Watches;
 
 use crate::decide::Catalogue;
 
-/// How long after a failed announcement the next attempt is made.
-const ANNOUNCE_AGAIN: Duration = Duration::from_secs(5);
+/// Pauses after announcements that failed in a row: a right that is missing is mended by a person.
+const ANNOUNCE_AGAIN: Backoff = match Backoff::try_new(Duration::from_secs(5), Duration::from_secs(300)) {
+    Ok(again) => again,
+    Err(_) => panic!("5 s to 5 min is a valid backoff"),
+};
+/// How often a standby looks whether it leads.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// The plugins of this host.
 pub(crate) struct Plugins {
@@ -188,17 +194,30 @@ impl Plugins {
 
     /// Keeps each ConfigMap's annotations true while this replica leads. Never returns.
     pub(crate) async fn announce(self: Arc<Self>, writer: Arc<Writer>, gate: Arc<Gate>) {
+        let mut failures = 0_u32;
         loop {
             let claim = gate.claim(Boottime.now());
-            let all_said = match &claim {
-                Some(claim) => self.say(&writer, claim).await,
-                None => false,
+            let pause = match &claim {
+                Some(claim) if self.say(&writer, claim).await => {
+                    failures = 0;
+                    None
+                }
+                Some(_) => {
+                    failures = failures.saturating_add(1);
+                    Some(ANNOUNCE_AGAIN.pause(failures, 1.0))
+                }
+                None => Some(LOOK_AGAIN),
+            };
+            let again = async {
+                match pause {
+                    // Cheap: nothing is sent that is said already.
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => lost(&gate, claim.as_ref()).await,
+                }
             };
             tokio::select! {
                 () = self.states.notified() => {}
-                // Not leading, or a write failed: look again. Cheap, as nothing is sent that is said already.
-                () = tokio::time::sleep(if claim.is_some() { ANNOUNCE_AGAIN } else { Duration::from_millis(200) }), if !all_said => {}
-                () = lost(&gate, claim.as_ref()), if all_said => {}
+                () = again => {}
             }
         }
     }
