@@ -73,7 +73,7 @@ fn fixtures() -> Result<Vec<String>> {
 
 fn tests(full: bool) -> Result<()> {
     let mut command = Command::new("cargo");
-    command.args(["test", "--workspace", "--locked", "--lib", "--bins", "--tests"]);
+    command.args(["test", "--workspace", "--locked", "--lib", "--bins", "--tests", "--no-fail-fast"]);
     if full {
         command.env("WINDLASS_TEST_FULL", "1");
     }

@@ -8,7 +8,7 @@ use windlass_core::class::Class;
 use windlass_core::code::{Code, Refusal};
 use windlass_core::key::{Key, ObjectRef};
 use windlass_core::kind::Kind;
-use windlass_core::name::{ANNOTATION_ADOPT, Digest};
+use windlass_core::name::{ANNOTATION_ADOPT, ANNOTATION_PRIMARY, Digest, LABEL_HOST, LABEL_OWNED_BY};
 use windlass_core::object::{Meta, Object, version_number};
 use windlass_core::plan::{Step, Target};
 use windlass_core::ports::{ApplyError, Written};
@@ -223,9 +223,11 @@ impl Writer {
         }
         let plugin = scope.key.plugin.as_str();
         let offered = meta.annotations.get(ANNOTATION_ADOPT).map(|v| &**v) == Some(plugin);
-        // Somebody took our labels off: the owner reference and our entry still say whose it is.
+        // Somebody took our marks off: the owner reference and our entry still say whose it
+        // is, and what is left of the marks names nobody else.
         let unmarked = meta.controller_uid.as_ref() == Some(&scope.primary.uid)
-            && meta.entry(&scope.key.plugin.field_manager(), false).is_some();
+            && meta.entry(&scope.key.plugin.field_manager(), false).is_some()
+            && self.names_nobody_else(meta, scope.key);
         if offered || unmarked {
             let target = Target {
                 kind: kind.clone(),
@@ -249,6 +251,14 @@ impl Writer {
             refusal: Some(refusal),
             retry_after: None,
         })
+    }
+
+    /// Whether each mark of our inventory is either missing or ours.
+    fn names_nobody_else(&self, meta: &Meta, key: &Key) -> bool {
+        let ours = |found: Option<&Box<str>>, ours: &str| found.is_none_or(|found| **found == *ours);
+        ours(meta.labels.get(LABEL_HOST), &self.config.host_namespace)
+            && ours(meta.labels.get(LABEL_OWNED_BY), key.plugin.as_str())
+            && ours(meta.annotations.get(ANNOTATION_PRIMARY), &key.primary())
     }
 
     /// A write to an object that exists, whose answer is that object.

@@ -409,6 +409,19 @@ async fn a_create_never_takes_what_belongs_to_somebody_else() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_child_whose_marks_were_taken_off_is_marked_again() {
+    let api = Api::new();
+    api.answer(StatusCode::CONFLICT, failure(409, "exists"));
+    let left = json!({"windlass.dev/host": "sys"});
+    api.answer(StatusCode::OK, live(&left, &json!({}), Some("p1")));
+    api.answer(StatusCode::OK, stored(&child(), "78"));
+    let applied = run(&api, &[create()]).await;
+    assert_eq!(applied.result, Ok(()));
+    let sent = &api.requests()[2].body["metadata"];
+    assert_eq!((&sent["uid"], &sent["resourceVersion"]), (&json!("c1"), &json!("77")));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_person_marked_for_adoption_is_taken_over_as_it_was_read() {
     let api = Api::new();
     api.answer(StatusCode::CONFLICT, failure(409, "exists"));
