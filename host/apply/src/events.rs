@@ -360,7 +360,7 @@ mod tests {
         api.gate.close();
         writer.publish(&on(true), &notice("Scaled"), &claim()).await;
         assert!(api.requests().is_empty());
-        api.gate.open(claim());
+        api.gate.open(claim(), windlass_core::claim::BootTime(0));
         writer.publish(&on(true), &notice("Scaled"), &claim()).await;
         assert_eq!(api.requests().len(), 1);
     }

@@ -79,7 +79,7 @@ impl BootClock for Clock {
 impl Api {
     pub(crate) fn new() -> Self {
         let gate = Gate::new();
-        gate.open(claim());
+        gate.open(claim(), BootTime(0));
         Self { script: Arc::default(), gate, clock: Arc::default() }
     }
 

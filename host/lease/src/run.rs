@@ -172,7 +172,7 @@ impl Loop {
             }
             Order::OpenGate(claim) => {
                 self.board.opened(&claim);
-                self.gate.open(claim);
+                self.gate.open(claim, self.clock.now());
             }
             Order::CloseGate(reason) => self.close(work, &reason),
             Order::WaitDrain => work.draining = true,

@@ -115,7 +115,7 @@ subjects: [{{ kind: ServiceAccount, name: plugin-webapp, namespace: {namespace} 
             ends: BootTime(0).plus(Duration::from_secs(600)),
         };
         let gate = Gate::new();
-        gate.open(claim.clone());
+        gate.open(claim.clone(), BootTime(0));
         let clock = Arc::new(Boot(Instant::now()));
         let writer = Writer::new(client.clone(), gate.clone(), clock, Config::new(&*namespace, "host-0"));
         let rule = |text, unwanted| ChildRule { kind: gvk(text), unwanted };

@@ -178,7 +178,7 @@ impl World {
     /// As the elector does: the gate first, then the queue.
     pub(crate) fn lead(&self, term: u64) {
         let ends = self.clock.now().plus(Duration::from_secs(365 * 24 * 3600));
-        self.gate.open(Claim { holder: "me".into(), term: Term(term), ends });
+        self.gate.open(Claim { holder: "me".into(), term: Term(term), ends }, self.clock.now());
         self.queue.resume();
     }
 
