@@ -1,7 +1,7 @@
 //! Flags and their environment variables of the same word, checked against each
 //! other before anything starts.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -67,6 +67,35 @@ pub(crate) struct Run {
     /// How often the leader renews, and a standby that hears nothing looks.
     #[arg(long, env = "WINDLASS_RETRY_PERIOD", default_value = "2s", value_parser = duration)]
     pub(crate) retry_period: Duration,
+
+    /// Take over from a leader as soon as its process is seen to be dead: its connection
+    /// closes, and nobody or somebody else answers in its place. With `false` a crash
+    /// costs the lease duration.
+    #[arg(long, env = "WINDLASS_DEATH_EVIDENCE", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub(crate) death_evidence: bool,
+
+    /// Where the other replicas hold a connection, to see it end if this process dies.
+    #[arg(long, env = "WINDLASS_PULSE_BIND_ADDRESS", default_value = "0.0.0.0:8082", value_parser = address)]
+    pub(crate) pulse_bind_address: SocketAddr,
+
+    /// The address that other replicas reach, published in the Lease. By default the
+    /// bound address, and the pod's IP where that is every interface.
+    #[arg(long, env = "WINDLASS_PULSE_ADVERTISE_ADDRESS", value_parser = address)]
+    pub(crate) pulse_advertise_address: Option<SocketAddr>,
+
+    /// IP of this replica's pod, set by the Deployment.
+    #[arg(long, env = "POD_IP", value_name = "IP")]
+    pub(crate) pod_ip: Option<IpAddr>,
+
+    /// Let a standby make every decision that the leader makes, and write none of them, so
+    /// that a takeover only works on what is not as it should be. Costs CPU time of plugins.
+    #[arg(long, env = "WINDLASS_STANDBY_DECIDES", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub(crate) standby_decides: bool,
+
+    /// Breaks one rule of leadership on purpose, for tests of the tests.
+    #[cfg(feature = "mutants")]
+    #[arg(long, hide = true)]
+    pub(crate) mutant: Option<String>,
 
     /// Where /healthz, /livez and /readyz are served.
     #[arg(long, env = "WINDLASS_HEALTH_PROBE_BIND_ADDRESS", default_value = "0.0.0.0:8081", value_parser = address)]
@@ -137,18 +166,37 @@ impl Run {
                 self.request_timeout, self.renew_deadline
             ));
         }
-        if self.health_probe_bind_address == self.metrics_bind_address
-            && self.metrics_bind_address.port() != 0
+        let listeners = [
+            ("--health-probe-bind-address", self.health_probe_bind_address),
+            ("--metrics-bind-address", self.metrics_bind_address),
+            ("--pulse-bind-address", self.pulse_bind_address),
+        ];
+        for (i, (flag, address)) in listeners.iter().enumerate() {
+            let same = listeners[..i].iter().find(|(_, other)| other == address && address.port() != 0);
+            if let Some((other, _)) = same {
+                return Err(format!("{other} and {flag} are both {address}; each needs its own port"));
+            }
+        }
+        if let Some(advertised) = self.pulse_advertise_address
+            && (advertised.ip().is_unspecified() || advertised.port() == 0)
         {
             return Err(format!(
-                "--health-probe-bind-address and --metrics-bind-address are both {}; each needs its own port",
-                self.metrics_bind_address
+                "--pulse-advertise-address {advertised} must be an address that other replicas can reach"
             ));
         }
         if self.plugin_cpu_timeout.is_zero() || self.request_timeout.is_zero() {
             return Err("--plugin-cpu-timeout and --request-timeout must be above zero".into());
         }
         Ok(())
+    }
+}
+
+impl Run {
+    /// The address of the pulse that other replicas are told of, for the address that was bound.
+    pub(crate) fn pulse_address(&self, bound: SocketAddr) -> SocketAddr {
+        let of_pod = || self.pod_ip.filter(|_| bound.ip().is_unspecified());
+        self.pulse_advertise_address
+            .unwrap_or_else(|| of_pod().map_or(bound, |ip| SocketAddr::new(ip, bound.port())))
     }
 }
 
@@ -213,6 +261,17 @@ mod tests {
     }
 
     #[test]
+    fn other_replicas_are_told_of_an_address_that_they_reach() {
+        let told = |flags: &[&str], bound: &str| {
+            run(flags).expect("valid").pulse_address(bound.parse().expect("an address")).to_string()
+        };
+        assert_eq!(told(&["--pod-ip", "10.0.0.7"], "0.0.0.0:8082"), "10.0.0.7:8082");
+        assert_eq!(told(&["--pod-ip", "fd00::7"], "[::]:8082"), "[fd00::7]:8082");
+        assert_eq!(told(&["--pod-ip", "10.0.0.7"], "127.0.0.1:9"), "127.0.0.1:9", "bound on purpose");
+        assert_eq!(told(&["--pulse-advertise-address", "10.0.0.9:80"], "0.0.0.0:8082"), "10.0.0.9:80");
+    }
+
+    #[test]
     fn the_defaults_work_together() {
         let run = run(&[]).expect("defaults");
         assert!(run.leader_elect);
@@ -236,6 +295,8 @@ mod tests {
             (&["--namespace", "A B"][..], "--namespace"),
             (&["--request-timeout", "11s"][..], "--renew-deadline"),
             (&["--metrics-bind-address", ":8081"][..], "own port"),
+            (&["--pulse-bind-address", ":8081"][..], "--pulse-bind-address are both"),
+            (&["--pulse-advertise-address", ":8082"][..], "can reach"),
             (&["--lease-duration", "x"][..], "not a duration"),
             (&["--max-concurrent-reconciles", "0"][..], "1..=256"),
         ] {

@@ -31,12 +31,17 @@ impl End {
 
     /// Says why on standard error, and gives the code back.
     pub(crate) fn report(self) -> ExitCode {
+        ExitCode::from(self.say())
+    }
+
+    /// As [`report`](Self::report), for an end that does not come from `main`.
+    pub(crate) fn say(self) -> u8 {
         match &self {
             End::Clean => {}
             End::Unusable(why) | End::Early(why) | End::Overdue(why) | End::HeldByAnother(why) => {
                 eprintln!("windlass: {why}");
             }
         }
-        ExitCode::from(self.code())
+        self.code()
     }
 }

@@ -8,9 +8,11 @@ mod lead;
 mod logs;
 mod observe;
 mod plugins;
+mod role;
 mod run;
 mod tasks;
 mod views;
+mod watchdog;
 
 use std::process::ExitCode;
 

@@ -27,8 +27,10 @@ use crate::decide::Catalogue;
 use crate::end::End;
 use crate::observe::{Observed, QueueTimes};
 use crate::plugins::Plugins;
+use crate::role::Label;
 use crate::tasks::Tasks;
 use crate::views::{Inside, Probes, Views};
+use crate::watchdog::Watchdog;
 use crate::{lead, logs};
 
 /// Of the time that a shutdown may take, the share that the Lease gets; the rest is for the tasks.
@@ -60,6 +62,7 @@ struct Host {
     lease: Arc<Handle>,
     stop: watch::Sender<bool>,
     shutdown_timeout: Duration,
+    _watchdog: Watchdog,
 }
 
 async fn serve(flags: Run, durations: Durations) -> End {
@@ -131,14 +134,18 @@ impl Host {
         tasks.spawn("watches", until(&stopped, async move { all.run().await }));
         tasks.spawn("plugin watch", until(&stopped, plugins.clone().watch(client, flags.namespace.clone())));
         tasks.spawn("plugin loader", until(&stopped, plugins.clone().load()));
-        tasks.spawn("plugin states", until(&stopped, plugins.announce(writer, gate)));
+        let label = Label::new(writer.clone(), &flags.pod_name);
+        tasks.spawn("plugin states", until(&stopped, plugins.announce(writer, gate.clone())));
+        tasks.spawn("pod label", returned(label.follow(lease.leading(), told(&stopped))));
         tasks.spawn("leadership", until(&stopped, lead::follow(lease.leading(), queue, watches.clone())));
         tasks.spawn("resync", until(&stopped, resync(watches, sync_period)));
         tasks.spawn("reconcile", returned(reconciler.run(told(&stopped))));
         let (asked, inside) = (Arc::new(Probes(views.clone())), Arc::new(Inside(views)));
         tasks.spawn("probes", returned(probes.serve(asked, told(&stopped))));
         tasks.spawn("metrics", returned(metrics.serve(inside, told(&stopped))));
-        Ok(Self { tasks, lease, stop, shutdown_timeout: flags.shutdown_timeout })
+        let watchdog = Watchdog::start(gate, overdue);
+        let watchdog = watchdog.map_err(|e| End::Early(format!("no thread for the watchdog: {e}")))?;
+        Ok(Self { tasks, lease, stop, shutdown_timeout: flags.shutdown_timeout, _watchdog: watchdog })
     }
 
     /// Ends in order: no new pass, no new write, the Lease, then everything else.
@@ -237,6 +244,12 @@ fn lease(
         hook: None,
     };
     LeaseDriver::start(config_of, config, gate.clone()).map(Arc::new)
+}
+
+/// Ends the process from the watchdog's thread: what should have stopped did not, so no
+/// other part of it can be asked to end in order.
+fn overdue(why: String) {
+    std::process::exit(i32::from(End::Overdue(why).say()));
 }
 
 fn lease_end_early(error: DriverError) -> End {

@@ -89,7 +89,7 @@ impl Views {
             );
         }
         let lease = self.lease.status();
-        metrics.set_leadership(
+        metrics.leadership().set(
             &self.lease_name,
             LeadershipNow {
                 leading: lease.leading,
@@ -98,7 +98,7 @@ impl Views {
             },
         );
         for (reason, count) in &lease.step_downs {
-            metrics.set_step_downs(reason, *count);
+            metrics.leadership().set_step_downs(reason, *count);
         }
         self.plugin_metrics();
         metrics.clear_watches();

@@ -52,7 +52,7 @@ impl Replica {
     /// # Errors
     /// If the binary does not start or no port is free.
     pub fn start(options: ReplicaOptions) -> Result<Self> {
-        let [probes, metrics] = free_ports().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let [probes, metrics, pulse] = free_ports().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let log = options.directory.join(format!("{}.log", options.name));
         let mut command = Command::new(&options.binary);
         command
@@ -62,8 +62,10 @@ impl Replica {
             .arg(&options.kubeconfig)
             .args(["--health-probe-bind-address", &probes.to_string()])
             .args(["--metrics-bind-address", &metrics.to_string()])
+            .args(["--pulse-bind-address", &pulse.to_string()])
             .args(&options.flags)
             .env_remove("POD_NAME")
+            .env_remove("POD_IP")
             .env_remove("POD_NAMESPACE");
         let process = Process::spawn("windlass", command, &log)?;
         Ok(Self { name: options.name, process, probes, metrics, log })

@@ -1,6 +1,10 @@
 //! Metrics, under controller-runtime's and client-go's names where they mean the
 //! same, so that dashboards and alerts that people have go on working.
 
+mod leadership;
+
+pub use leadership::{Leadership, LeadershipNow};
+
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -70,12 +74,6 @@ struct OfKind {
     kind: String,
 }
 
-/// `reason`.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OfReason {
-    reason: String,
-}
-
 /// Every metric of the host. No global registry: each value has its own.
 #[derive(Debug)]
 pub struct Metrics {
@@ -92,10 +90,8 @@ pub struct Metrics {
     work_seconds: Durations<OfName>,
     unfinished: Family<OfName, FloatGauge>,
     longest: Family<OfName, FloatGauge>,
-    leading: Family<OfName, Gauge>,
-    term: Gauge,
-    renew_age: FloatGauge,
-    step_downs: Family<OfReason, Counter>,
+    leadership: Leadership,
+    parked: Family<OfName, Gauge>,
     plugin_info: Family<OfVersion, Gauge>,
     plugin_calls: Family<OfPlugin, Counter>,
     plugin_errors: Family<OfCode, Counter>,
@@ -121,17 +117,6 @@ pub struct QueueNow {
     pub unfinished: Duration,
     /// Time that the oldest running pass has taken so far.
     pub longest: Duration,
-}
-
-/// The leadership, read when it is scraped.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LeadershipNow {
-    /// Whether this replica may write.
-    pub leading: bool,
-    /// The highest term seen.
-    pub term: u64,
-    /// Time since the last successful renewal was sent; while leading.
-    pub renew_age: Option<Duration>,
 }
 
 /// One watch, read when it is scraped.
@@ -184,14 +169,8 @@ impl Metrics {
                 "workqueue_longest_running_processor_seconds",
                 "Time of the oldest running pass so far",
             ),
-            leading: gauge(&mut r, "leader_election_master_status", "1 while this replica may write"),
-            term: one(&mut r, "windlass_term", "The highest term seen"),
-            renew_age: one(
-                &mut r,
-                "windlass_renew_age_seconds",
-                "Time since the last renewal was sent, while leading",
-            ),
-            step_downs: counter(&mut r, "windlass_step_downs", "Ends of this replica's leadership"),
+            leadership: Leadership::new(&mut r),
+            parked: gauge(&mut r, "windlass_parked_keys", "Keys with writes that wait for a takeover"),
             plugin_info: gauge(&mut r, "windlass_plugin_info", "1 for each plugin as it is now"),
             plugin_calls: counter(&mut r, "windlass_plugin_calls", "Calls into a plugin that have ended"),
             plugin_errors: counter(&mut r, "windlass_plugin_errors", "What plugins did wrong, by code"),
@@ -272,16 +251,14 @@ impl Metrics {
         self.longest.get_or_create(&name).set(now.longest.as_secs_f64());
     }
 
-    /// Sets what the leadership is now.
-    pub fn set_leadership(&self, lease: &str, now: LeadershipNow) {
-        self.leading.get_or_create(&OfName { name: lease.to_owned() }).set(now.leading.into());
-        self.term.set(whole(now.term));
-        self.renew_age.set(now.renew_age.unwrap_or_default().as_secs_f64());
+    /// Those of leadership and of the fence.
+    pub fn leadership(&self) -> &Leadership {
+        &self.leadership
     }
 
-    /// Sets how often this replica has stopped leading for a reason.
-    pub fn set_step_downs(&self, reason: &str, count: u64) {
-        reach(&self.step_downs.get_or_create(&OfReason { reason: reason.to_owned() }), count);
+    /// Sets how many keys of a plugin wait for a takeover.
+    pub fn set_parked(&self, plugin: &str, parked: usize) {
+        self.parked.get_or_create(&OfName { name: plugin.to_owned() }).set(whole(parked as u64));
     }
 
     /// Forgets which plugins there were; [`set_plugin`](Self::set_plugin) says which there are.
@@ -400,7 +377,9 @@ mod tests {
         metrics.finished("webapp", SECOND);
         metrics.wrote("webapp", "create", "ok", SECOND);
         metrics.set_queue("webapp", QueueNow { depth: 3, ..QueueNow::default() });
-        metrics.set_leadership("windlass", LeadershipNow { leading: true, term: 7, renew_age: Some(SECOND) });
+        metrics
+            .leadership()
+            .set("windlass", LeadershipNow { leading: true, term: 7, renew_age: Some(SECOND) });
         metrics.set_plugin("webapp", "0.1.0", "sha256:1", "serving", 9);
         metrics.set_watch("v1/ConfigMap", WatchNow { objects: 5, ..WatchNow::default() });
         let text = metrics.text();
@@ -418,6 +397,24 @@ mod tests {
             "windlass_plugin_errors_total{plugin=\"webapp\",code=\"E201\"} 1\n",
             "windlass_writes_total{plugin=\"webapp\",verb=\"create\",result=\"ok\"} 1\n",
             "windlass_watch_objects{kind=\"v1/ConfigMap\"} 5\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn one_state_of_the_fence_is_true_at_a_time() {
+        let metrics = Metrics::new();
+        metrics.leadership().set_fence("unknown");
+        metrics.leadership().set_fence("present");
+        metrics.leadership().took_over("died", SECOND);
+        metrics.leadership().fenced(1_700_000_000.0);
+        let text = metrics.text();
+        for line in [
+            "windlass_fence{state=\"present\"} 1\n",
+            "windlass_fence{state=\"unknown\"} 0\n",
+            "windlass_fence_refusals_total 1\n",
+            "windlass_takeover_seconds_count{cause=\"died\"} 1\n",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -17,6 +17,7 @@
 //! | `execute` | the order of the steps, and when to stop |
 //! | `events` | Kubernetes Events, merged and limited |
 //! | `announce` | a plugin's state on its ConfigMap |
+//! | `role` | the label on this replica's own pod |
 
 mod announce;
 mod answer;
@@ -24,6 +25,7 @@ mod events;
 mod execute;
 mod recent;
 mod request;
+mod role;
 mod steps;
 mod wire;
 mod writer;
@@ -35,4 +37,5 @@ mod tests;
 
 pub use announce::{Announcement, PluginConfigMap};
 pub use request::service_account;
+pub use role::Role;
 pub use writer::{Config, Observe, Verb, Writer};
