@@ -61,7 +61,12 @@ impl Api {
 
     /// Sends one compare-and-swap.
     pub(crate) async fn write(&self, write: &Write) -> Result<Arc<Lease>, ApiError> {
-        let lease = Lease::written(write, &self.namespace, &self.name, Timestamp::now());
+        let mut lease = Lease::written(write, &self.namespace, &self.name, Timestamp::now());
+        if cfg!(feature = "mutants") && write.base.is_some() && lease.metadata.resource_version.is_none() {
+            // The API server takes no Lease without one, so a mutant without one reads and overwrites.
+            lease.metadata.resource_version =
+                self.read(write.timeout).await?.metadata.resource_version.clone();
+        }
         let body = serde_json::to_vec(&lease).map_err(ApiError::refused)?;
         // The server gives up with us, so that a late commit is bounded too.
         let server_timeout = format!("timeout={}ms", write.timeout.as_millis().max(1));

@@ -191,6 +191,8 @@ impl Thread {
                 durations: config.durations,
                 elect: config.leader_elect,
                 seed: rand::random(),
+                pulse: None,
+                mutant: None,
             };
             let parts = Loop {
                 elector: Elector::new(settings, self.clock.now()),

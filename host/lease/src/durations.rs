@@ -14,7 +14,7 @@ pub const LONGEST_LEASE: Duration = Duration::from_secs(600);
 pub const CLOCK_RATE_MARGIN: u32 = 50;
 
 /// How long a Lease counts, how long a leader acts on it, how often it renews.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Durations {
     lease: Duration,
     renew_deadline: Duration,

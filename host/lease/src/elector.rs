@@ -11,12 +11,14 @@
 //!   one: only a release, which follows the last write, is taken at once.
 //! * One request at a time. After an outcome that is unknown the Lease is read first.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use windlass_core::claim::{BootTime, Claim, Term};
 
 use crate::durations::{Durations, LONGEST_LEASE};
+use crate::mutant::Mutant;
 use crate::record::{Copy, Lease};
 use crate::seen::{Occupant, Seen, occupant};
 use crate::step::{Failure, HeldByAnother, Input, Leadership, Order, Purpose, Step, StepDown, Write};
@@ -26,7 +28,7 @@ use crate::step::{Failure, HeldByAnother, Input, Leadership, Order, Purpose, Ste
 const JITTER: Duration = Duration::from_millis(10);
 
 /// What an elector has to know of its replica.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
     /// Names this process and no other, also not its own predecessor: a pod's name and a
     /// random suffix. Not empty.
@@ -35,12 +37,17 @@ pub struct Settings {
     pub durations: Durations,
     /// `--leader-elect`. Without it the elector ends when another process renews the Lease.
     pub elect: bool,
-    /// Spreads pauses between replicas; any number that differs from theirs.
+    /// Spreads pauses between replicas; any number that differs from theirs. Zero spreads
+    /// nothing: every pause is the middle one, for a model that counts states.
     pub seed: u64,
+    /// Where this replica's pulse is, to be written into the Lease: `<ip>:<port>/<nonce>`.
+    pub pulse: Option<Arc<str>>,
+    /// A rule to break. Without the feature `mutants` it is ignored.
+    pub mutant: Option<Mutant>,
 }
 
 /// See the module's text. One replica has one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Elector {
     settings: Settings,
     chance: Chance,
@@ -68,9 +75,11 @@ pub struct Elector {
     /// [`Input::Shutdown`] was said.
     ending: bool,
     announced: Option<Leadership>,
+    /// Who was last found to have ended.
+    dead: Option<Arc<str>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum State {
     Standby,
     Holding(Holding),
@@ -82,7 +91,7 @@ enum State {
     Ended,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Holding {
     claim: Claim,
     /// When the next renewal is due.
@@ -92,7 +101,14 @@ struct Holding {
     raise: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+impl Hash for Holding {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { claim: Claim { holder, term, ends }, renew_at, preparation, raise } = self;
+        (holder, term, ends, renew_at, preparation, raise).hash(state);
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Preparation {
     Running,
     Again {
@@ -102,14 +118,14 @@ enum Preparation {
     Done,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Pending {
     id: u64,
     sent: BootTime,
     request: Request,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Request {
     Read,
     Write { purpose: Purpose, term: Term, create: bool },
@@ -134,6 +150,7 @@ impl Elector {
             heard: now,
             ending: false,
             announced: None,
+            dead: None,
         }
     }
 
@@ -156,6 +173,13 @@ impl Elector {
             Input::Answered { id, result } => self.answered(now, id, result, &mut orders),
             Input::Prepared { term, done } => self.prepared(now, term, done, &mut orders),
             Input::TermSeen(term) => self.term_seen(term),
+            Input::Died(identity) => self.died(identity),
+            Input::Silent(identity) => {
+                if self.breaks(Mutant::EvidenceFromSilence) {
+                    self.died(identity);
+                }
+            }
+            Input::Fenced(_) => {}
             Input::Shutdown => self.shut_down(&mut orders),
             Input::Drained => {
                 if matches!(self.state, State::Draining { .. }) {
@@ -198,11 +222,16 @@ impl Elector {
         if self.doubt && occupant == Occupant::Me && leads_until.is_none() {
             occupant = Occupant::Other;
         }
+        let holder = copy.lease().and_then(|lease| lease.holder());
+        if occupant == Occupant::Other && holder.is_some() && holder == self.dead.as_deref() {
+            occupant = Occupant::Dead;
+        }
         let first = self.seen.is_none();
         let own = self.settings.durations.lease();
         let theirs = copy.lease().and_then(|lease| lease.duration()).unwrap_or(own);
         // Never less than our own: a number that was edited downwards ends no claim.
         let wait = theirs.clamp(own, LONGEST_LEASE.max(own));
+        let wait = self.wait_by_wall_clock(now, &copy).unwrap_or(wait);
         let jitter = JITTER.mul_f64(self.chance.next());
         self.seen = Some(Seen { copy, since: now, occupant, wait, jitter });
         if let State::Holding(_) = self.state
@@ -301,6 +330,7 @@ impl Elector {
         orders: &mut Vec<Order>,
     ) {
         let durations = self.settings.durations;
+        let sent = if self.breaks(Mutant::ResponseAnchored) { now } else { sent };
         let ends = sent.plus(durations.renew_deadline());
         self.highest = self.highest.max(term);
         let in_time = now < ends && self.lost().is_none();
@@ -332,6 +362,20 @@ impl Elector {
             (State::Releasing, Purpose::Release) => self.end(orders),
             _ => {}
         }
+    }
+
+    /// There is evidence that this process has ended.
+    fn died(&mut self, identity: Arc<str>) {
+        if identity == self.settings.identity {
+            return;
+        }
+        if let Some(seen) = &mut self.seen
+            && seen.occupant == Occupant::Other
+            && seen.copy.lease().is_some_and(|lease| lease.holder() == Some(&*identity))
+        {
+            seen.occupant = Occupant::Dead;
+        }
+        self.dead = Some(identity);
     }
 
     fn term_seen(&mut self, term: Term) {
@@ -369,6 +413,9 @@ impl Elector {
             let ends = holding.claim.ends;
             self.step_down(StepDown::Shutdown, orders);
             self.state = State::Draining { ends };
+            if self.breaks(Mutant::ReleaseBeforeDrain) {
+                self.state = State::Releasing;
+            }
             orders.push(Order::WaitDrain);
         }
     }
@@ -417,7 +464,7 @@ impl Elector {
             _ if self.stale => Some(None),
             State::Standby => self.standby_request(now),
             State::Holding(holding) => {
-                let term = if holding.raise { above(self.highest) } else { holding.claim.term };
+                let term = if holding.raise { self.next_term() } else { holding.claim.term };
                 (holding.raise || now >= holding.renew_at).then_some(Some((Purpose::Renew, term)))
             }
             State::Releasing => Some(Some((Purpose::Release, self.highest))),
@@ -442,7 +489,7 @@ impl Elector {
     /// What a standby has to send: a write, a read (`Some(None)`), or nothing.
     fn standby_request(&self, now: BootTime) -> Option<Option<(Purpose, Term)>> {
         if self.seen.as_ref().map(|seen| seen.free_at(now)).is_none_or(|at| now >= at) {
-            return Some(self.seen.as_ref().map(|_| (Purpose::Acquire, above(self.highest))));
+            return Some(self.seen.as_ref().map(|_| (Purpose::Acquire, self.next_term())));
         }
         (now >= self.heard.plus(self.settings.durations.silence())).then_some(None)
     }
@@ -453,7 +500,12 @@ impl Elector {
     }
 
     fn write(&mut self, now: BootTime, purpose: Purpose, term: Term, orders: &mut Vec<Order>) {
-        let base = self.seen.as_ref().and_then(|seen| seen.copy.lease()).cloned();
+        let mut base = self.seen.as_ref().and_then(|seen| seen.copy.lease()).cloned();
+        if self.breaks(Mutant::NoResourceVersion)
+            && let Some(base) = &mut base
+        {
+            Arc::make_mut(base).metadata.resource_version = None;
+        }
         self.create_out |= base.is_none();
         let id = self.request(now, Request::Write { purpose, term, create: base.is_none() });
         orders.push(Order::Write(Write {
@@ -463,6 +515,7 @@ impl Elector {
             holder: self.settings.identity.clone(),
             term,
             lease_duration: self.settings.durations.lease(),
+            pulse: self.settings.pulse.clone(),
             timeout: self.timeout(now),
         }));
     }
@@ -475,6 +528,9 @@ impl Elector {
 
     fn timeout(&self, now: BootTime) -> Duration {
         let most = self.settings.durations.request_timeout();
+        if self.breaks(Mutant::ResponseAnchored) {
+            return self.settings.durations.renew_deadline();
+        }
         match &self.state {
             State::Holding(holding) => most.min(holding.claim.ends.since(now)),
             _ => most,
@@ -522,6 +578,34 @@ impl Elector {
         lease.holder() == Some(&*self.settings.identity)
     }
 
+    /// The number of the next term: above all that were ever seen.
+    fn next_term(&self) -> Term {
+        let lease = self.seen.as_ref().and_then(|seen| seen.copy.lease());
+        if self.breaks(Mutant::TermFromTransitions) {
+            let transitions = lease.and_then(|lease| lease.spec.lease_transitions).unwrap_or_default();
+            return Term(u64::try_from(transitions).unwrap_or_default().saturating_add(1));
+        }
+        Term(self.highest.0.saturating_add(1))
+    }
+
+    /// Whether this rule is broken on purpose. Never, without the feature `mutants`.
+    fn breaks(&self, rule: Mutant) -> bool {
+        cfg!(feature = "mutants") && self.settings.mutant == Some(rule)
+    }
+
+    /// How long the Lease is left alone by one who believes in wall clocks.
+    fn wait_by_wall_clock(&self, now: BootTime, copy: &Copy) -> Option<Duration> {
+        let Some(Mutant::WallClock { zero_ms }) = self.settings.mutant.filter(|_| cfg!(feature = "mutants"))
+        else {
+            return None;
+        };
+        let lease = copy.lease()?;
+        let renewed: jiff::Timestamp = lease.spec.renew_time.as_deref()?.parse().ok()?;
+        let now_ms = zero_ms.saturating_add(i64::try_from(now.0 / 1_000_000).ok()?);
+        let ago = u64::try_from(now_ms.saturating_sub(renewed.as_millisecond())).unwrap_or_default();
+        Some(lease.duration()?.saturating_sub(Duration::from_millis(ago)))
+    }
+
     /// The pause after a failure: a quarter to three quarters of a retry period, so that
     /// attempts do not fall into step with a fault that comes and goes.
     fn pause(&mut self) -> Duration {
@@ -529,17 +613,17 @@ impl Elector {
     }
 }
 
-fn above(term: Term) -> Term {
-    Term(term.0.saturating_add(1))
-}
-
 /// A small generator (SplitMix64): pauses need spread, not secrecy, and tests need replay.
-#[derive(Clone, Debug)]
+/// From zero it always gives the middle.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Chance(u64);
 
 impl Chance {
     /// The next number in `0.0..1.0`.
     fn next(&mut self) -> f64 {
+        if self.0 == 0 {
+            return 0.5;
+        }
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -11,6 +11,7 @@ pub mod driver;
 pub mod durations;
 pub mod elector;
 pub mod hook;
+pub mod mutant;
 pub mod record;
 pub mod status;
 pub mod step;

@@ -18,6 +18,9 @@ use crate::step::{Purpose, Write};
 /// The annotation that carries the term's number.
 pub const TERM_ANNOTATION: &str = "windlass.dev/term";
 
+/// The annotation that says where the holder's pulse is: `<ip>:<port>/<nonce>`.
+pub const PULSE_ANNOTATION: &str = "windlass.dev/pulse";
+
 /// The `leaseDurationSeconds` of a Lease that its holder has given up.
 pub const RELEASED_SECONDS: i64 = 1;
 
@@ -25,7 +28,7 @@ pub const RELEASED_SECONDS: i64 = 1;
 const GREATEST_TERM: u64 = 1 << 53;
 
 /// One Lease, as the API server sends it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lease {
     #[serde(default)]
@@ -41,7 +44,7 @@ pub struct Lease {
 }
 
 /// The metadata of a Lease.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
     /// The Lease's name.
@@ -61,7 +64,7 @@ pub struct Metadata {
 }
 
 /// The spec of a Lease.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Spec {
     /// Who holds it; absent or empty when nobody does.
@@ -121,6 +124,11 @@ impl Lease {
         (number <= GREATEST_TERM).then_some(Term(number))
     }
 
+    /// Where its holder's pulse is, as the holder wrote it; anything may stand there.
+    pub fn pulse(&self) -> Option<&str> {
+        self.metadata.annotations.get(PULSE_ANNOTATION).map(String::as_str)
+    }
+
     /// Whether its last holder gave it up after its last write. A holder that was
     /// emptied by hand leaves the duration as it was, and may still be writing.
     pub fn is_released(&self) -> bool {
@@ -147,6 +155,11 @@ impl Lease {
         lease.metadata.name = name.to_owned();
         lease.metadata.namespace = namespace.to_owned();
         lease.metadata.annotations.insert(TERM_ANNOTATION.to_owned(), write.term.to_string());
+        match write.pulse.as_deref().filter(|_| write.purpose != Purpose::Release) {
+            Some(pulse) => lease.metadata.annotations.insert(PULSE_ANNOTATION.to_owned(), pulse.to_owned()),
+            // That of the holder before, which is not here.
+            None => lease.metadata.annotations.remove(PULSE_ANNOTATION),
+        };
         let moved = lease.holder() != Some(&*write.holder);
         let spec = &mut lease.spec;
         spec.holder_identity = Some(write.holder.to_string());
@@ -175,7 +188,7 @@ fn micro_time(at: Timestamp) -> String {
 }
 
 /// A copy of the Lease, as far as it is known.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Copy {
     /// There is none. `at` is the version at which it was deleted, where that is known.
     Absent {

@@ -11,7 +11,7 @@ use windlass_core::claim::BootTime;
 use crate::record::Copy;
 
 /// The newest copy and the local instant at which it was first seen.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Seen {
     pub(crate) copy: Copy,
     pub(crate) since: BootTime,
@@ -23,7 +23,7 @@ pub(crate) struct Seen {
 }
 
 /// Who may still act on the Lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Occupant {
     /// Nobody: released, or never held.
     Nobody,
@@ -31,6 +31,8 @@ pub(crate) enum Occupant {
     Me,
     /// Only this process, until its claim would have ended; then anybody who waited.
     MeUntil(BootTime),
+    /// Another process, which has ended: there is evidence.
+    Dead,
     /// Another process, perhaps one that nobody knows.
     Other,
 }
@@ -40,7 +42,7 @@ impl Seen {
     pub(crate) fn free_at(&self, now: BootTime) -> BootTime {
         match self.occupant {
             Occupant::Nobody => self.since.plus(self.jitter),
-            Occupant::Me => self.since,
+            Occupant::Me | Occupant::Dead => self.since,
             Occupant::MeUntil(ends) if now < ends => self.since,
             Occupant::MeUntil(_) | Occupant::Other => self.since.plus(self.wait + self.jitter),
         }

@@ -1,5 +1,6 @@
 //! The elector's words: what it is told and what it orders. All of them are values.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use windlass_core::claim::{BootTime, Claim, Term};
 use crate::record::{Copy, Lease};
 
 /// One thing that the elector is told. New kinds of evidence become new variants.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Input {
     /// Time has passed. Harmless at any instant.
@@ -33,6 +34,14 @@ pub enum Input {
     },
     /// This number has been used as a term; later terms are above it.
     TermSeen(Term),
+    /// The process of this identity has ended: its pulse was there, and the operating
+    /// system has closed it. A Lease in its name is free at once.
+    Died(Arc<str>),
+    /// The pulse of this identity does not answer. That proves nothing: a process may be
+    /// stopped, a network may be cut.
+    Silent(Arc<str>),
+    /// The API server refused a write of this term, because another claim is the current one.
+    Fenced(Term),
     /// Give up the Lease and end.
     Shutdown,
     /// No write is on the wire any more.
@@ -40,7 +49,7 @@ pub enum Input {
 }
 
 /// Why a request brought no Lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
     /// There is no such object (404).
     Absent,
@@ -53,7 +62,7 @@ pub enum Failure {
 }
 
 /// One thing that the elector wants done, in the order given.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Order {
     /// Send this write, once, and tell the answer.
@@ -80,7 +89,7 @@ pub enum Order {
 }
 
 /// A compare-and-swap of the Lease.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Write {
     /// To be given back with the answer.
     pub id: u64,
@@ -95,12 +104,14 @@ pub struct Write {
     pub term: Term,
     /// The duration to write.
     pub lease_duration: Duration,
+    /// Where this replica's pulse is, to be written: `<ip>:<port>/<nonce>`.
+    pub pulse: Option<Arc<str>>,
     /// After this long the outcome is unknown. Ends inside the claim, if there is one.
     pub timeout: Duration,
 }
 
 /// What a write is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// To begin a term.
     Acquire,
@@ -124,8 +135,17 @@ pub enum Leadership {
     Leading(Claim),
 }
 
+impl Hash for Leadership {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Standby { holder } => holder.hash(state),
+            Self::Leading(Claim { holder, term, ends }) => (holder, term, ends).hash(state),
+        }
+    }
+}
+
 /// Why a leader stopped.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum StepDown {
     /// No renewal succeeded in time.
     #[error("no renewal succeeded within the renew deadline")]
@@ -139,6 +159,17 @@ pub enum StepDown {
     /// The Lease is gone; somebody deleted it.
     #[error("the Lease was deleted")]
     Deleted,
+    /// The API server refused a write of the term.
+    #[error("the API server refused a write: the claim is not the current one")]
+    Fenced,
+    /// What has to be done between the acquisition and the first write did not succeed
+    /// within a renew deadline. The gate was never open.
+    #[error("the claim could not be prepared within the renew deadline")]
+    Unprepared,
+    /// The Lease was renewed in this replica's name by somebody else: two processes have
+    /// one identity.
+    #[error("another process renews the Lease under this process's identity")]
+    Impostor,
     /// The process ends.
     #[error("shutdown")]
     Shutdown,
@@ -152,6 +183,9 @@ impl StepDown {
             StepDown::Taken(_) => "taken",
             StepDown::Emptied => "emptied",
             StepDown::Deleted => "deleted",
+            StepDown::Fenced => "fenced",
+            StepDown::Unprepared => "unprepared",
+            StepDown::Impostor => "impostor",
             StepDown::Shutdown => "shutdown",
         }
     }
@@ -159,7 +193,7 @@ impl StepDown {
 
 /// Without election there is nobody to wait for: another process holds the Lease and
 /// renews it. The process ends with exit code 72.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("the Lease is held by {holder}, which renews it: without --leader-elect only one process may run")]
 pub struct HeldByAnother {
     /// Who holds it.
@@ -167,7 +201,7 @@ pub struct HeldByAnother {
 }
 
 /// What follows from one input.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Step {
     /// To be carried out in this order.

@@ -39,7 +39,14 @@ fn present(version: u64, holder: &str) -> Copy {
 
 impl Desk {
     fn new(elect: bool) -> Self {
-        let settings = Settings { identity: "me".into(), durations: Durations::default(), elect, seed: 1 };
+        let settings = Settings {
+            identity: "me".into(),
+            durations: Durations::default(),
+            elect,
+            seed: 1,
+            pulse: None,
+            mutant: None,
+        };
         Self { elector: Elector::new(settings, at(0)), now: at(0), wake_at: None, version: 100 }
     }
 

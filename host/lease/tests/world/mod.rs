@@ -192,8 +192,14 @@ impl World {
         replica.incarnation = incarnation;
         replica.identity = format!("r{i}_{incarnation}").into();
         replica.stopped_until = 0;
-        let settings =
-            Settings { identity: replica.identity.clone(), durations: self.durations, elect: true, seed };
+        let settings = Settings {
+            identity: replica.identity.clone(),
+            durations: self.durations,
+            elect: true,
+            seed: seed | 1,
+            pulse: None,
+            mutant: None,
+        };
         replica.elector = Some(Elector::new(settings, now));
         self.step(i, Input::Tick);
     }
