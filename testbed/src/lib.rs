@@ -21,6 +21,7 @@
 //! | [`audit`] | reads what the API server recorded |
 //! | [`kubelet`] | makes pods Ready without containers |
 //! | [`Replica`] | one host process |
+//! | [`faultd`] | stands between clients and the API server and fails on request |
 //! | [`components`] | builds the plugins that tests load |
 
 mod access;
@@ -28,6 +29,7 @@ pub mod audit;
 pub mod binaries;
 pub mod components;
 pub mod control_plane;
+pub mod faultd;
 pub mod kubelet;
 mod layout;
 mod options;
@@ -42,6 +44,7 @@ pub use audit::{Audit, AuditEvent, Mark, Writes};
 pub use binaries::Binaries;
 pub use components::component;
 pub use control_plane::{ControlPlane, shared};
+pub use faultd::Faultd;
 pub use kubelet::Placement;
 pub use options::{Options, REPLICAS, User};
 pub use pki::{Authority, Identity};

@@ -1,0 +1,140 @@
+//! One client's TCP connection, which can be silenced and reset.
+//!
+//! Silence is made by not reading and not writing, so the kernel goes on as it does when packets are lost: it keeps what was
+//! sent, closes nothing, and everything arrives when the silence ends.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::rule::Way;
+
+/// Which ways are silent, by [`Way`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Silence {
+    pub(super) request: bool,
+    pub(super) response: bool,
+}
+
+/// The switches of one connection.
+#[derive(Debug)]
+pub(super) struct Gate {
+    inner: Mutex<Inner>,
+    reset: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    silence: Silence,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl Gate {
+    pub(super) fn new(silence: Silence) -> Arc<Self> {
+        let inner = Mutex::new(Inner { silence, reader: None, writer: None });
+        Arc::new(Self { inner, reset: watch::Sender::new(false) })
+    }
+
+    /// Silences ways, or lets what has waited flow.
+    pub(super) fn set(&self, silence: Silence) {
+        let wakers = {
+            let mut inner = self.lock();
+            inner.silence = silence;
+            [inner.reader.take(), inner.writer.take()]
+        };
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// Has the connection reset; nothing that was written and not yet sent goes out.
+    pub(super) fn reset(&self) {
+        self.reset.send_replace(true);
+    }
+
+    /// Ends when the connection is to be reset.
+    pub(super) async fn is_reset(&self) {
+        // The sender is in `self`, so there is no other way for this to end.
+        drop(self.reset.subscribe().wait_for(|reset| *reset).await);
+    }
+
+    /// Waits for a way to be open. Registers first, so that no opening is missed.
+    fn pass(&self, way: Way, cx: &Context<'_>) -> Poll<()> {
+        let mut inner = self.lock();
+        let silent = match way {
+            Way::Request => inner.silence.request,
+            Way::Response => inner.silence.response,
+        };
+        if !silent {
+            return Poll::Ready(());
+        }
+        let waker = match way {
+            Way::Request => &mut inner.reader,
+            Way::Response => &mut inner.writer,
+        };
+        *waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The connection behind its gate.
+#[derive(Debug)]
+pub(super) struct Gated {
+    stream: TcpStream,
+    gate: Arc<Gate>,
+}
+
+impl Gated {
+    pub(super) fn new(stream: TcpStream, gate: Arc<Gate>) -> Self {
+        Self { stream, gate }
+    }
+}
+
+impl Drop for Gated {
+    fn drop(&mut self) {
+        if *self.gate.reset.borrow() {
+            // Closing with no time to linger is what makes it a reset; a failure leaves an ordinary end.
+            self.stream.set_zero_linger().ok();
+        }
+    }
+}
+
+impl AsyncRead for Gated {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.gate.pass(Way::Request, cx));
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Gated {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.gate.pass(Way::Response, cx));
+        Pin::new(&mut self.stream).poll_write(cx, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.gate.pass(Way::Response, cx));
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.gate.pass(Way::Response, cx));
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
