@@ -9,7 +9,15 @@
 //!   clock; no timestamp of another machine is ever read.
 //! * A Lease that is gone, or whose holder was emptied by hand, is waited for like a held
 //!   one: only a release, which follows the last write, is taken at once.
+//! * A process that has ended holds nothing: evidence of that frees the Lease that names
+//!   it, for a compare-and-swap as ever. Silence is no evidence.
 //! * One request at a time. After an outcome that is unknown the Lease is read first.
+
+mod answers;
+mod chance;
+mod ends;
+mod evidence;
+mod requests;
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -21,7 +29,10 @@ use crate::durations::{Durations, LONGEST_LEASE};
 use crate::mutant::Mutant;
 use crate::record::{Copy, Lease};
 use crate::seen::{Occupant, Seen, occupant};
-use crate::step::{Failure, HeldByAnother, Input, Leadership, Order, Purpose, Step, StepDown, Write};
+use crate::step::{Cause, HeldByAnother, Input, Leadership, Order, Purpose, Step, StepDown};
+use chance::Chance;
+use ends::{Own, Rest};
+use evidence::Evidence;
 
 /// Free Leases are taken after a random pause of up to this, so that two standbys
 /// seldom write at once. When they do, one of them is refused, and nothing is lost.
@@ -75,8 +86,11 @@ pub struct Elector {
     /// [`Input::Shutdown`] was said.
     ending: bool,
     announced: Option<Leadership>,
-    /// Who was last found to have ended.
-    dead: Option<Arc<str>>,
+    evidence: Evidence,
+    rest: Rest,
+    own: Own,
+    /// Until then writes of this replica may be on the wire: the latest end that the gate had.
+    writes_until: BootTime,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -96,6 +110,8 @@ struct Holding {
     claim: Claim,
     /// When the next renewal is due.
     renew_at: BootTime,
+    /// Until then the gate has to be open.
+    prepare_by: BootTime,
     preparation: Preparation,
     /// The term's number turned out to be used: the next renewal writes a higher one.
     raise: bool,
@@ -103,8 +119,18 @@ struct Holding {
 
 impl Hash for Holding {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self { claim: Claim { holder, term, ends }, renew_at, preparation, raise } = self;
-        (holder, term, ends, renew_at, preparation, raise).hash(state);
+        let Self { claim: Claim { holder, term, ends }, renew_at, prepare_by, preparation, raise } = self;
+        (holder, term, ends, renew_at, prepare_by, preparation, raise).hash(state);
+    }
+}
+
+impl Holding {
+    /// When it is over if nothing is written and nothing prepared until then.
+    fn ends(&self) -> BootTime {
+        match self.preparation {
+            Preparation::Done { .. } => self.claim.ends,
+            Preparation::Running | Preparation::Again { .. } => self.claim.ends.min(self.prepare_by),
+        }
     }
 }
 
@@ -115,7 +141,9 @@ enum Preparation {
         at: BootTime,
     },
     /// The gate is open.
-    Done,
+    Done {
+        since: BootTime,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -150,7 +178,10 @@ impl Elector {
             heard: now,
             ending: false,
             announced: None,
-            dead: None,
+            evidence: Evidence::default(),
+            rest: Rest::default(),
+            own: Own::default(),
+            writes_until: BootTime(0),
         }
     }
 
@@ -173,20 +204,21 @@ impl Elector {
             Input::Answered { id, result } => self.answered(now, id, result, &mut orders),
             Input::Prepared { term, done } => self.prepared(now, term, done, &mut orders),
             Input::TermSeen(term) => self.term_seen(term),
-            Input::Died(identity) => self.died(identity),
+            Input::Died(identity) => self.died(now, identity),
             Input::Silent(identity) => {
                 if self.breaks(Mutant::EvidenceFromSilence) {
-                    self.died(identity);
+                    self.died(now, identity);
                 }
             }
-            Input::Fenced(_) => {}
-            Input::Shutdown => self.shut_down(&mut orders),
+            Input::Fenced(term) => self.fenced(now, term, &mut orders),
+            Input::Shutdown => self.shut_down(now, &mut orders),
             Input::Drained => {
                 if matches!(self.state, State::Draining { .. }) {
                     self.state = State::Releasing;
                 }
             }
         }
+        self.look_for_impostor(now, &mut orders);
         self.proceed(now, &mut orders);
         Step { orders, wake_at: self.wake_at(now) }
     }
@@ -196,13 +228,25 @@ impl Elector {
         self.highest
     }
 
-    fn end_by_time(&mut self, now: BootTime, orders: &mut Vec<Order>) {
-        match &self.state {
-            State::Holding(holding) if now >= holding.claim.ends => self.step_down(StepDown::Expired, orders),
-            // Each request of the claim had a deadline inside it.
-            State::Draining { ends } if now >= *ends => self.state = State::Releasing,
-            _ => {}
-        }
+    /// The Lease in another process's name, as last seen: the process whose pulse matters.
+    pub fn leader_elsewhere(&self) -> Option<&Arc<Lease>> {
+        let lease = self.seen.as_ref()?.copy.lease()?;
+        (lease.holder().is_some() && !self.names_me(lease)).then_some(lease)
+    }
+
+    /// Why the Lease as last seen may be taken, and since when or from when on; whether
+    /// this replica leads makes no difference. Nothing, when it has not been looked at.
+    pub fn vacancy(&self) -> Option<(Cause, BootTime)> {
+        let seen = self.seen.as_ref()?;
+        Some(match seen.occupant {
+            Occupant::Nobody if seen.copy.lease().is_some_and(|lease| lease.is_released()) => {
+                (Cause::Released, seen.since)
+            }
+            Occupant::Nobody => (Cause::First, seen.since),
+            Occupant::Dead => (Cause::Died, seen.since),
+            Occupant::Other => (Cause::Expired, seen.since.plus(seen.wait)),
+            Occupant::Me | Occupant::MeUntil(_) => (Cause::Own, seen.since),
+        })
     }
 
     /// Takes note of a copy that differs from the last one, or was read on purpose.
@@ -222,12 +266,11 @@ impl Elector {
         if self.doubt && occupant == Occupant::Me && leads_until.is_none() {
             occupant = Occupant::Other;
         }
-        let holder = copy.lease().and_then(|lease| lease.holder());
-        if occupant == Occupant::Other && holder.is_some() && holder == self.dead.as_deref() {
+        let own = self.settings.durations.lease();
+        if self.evidence.judge(now, &copy, own) && occupant == Occupant::Other {
             occupant = Occupant::Dead;
         }
         let first = self.seen.is_none();
-        let own = self.settings.durations.lease();
         let theirs = copy.lease().and_then(|lease| lease.duration()).unwrap_or(own);
         // Never less than our own: a number that was edited downwards ends no claim.
         let wait = theirs.clamp(own, LONGEST_LEASE.max(own));
@@ -237,7 +280,7 @@ impl Elector {
         if let State::Holding(_) = self.state
             && let Some(reason) = self.lost()
         {
-            self.step_down(reason, orders);
+            self.step_down(now, reason, orders);
         }
         self.end_without_election(first, orders);
         self.announce_standby(orders);
@@ -269,163 +312,6 @@ impl Elector {
         }
     }
 
-    fn answered(
-        &mut self,
-        now: BootTime,
-        id: u64,
-        result: Result<Arc<Lease>, Failure>,
-        orders: &mut Vec<Order>,
-    ) {
-        let Some(pending) = self.pending.take_if(|pending| pending.id == id) else {
-            return;
-        };
-        let definite = result != Err(Failure::Unknown);
-        if definite {
-            self.heard = now;
-        }
-        let create = matches!(pending.request, Request::Write { create: true, .. });
-        match (pending.request, result) {
-            (Request::Read, Ok(lease)) => {
-                (self.stale, self.unsure) = (false, false);
-                self.observe(now, Copy::Present(lease), orders);
-            }
-            (Request::Read, Err(Failure::Absent)) => {
-                (self.stale, self.unsure) = (false, false);
-                self.observe(now, self.gone(), orders);
-            }
-            (Request::Write { purpose, term, .. }, Ok(lease)) => {
-                let copy = Copy::Present(lease);
-                if self.seen.as_ref().is_none_or(|seen| copy.is_newer_than(&seen.copy)) {
-                    self.observe(now, copy, orders);
-                }
-                if !(create && self.doubt) {
-                    self.written(now, purpose, term, pending.sent, orders);
-                }
-            }
-            (Request::Write { create: false, .. }, Err(Failure::Absent)) => {
-                self.observe(now, self.gone(), orders);
-            }
-            (Request::Write { .. }, Err(Failure::Conflict)) => self.stale = true,
-            (request, Err(failure)) => {
-                self.stale = true;
-                self.unsure |= request != Request::Read && failure == Failure::Unknown;
-                self.not_before = now.plus(self.pause());
-            }
-        }
-        self.create_out &= !(create && definite);
-    }
-
-    /// An absence that was found by asking: it is later than the copy before it.
-    fn gone(&self) -> Copy {
-        Copy::Absent { at: self.seen.as_ref().and_then(|seen| seen.copy.version()) }
-    }
-
-    /// The API server accepted a write that was sent at `sent`.
-    fn written(
-        &mut self,
-        now: BootTime,
-        purpose: Purpose,
-        term: Term,
-        sent: BootTime,
-        orders: &mut Vec<Order>,
-    ) {
-        let durations = self.settings.durations;
-        let sent = if self.breaks(Mutant::ResponseAnchored) { now } else { sent };
-        let ends = sent.plus(durations.renew_deadline());
-        self.highest = self.highest.max(term);
-        let in_time = now < ends && self.lost().is_none();
-        match (&mut self.state, purpose) {
-            (State::Standby, Purpose::Acquire) if self.ending => self.state = State::Releasing,
-            (State::Standby, Purpose::Acquire) if in_time => {
-                let claim = Claim { holder: self.settings.identity.clone(), term, ends };
-                (self.create_out, self.doubt) = (false, false);
-                orders.push(Order::Prepare(claim.clone()));
-                self.state = State::Holding(Holding {
-                    claim,
-                    renew_at: sent.plus(durations.retry_period()),
-                    preparation: Preparation::Running,
-                    raise: false,
-                });
-            }
-            (State::Holding(holding), Purpose::Renew) => {
-                let raised = holding.claim.term != term;
-                holding.claim = Claim { term, ends, ..holding.claim.clone() };
-                holding.renew_at = sent.plus(durations.retry_period());
-                if raised {
-                    holding.raise = false;
-                    holding.preparation = Preparation::Running;
-                    orders.push(Order::Prepare(holding.claim.clone()));
-                } else if holding.preparation == Preparation::Done {
-                    orders.push(Order::OpenGate(holding.claim.clone()));
-                }
-            }
-            (State::Releasing, Purpose::Release) => self.end(orders),
-            _ => {}
-        }
-    }
-
-    /// There is evidence that this process has ended.
-    fn died(&mut self, identity: Arc<str>) {
-        if identity == self.settings.identity {
-            return;
-        }
-        if let Some(seen) = &mut self.seen
-            && seen.occupant == Occupant::Other
-            && seen.copy.lease().is_some_and(|lease| lease.holder() == Some(&*identity))
-        {
-            seen.occupant = Occupant::Dead;
-        }
-        self.dead = Some(identity);
-    }
-
-    fn term_seen(&mut self, term: Term) {
-        self.highest = self.highest.max(term);
-        if let State::Holding(holding) = &mut self.state
-            && holding.preparation != Preparation::Done
-            && term >= holding.claim.term
-        {
-            holding.raise = true;
-        }
-    }
-
-    fn prepared(&mut self, now: BootTime, term: Term, done: bool, orders: &mut Vec<Order>) {
-        let again = now.plus(self.pause());
-        let State::Holding(holding) = &mut self.state else {
-            return;
-        };
-        if holding.claim.term != term || holding.preparation != Preparation::Running {
-            return;
-        }
-        if !done {
-            holding.preparation = Preparation::Again { at: again };
-            return;
-        }
-        holding.preparation = Preparation::Done;
-        let leading = Leadership::Leading(holding.claim.clone());
-        orders.push(Order::OpenGate(holding.claim.clone()));
-        orders.push(Order::Announce(leading.clone()));
-        self.announced = Some(leading);
-    }
-
-    fn shut_down(&mut self, orders: &mut Vec<Order>) {
-        self.ending = true;
-        if let State::Holding(holding) = &self.state {
-            let ends = holding.claim.ends;
-            self.step_down(StepDown::Shutdown, orders);
-            self.state = State::Draining { ends };
-            if self.breaks(Mutant::ReleaseBeforeDrain) {
-                self.state = State::Releasing;
-            }
-            orders.push(Order::WaitDrain);
-        }
-    }
-
-    fn step_down(&mut self, reason: StepDown, orders: &mut Vec<Order>) {
-        self.state = State::Standby;
-        orders.push(Order::CloseGate(reason));
-        self.announce_standby(orders);
-    }
-
     fn announce_standby(&mut self, orders: &mut Vec<Order>) {
         if matches!(self.state, State::Standby) {
             let standby = Leadership::Standby { holder: self.holder() };
@@ -434,134 +320,6 @@ impl Elector {
                 self.announced = Some(standby);
             }
         }
-    }
-
-    fn end(&mut self, orders: &mut Vec<Order>) {
-        self.state = State::Ended;
-        self.pending = None;
-        orders.push(Order::End(Ok(())));
-    }
-
-    /// Orders the next request, if one is due.
-    fn proceed(&mut self, now: BootTime, orders: &mut Vec<Order>) {
-        self.prepare_again(now, orders);
-        let pending = self.pending.as_ref().map(|pending| pending.request);
-        if matches!(self.state, State::Standby) && self.ending {
-            match pending {
-                None | Some(Request::Read) if self.is_mine() || self.unsure => self.state = State::Releasing,
-                None | Some(Request::Read) => return self.end(orders),
-                Some(Request::Write { .. }) => return,
-            }
-        }
-        if matches!(self.state, State::Releasing) && !self.is_mine() && !self.stale {
-            return self.end(orders);
-        }
-        if self.pending.is_some() || now < self.not_before {
-            return;
-        }
-        let next = match &self.state {
-            State::Draining { .. } | State::Ended => None,
-            _ if self.stale => Some(None),
-            State::Standby => self.standby_request(now),
-            State::Holding(holding) => {
-                let term = if holding.raise { self.next_term() } else { holding.claim.term };
-                (holding.raise || now >= holding.renew_at).then_some(Some((Purpose::Renew, term)))
-            }
-            State::Releasing => Some(Some((Purpose::Release, self.highest))),
-        };
-        match next {
-            Some(Some((purpose, term))) => self.write(now, purpose, term, orders),
-            Some(None) => self.read(now, orders),
-            None => {}
-        }
-    }
-
-    fn prepare_again(&mut self, now: BootTime, orders: &mut Vec<Order>) {
-        if let State::Holding(holding) = &mut self.state
-            && let Preparation::Again { at } = holding.preparation
-            && now >= at
-        {
-            holding.preparation = Preparation::Running;
-            orders.push(Order::Prepare(holding.claim.clone()));
-        }
-    }
-
-    /// What a standby has to send: a write, a read (`Some(None)`), or nothing.
-    fn standby_request(&self, now: BootTime) -> Option<Option<(Purpose, Term)>> {
-        if self.seen.as_ref().map(|seen| seen.free_at(now)).is_none_or(|at| now >= at) {
-            return Some(self.seen.as_ref().map(|_| (Purpose::Acquire, self.next_term())));
-        }
-        (now >= self.heard.plus(self.settings.durations.silence())).then_some(None)
-    }
-
-    fn read(&mut self, now: BootTime, orders: &mut Vec<Order>) {
-        let id = self.request(now, Request::Read);
-        orders.push(Order::Read { id, timeout: self.timeout(now) });
-    }
-
-    fn write(&mut self, now: BootTime, purpose: Purpose, term: Term, orders: &mut Vec<Order>) {
-        let mut base = self.seen.as_ref().and_then(|seen| seen.copy.lease()).cloned();
-        if self.breaks(Mutant::NoResourceVersion)
-            && let Some(base) = &mut base
-        {
-            Arc::make_mut(base).metadata.resource_version = None;
-        }
-        self.create_out |= base.is_none();
-        let id = self.request(now, Request::Write { purpose, term, create: base.is_none() });
-        orders.push(Order::Write(Write {
-            id,
-            purpose,
-            base,
-            holder: self.settings.identity.clone(),
-            term,
-            lease_duration: self.settings.durations.lease(),
-            pulse: self.settings.pulse.clone(),
-            timeout: self.timeout(now),
-        }));
-    }
-
-    fn request(&mut self, now: BootTime, request: Request) -> u64 {
-        self.next_id += 1;
-        self.pending = Some(Pending { id: self.next_id, sent: now, request });
-        self.next_id
-    }
-
-    fn timeout(&self, now: BootTime) -> Duration {
-        let most = self.settings.durations.request_timeout();
-        if self.breaks(Mutant::ResponseAnchored) {
-            return self.settings.durations.renew_deadline();
-        }
-        match &self.state {
-            State::Holding(holding) => most.min(holding.claim.ends.since(now)),
-            _ => most,
-        }
-    }
-
-    fn wake_at(&self, now: BootTime) -> Option<BootTime> {
-        let durations = self.settings.durations;
-        let own = match &self.state {
-            State::Holding(holding) => holding.claim.ends,
-            State::Draining { ends } => return Some(*ends),
-            State::Ended => return None,
-            State::Standby | State::Releasing => BootTime(u64::MAX),
-        };
-        let prepare = match &self.state {
-            State::Holding(Holding { preparation: Preparation::Again { at }, .. }) => *at,
-            _ => BootTime(u64::MAX),
-        };
-        if self.pending.is_some() {
-            return Some(own.min(prepare)).filter(|at| *at != BootTime(u64::MAX));
-        }
-        let request = match &self.state {
-            _ if self.stale => self.not_before,
-            State::Holding(holding) => holding.renew_at,
-            State::Standby => {
-                let silent = self.heard.plus(durations.silence());
-                self.seen.as_ref().map(|seen| seen.free_at(now)).map_or(silent, |at| at.min(silent))
-            }
-            _ => self.not_before,
-        };
-        Some(own.min(prepare).min(request.max(self.not_before)))
     }
 
     fn holder(&self) -> Option<Arc<str>> {
@@ -578,14 +336,9 @@ impl Elector {
         lease.holder() == Some(&*self.settings.identity)
     }
 
-    /// The number of the next term: above all that were ever seen.
-    fn next_term(&self) -> Term {
-        let lease = self.seen.as_ref().and_then(|seen| seen.copy.lease());
-        if self.breaks(Mutant::TermFromTransitions) {
-            let transitions = lease.and_then(|lease| lease.spec.lease_transitions).unwrap_or_default();
-            return Term(u64::try_from(transitions).unwrap_or_default().saturating_add(1));
-        }
-        Term(self.highest.0.saturating_add(1))
+    /// Whether a write of ours is on its way.
+    fn writes(&self) -> bool {
+        self.pending.as_ref().is_some_and(|pending| pending.request != Request::Read)
     }
 
     /// Whether this rule is broken on purpose. Never, without the feature `mutants`.
@@ -604,30 +357,5 @@ impl Elector {
         let now_ms = zero_ms.saturating_add(i64::try_from(now.0 / 1_000_000).ok()?);
         let ago = u64::try_from(now_ms.saturating_sub(renewed.as_millisecond())).unwrap_or_default();
         Some(lease.duration()?.saturating_sub(Duration::from_millis(ago)))
-    }
-
-    /// The pause after a failure: a quarter to three quarters of a retry period, so that
-    /// attempts do not fall into step with a fault that comes and goes.
-    fn pause(&mut self) -> Duration {
-        self.settings.durations.retry_period().mul_f64(0.25 + 0.5 * self.chance.next())
-    }
-}
-
-/// A small generator (SplitMix64): pauses need spread, not secrecy, and tests need replay.
-/// From zero it always gives the middle.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Chance(u64);
-
-impl Chance {
-    /// The next number in `0.0..1.0`.
-    fn next(&mut self) -> f64 {
-        if self.0 == 0 {
-            return 0.5;
-        }
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
     }
 }

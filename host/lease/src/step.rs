@@ -144,6 +144,34 @@ impl Hash for Leadership {
     }
 }
 
+/// Why the Lease was free to be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// Nobody had ever held it, or there was none.
+    First,
+    /// Its holder gave it up after its last write.
+    Released,
+    /// Its holder's process has ended: there is evidence.
+    Died,
+    /// It was not renewed for a whole lease duration.
+    Expired,
+    /// It was this replica's own: its claim had ended, or came to nothing.
+    Own,
+}
+
+impl Cause {
+    /// A label value for metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::First => "first",
+            Cause::Released => "released",
+            Cause::Died => "died",
+            Cause::Expired => "expired",
+            Cause::Own => "own",
+        }
+    }
+}
+
 /// Why a leader stopped.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum StepDown {
