@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use windlass_core::claim::{Claim, NotLeading};
+use windlass_core::claim::NotLeading;
 use windlass_core::class::Class;
 use windlass_core::code::printable;
 use windlass_core::ports::ApplyError;
@@ -26,6 +26,8 @@ pub(crate) struct Failed {
     pub(crate) code: Option<u16>,
     /// The write may have been carried out all the same.
     pub(crate) unknown: bool,
+    /// The fence refused exactly our claim.
+    pub(crate) fenced: bool,
     /// One sentence, printable.
     pub(crate) message: String,
     /// How long the server asked to wait.
@@ -35,7 +37,7 @@ pub(crate) struct Failed {
 impl Failed {
     /// A failure that the host found without asking.
     pub(crate) fn new(class: Class, message: impl Into<String>) -> Self {
-        Self { class, code: None, unknown: false, message: message.into(), retry_after: None }
+        Self { class, code: None, unknown: false, fenced: false, message: message.into(), retry_after: None }
     }
 
     /// A 2xx answer whose body is not what it should be: who knows what answered.
@@ -114,7 +116,9 @@ const TERMINATING: &str = "namespace is terminating";
 pub(crate) fn refused(reply: &Reply, actor: &Actor<'_>) -> Failed {
     let status = Status::of(reply);
     let said = status.words(reply);
+    let fenced = reply.code == 403 && is_fenced(&said, actor);
     let (class, message) = match reply.code {
+        403 if fenced => (Class::Fatal, format!("another replica leads: {said}")),
         401 => (Class::Transient, format!("the host's credentials are not accepted: {said}")),
         403 => forbidden(&status, &said, actor),
         404 => (Class::Conflict, format!("not found: {said}")),
@@ -135,6 +139,7 @@ pub(crate) fn refused(reply: &Reply, actor: &Actor<'_>) -> Failed {
         code: Some(reply.code),
         // A gateway's or etcd's timeout, or a crash half way; 503 and 429 are given before any work.
         unknown: matches!(reply.code, 408 | 500 | 502 | 504),
+        fenced,
         message,
         retry_after: reply.retry_after.or(status.retry_after()).or(terminating),
     }
@@ -146,11 +151,6 @@ pub(crate) fn is_status(reply: &Reply) -> bool {
 }
 
 fn forbidden(status: &Status, said: &str, actor: &Actor<'_>) -> (Class, String) {
-    if let Actor::Plugin { claim, .. } = actor
-        && is_fenced(said, claim)
-    {
-        return (Class::Fatal, format!("another replica leads: {said}"));
-    }
     if said.contains("cannot impersonate") {
         // An API server that has just started says so until its RBAC is loaded.
         return (Class::Transient, format!("the host may not act as the plugin: {said}"));
@@ -172,7 +172,8 @@ fn forbidden(status: &Status, said: &str, actor: &Actor<'_>) -> (Class, String) 
 
 /// The fence's own words about exactly our claim; nobody else's refusal can end a
 /// pass as if leadership were lost.
-fn is_fenced(said: &str, claim: &Claim) -> bool {
+fn is_fenced(said: &str, actor: &Actor<'_>) -> bool {
+    let Actor::Plugin { claim, .. } = actor else { return false };
     said.contains("ValidatingAdmissionPolicy") && said.contains(&format!("denied request: fenced: {claim}"))
 }
 
@@ -207,7 +208,7 @@ impl Status {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
-    use windlass_core::claim::{BootTime, Term};
+    use windlass_core::claim::{BootTime, Claim, Term};
     use windlass_core::name::PluginName;
 
     fn reply(code: u16, body: &Value) -> Reply {
@@ -258,7 +259,8 @@ mod tests {
     fn the_fence_means_that_another_leads_but_only_in_its_own_words() {
         let fence = "configmaps \"a\" is forbidden: ValidatingAdmissionPolicy 'windlass-fence' with binding \
                      'windlass-fence' denied request: fenced: a/3 is not the current claim";
-        assert_eq!(judged(403, &status(fence)).class, Class::Fatal);
+        let fenced = judged(403, &status(fence));
+        assert_eq!((fenced.class, fenced.fenced), (Class::Fatal, true));
         assert_eq!(judged(422, &status(fence)).class, Class::Permanent);
         assert_eq!(judged(403, &status("fenced: a/3 is not the current claim")).class, Class::Permanent);
         assert_eq!(judged(403, &status(&fence.replace("a/3", "b/3"))).class, Class::Permanent);

@@ -38,4 +38,4 @@ mod tests;
 pub use announce::{Announcement, PluginConfigMap};
 pub use request::service_account;
 pub use role::Role;
-pub use writer::{Config, Observe, Verb, Writer};
+pub use writer::{Config, FENCE_SETTLES, Observe, Verb, Writer};

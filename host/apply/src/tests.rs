@@ -1,5 +1,7 @@
 //! The steps and their order against a scripted API server, on paused time.
 
+mod fence;
+
 use std::time::Duration;
 
 use http::StatusCode;
@@ -162,17 +164,6 @@ async fn a_claim_lost_between_two_steps_ends_the_plan_before_the_next_request() 
     assert_eq!(versions(&applied), [("c1", Some(43))], "what was written before is told");
     assert_eq!(api.requests().len(), 1);
     assert_eq!(api.gate.in_flight(), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_fences_refusal_is_a_lost_claim() {
-    let api = Api::new();
-    let said = "configmaps \"a-cfg\" is forbidden: ValidatingAdmissionPolicy 'windlass-fence' with binding 'windlass-fence' \
-                denied request: fenced: host-0/3 is not the current claim";
-    api.answer(StatusCode::FORBIDDEN, failure(403, said));
-    let applied = run(&api, &[update(), status()]).await;
-    assert_eq!(class_of(&applied), Some(Class::Fatal));
-    assert_eq!(api.requests().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

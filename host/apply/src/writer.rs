@@ -25,6 +25,14 @@ const WARNINGS_MAX: usize = 1024;
 /// How long one warning is not logged again.
 const WARNING_EVERY: Duration = Duration::from_secs(3600);
 
+/// For how long of a term the fence's refusal of our own claim means that an API server
+/// has not heard of it yet. The slowest of 400 changes took 18 ms on one idle server, 41 ms
+/// on the second of two; after this a refusal is the loss of leadership.
+pub const FENCE_SETTLES: Duration = Duration::from_secs(1);
+/// Pauses before a write that the fence refused so early is sent again: doubled each time.
+const UNSEEN_PAUSE: Duration = Duration::from_millis(1);
+const UNSEEN_PAUSE_MAX: Duration = Duration::from_millis(50);
+
 /// How the [`Writer`] writes.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -99,11 +107,24 @@ impl fmt::Display for Verb {
     }
 }
 
-/// Counts writes. A seam for metrics; it must not wait.
+/// Hears of writes. A seam for metrics and for the election; it must not wait.
 pub trait Observe: Send + Sync + 'static {
     /// A write came to an end: accepted, or failed with a class. `None` as plugin
     /// is the host itself.
     fn wrote(&self, plugin: Option<&PluginName>, verb: Verb, result: Result<(), Class>, took: Duration);
+
+    /// The API server refused a write because `claim`, the one it was made under, is not
+    /// the current one: this replica no longer leads, whatever its Lease says, and the
+    /// election has to hear of it. Called for each such write; nothing by default.
+    fn fenced(&self, claim: &Claim) {
+        let _ = claim;
+    }
+
+    /// The same within [`FENCE_SETTLES`] of the term's beginning: an API server has not
+    /// heard of `claim` yet, and the write is sent again. Nothing by default.
+    fn fence_unseen(&self, claim: &Claim) {
+        let _ = claim;
+    }
 }
 
 /// Writes to the API server, each write under the claim.
@@ -113,7 +134,9 @@ pub trait Observe: Send + Sync + 'static {
 ///   moment; the permit is held until the answer has been read or the deadline has
 ///   passed. The deadline, on the wire as `?timeout=` and in this process, ends
 ///   inside the claim.
-/// * One attempt a write. Who wants another brings the key back.
+/// * One attempt a write, but for a claim that an API server has not heard of yet:
+///   then the refused request is sent again, under a permit of its own, until the term is
+///   [`FENCE_SETTLES`] old. Who wants any other attempt brings the key back.
 /// * Every write but a create carries uid, and resourceVersion where it was judged;
 ///   a create never overwrites.
 /// * A write whose outcome nobody knows is read back before its step returns.
@@ -193,13 +216,43 @@ impl Writer {
     }
 
     async fn send(&self, call: Call, actor: &Actor<'_>, claim: &Claim) -> Result<Reply, Failed> {
+        let mut pause = UNSEEN_PAUSE;
+        loop {
+            let (reply, age) = self.send_once(&call, actor, claim).await?;
+            if (200..300).contains(&reply.code) {
+                return Ok(reply);
+            }
+            let failed = refused(&reply, actor);
+            if !failed.fenced {
+                return Err(failed);
+            }
+            if age >= FENCE_SETTLES {
+                warn!(%claim, "the API server refuses writes under this claim: it is not the current one");
+                if let Some(observe) = &self.observe {
+                    observe.fenced(claim);
+                }
+                return Err(failed);
+            }
+            if let Some(observe) = &self.observe {
+                observe.fence_unseen(claim);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(UNSEEN_PAUSE_MAX);
+        }
+    }
+
+    /// One request under one permit; its answer, and the term's age when it was sent.
+    async fn send_once(
+        &self,
+        call: &Call,
+        actor: &Actor<'_>,
+        claim: &Claim,
+    ) -> Result<(Reply, Duration), Failed> {
         let Config { request_timeout, least, .. } = self.config;
         let permit = self.gate.permit(claim, self.clock.now(), request_timeout, least)?;
-        let request = call.build(actor, permit.timeout)?;
-        let reply = exchange(&self.client, request, permit.timeout).await;
-        drop(permit);
-        let reply = reply?;
-        if (200..300).contains(&reply.code) { Ok(reply) } else { Err(refused(&reply, actor)) }
+        let request = call.clone().build(actor, permit.timeout)?;
+        let reply = exchange(&self.client, request, permit.timeout).await?;
+        Ok((reply, permit.age))
     }
 
     /// Reads one object as the host; `None` when it does not exist. Needs no claim.

@@ -6,10 +6,12 @@
 //! starve its own renewals. What is absent here: any trust in another machine's clock,
 //! and any write that is not a compare-and-swap on the copy that was judged.
 
+pub mod claim_role;
 pub mod clock;
 pub mod driver;
 pub mod durations;
 pub mod elector;
+pub mod fence;
 pub mod hook;
 pub mod mutant;
 pub mod record;

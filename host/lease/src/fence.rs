@@ -1,0 +1,161 @@
+//! Whether the API server judges claims: a look at the fence's policy and binding.
+//!
+//! Everything else holds without the fence; a person should know whether it is there.
+//! What is looked at is what would be enforced, for this very namespace: a policy that
+//! was copied from another installation and never adapted is no fence.
+
+use std::time::Duration;
+
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use kube::client::Body;
+use serde_json::Value;
+
+/// Name of the policy and of its binding, in `deploy/components/fence`.
+pub const FENCE: &str = "windlass-fence";
+
+/// How long one look may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest answer that is read, in bytes.
+const ANSWER_MAX_BYTES: usize = 1 << 20;
+
+/// What a look at the fence found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// The API server refuses writes whose claim is not the current one.
+    Present,
+    /// It does not, and why: one sentence.
+    Absent(String),
+    /// It could not be found out, and why: one sentence that says what to do.
+    Unknown(String),
+}
+
+impl Presence {
+    /// A label value for metrics: `present`, `absent` or `unknown`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Presence::Present => "present",
+            Presence::Absent(_) => "absent",
+            Presence::Unknown(_) => "unknown",
+        }
+    }
+
+    /// Why it is not known to be there, for people; nothing when it is.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Presence::Present => None,
+            Presence::Absent(why) | Presence::Unknown(why) => Some(why),
+        }
+    }
+}
+
+/// Looks whether the fence stands for hosts in `namespace`: two reads, at most 5 s each.
+///
+/// Cancel safety: may be dropped at any time.
+pub async fn look(client: &kube::Client, namespace: &str) -> Presence {
+    let found = async {
+        let policy = read(client, "validatingadmissionpolicies").await?;
+        let binding = read(client, "validatingadmissionpolicybindings").await?;
+        judge(&policy, &binding, namespace).map_err(Presence::Absent)
+    };
+    match found.await {
+        Ok(()) => Presence::Present,
+        Err(presence) => presence,
+    }
+}
+
+/// Whether the two objects make a fence for `namespace`; if not, what is missing.
+fn judge(policy: &Value, binding: &Value, namespace: &str) -> Result<(), String> {
+    let spec = &policy["spec"];
+    let account = format!("'system:serviceaccount:{namespace}:'");
+    let conditions = spec["matchConditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let selects = |condition: &Value| condition["expression"].as_str().is_some_and(|e| e.contains(&account));
+    if !conditions.iter().any(selects) {
+        return Err(format!("the policy {FENCE} is for another namespace than {namespace}"));
+    }
+    if !spec["paramKind"].is_null() {
+        return Err(format!("the policy {FENCE} has parameters: it is not the one that is shipped"));
+    }
+    // The API server fills the default in.
+    if spec["failurePolicy"] == "Ignore" {
+        return Err(format!("the policy {FENCE} lets a request pass when it fails"));
+    }
+    if binding["spec"]["policyName"] != FENCE {
+        return Err(format!("the binding {FENCE} is for another policy"));
+    }
+    let actions = binding["spec"]["validationActions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !actions.iter().any(|action| action == "Deny") {
+        return Err(format!("the binding {FENCE} does not deny"));
+    }
+    if !binding["spec"]["matchResources"].is_null() {
+        return Err(format!("the binding {FENCE} is only for a part of the requests"));
+    }
+    for object in [policy, binding] {
+        if !object["metadata"]["deletionTimestamp"].is_null() {
+            return Err(format!("{FENCE} is being deleted"));
+        }
+    }
+    Ok(())
+}
+
+async fn read(client: &kube::Client, plural: &str) -> Result<Value, Presence> {
+    let unknown = |why: String| Presence::Unknown(format!("{plural}/{FENCE} cannot be read: {why}"));
+    let path = format!("/apis/admissionregistration.k8s.io/v1/{plural}/{FENCE}");
+    let request = Request::builder().method(Method::GET).uri(path).body(Body::empty());
+    let request = request.map_err(|e| unknown(e.to_string()))?;
+    let answer = async {
+        let response = client.send(request).await.map_err(|e| unknown(e.to_string()))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES).collect().await;
+        Ok((status, body.map_err(|e| unknown(e.to_string()))?.to_bytes()))
+    };
+    let answer = tokio::time::timeout(TIMEOUT, answer).await;
+    let (status, body) = answer.unwrap_or_else(|_| Err(unknown(format!("no answer within {TIMEOUT:?}"))))?;
+    match status {
+        StatusCode::OK => serde_json::from_slice(&body).map_err(|e| unknown(e.to_string())),
+        StatusCode::NOT_FOUND => Err(Presence::Absent(format!(
+            "{plural}/{FENCE} does not exist; deploy/components/fence brings it"
+        ))),
+        StatusCode::FORBIDDEN => Err(unknown(
+            "forbidden; deploy/components/fence grants it, and without that component there is no fence"
+                .to_owned(),
+        )),
+        status => Err(unknown(status.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn policy() -> Value {
+        json!({"spec": {"failurePolicy": "Fail", "matchConditions": [
+            {"name": "a", "expression": "request.userInfo.username.startsWith('system:serviceaccount:sys:')"}]}})
+    }
+
+    fn binding() -> Value {
+        json!({"spec": {"policyName": FENCE, "validationActions": ["Deny", "Audit"]}})
+    }
+
+    #[test]
+    fn a_fence_is_only_what_refuses_for_this_namespace() {
+        assert_eq!(judge(&policy(), &binding(), "sys"), Ok(()));
+        assert!(judge(&policy(), &binding(), "other").is_err());
+        let changed = |at: &str, to: Value| {
+            let (mut policy, mut binding) = (policy(), binding());
+            match at.strip_prefix("/policy") {
+                Some(at) => policy["spec"][at] = to,
+                None => binding["spec"][at] = to,
+            }
+            judge(&policy, &binding, "sys")
+        };
+        assert!(changed("/policyfailurePolicy", json!("Ignore")).is_err());
+        assert!(changed("/policyparamKind", json!({"kind": "ConfigMap"})).is_err());
+        assert!(changed("/policymatchConditions", json!([])).is_err());
+        assert!(changed("validationActions", json!(["Audit"])).is_err());
+        assert!(changed("validationActions", Value::Null).is_err());
+        assert!(changed("policyName", json!("other")).is_err());
+        assert!(changed("matchResources", json!({"namespaceSelector": {}})).is_err());
+    }
+}
