@@ -23,6 +23,12 @@ pub enum Outcome {
         /// Requests that were accepted; at least one.
         writes: usize,
     },
+    /// A standby found that it is not as it should be: a leader is to decide it anew, and
+    /// to write.
+    Planned {
+        /// Requests that a leader would send now; 0 when there is only something to say.
+        steps: usize,
+    },
     /// The cache has not seen our own last writes yet: look again when it has.
     Waiting,
     /// The pass failed.
@@ -71,6 +77,7 @@ impl Outcome {
             Outcome::Converged { requeue_after: None, .. } => Next::OnChange,
             Outcome::Converged { requeue_after: Some(after), .. } => Next::After(*after),
             Outcome::Overtaken { .. } => Next::After(OVERTAKEN),
+            Outcome::Planned { .. } => Next::WhenLeading,
             Outcome::Waiting => Next::After(WAITING),
             Outcome::Failed(failure) => match failure.class {
                 Class::Transient | Class::Permanent | Class::Guest => Next::Backoff,
@@ -86,6 +93,7 @@ impl Outcome {
             Outcome::Gone | Outcome::Converged { requeue_after: None, .. } => "success",
             Outcome::Converged { .. } => "requeue_after",
             Outcome::Overtaken { .. } | Outcome::Waiting => "requeue",
+            Outcome::Planned { .. } => "planned",
             Outcome::Failed(_) => "error",
         }
     }
@@ -104,6 +112,7 @@ mod tests {
             (Outcome::Converged { writes: 3, requeue_after: None }, Next::OnChange),
             (Outcome::Converged { writes: 0, requeue_after: Some(hour) }, Next::After(hour)),
             (Outcome::Overtaken { writes: 1 }, Next::After(OVERTAKEN)),
+            (Outcome::Planned { steps: 2 }, Next::WhenLeading),
             (Outcome::Waiting, Next::After(WAITING)),
             (failed(Class::Conflict), Next::Soon),
             (failed(Class::Transient), Next::Backoff),

@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use crate::lanes::Urgency;
 
-/// How long a key stays away whose pass found that this replica does not lead.
-/// Only a safety net: the queue is paused then, and resumed with the next term.
+/// How long a key stays away whose pass lost its leadership although nobody has told
+/// the queue. Only a safety net: the next term brings it at once.
 const LEADING: Duration = Duration::from_millis(250);
 
 /// What is known of one key.
@@ -33,7 +33,9 @@ pub(crate) enum Place {
     /// In its plugin's lane at `order`.
     Ready { since: Instant, order: u64 },
     /// In `State::due`.
-    Delayed { due: Instant, failed: bool },
+    Delayed { due: Instant, why: Why },
+    /// At rest until this replica leads, or something changes.
+    Parked { since: Instant },
     /// With somebody who holds a `Running`.
     Running {
         since: Instant,
@@ -41,7 +43,21 @@ pub(crate) enum Place {
         again: Option<Instant>,
         /// Whether its plugin was forgotten meanwhile.
         forgotten: bool,
+        /// `State::era` when it was handed out.
+        era: u64,
     },
+}
+
+/// What a delayed key waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The end of its backoff.
+    Failed,
+    /// A time that was asked for.
+    Asked,
+    /// This replica to lead, which ends the wait at once, or else a moment in which
+    /// more may change.
+    Standby,
 }
 
 /// How a pass ended, with every pause already computed.
@@ -56,13 +72,14 @@ pub(crate) enum Ended {
         pause: Duration,
         floor: Duration,
     },
-    WhenLeading,
+    /// Only a leader can go on; it is then as urgent as this.
+    WhenLeading(Urgency),
 }
 
 impl Entry {
     pub(crate) fn new(offered: u64, urgency: Urgency, now: Instant) -> Self {
         Self {
-            place: Place::Delayed { due: now, failed: false },
+            place: Place::Delayed { due: now, why: Why::Asked },
             urgency,
             failures: 0,
             hurried: 0,
@@ -70,6 +87,16 @@ impl Entry {
             floor: None,
             offered,
         }
+    }
+
+    /// Whether it waits for somebody to take it, and for nothing else.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        matches!(self.place, Place::Ready { .. } | Place::Parked { .. })
+    }
+
+    /// Nothing that happened to it so far delays it any more.
+    pub(crate) fn start_over(&mut self) {
+        (self.failures, self.hurried, self.forward, self.floor) = (0, 0, false, None);
     }
 
     /// Counts the failure, or forgets all of them. Answers after which pause it
@@ -93,7 +120,7 @@ impl Entry {
                 self.hurried = if forward { self.hurried + 1 } else { 0 };
                 (Some(pause), Some(floor.min(pause)))
             }
-            Ended::WhenLeading => (Some(LEADING), Some(LEADING)),
+            Ended::WhenLeading(_) => (Some(LEADING), Some(LEADING)),
         }
     }
 }

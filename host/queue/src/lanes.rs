@@ -12,6 +12,8 @@ use windlass_core::name::PluginName;
 /// How soon a key wants to be looked at among those of its own plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
+    /// A standby found that it is not as it should be: first when that one leads.
+    Takeover,
     /// Something changed, or a pause ran out.
     Change,
     /// Nothing is known to have changed: a resync.
@@ -102,7 +104,9 @@ impl Lane {
     fn take(&mut self) -> Option<Key> {
         self.taken += 1;
         self.in_work += 1;
-        if self.taken.is_multiple_of(RESYNC_SHARE) {
+        // What waits for a takeover is soon worked off, and nothing goes before it.
+        let takeover = self.ready.first_key_value().is_some_and(|(place, _)| place.0 == Urgency::Takeover);
+        if self.taken.is_multiple_of(RESYNC_SHARE) && !takeover {
             let oldest = self.ready.range((Urgency::Resync, 0)..).next();
             if let Some(place) = oldest.map(|(place, _)| *place) {
                 return self.ready.remove(&place);
@@ -133,7 +137,7 @@ mod tests {
         names.join(" ")
     }
 
-    use Urgency::{Change, Resync};
+    use Urgency::{Change, Resync, Takeover};
 
     #[test]
     fn a_plugin_with_few_keys_does_not_queue_behind_one_with_many() {
@@ -167,6 +171,13 @@ mod tests {
         let mut keys = vec![("a", "r", Resync)];
         keys.extend((0..9).map(|_| ("a", "c", Change)));
         assert_eq!(names(&mut lanes(&keys), 10), "c c c c c c c r c c");
+    }
+
+    #[test]
+    fn nothing_goes_before_what_waits_for_a_takeover() {
+        let mut keys = vec![("a", "r", Resync), ("a", "c", Change)];
+        keys.extend((0..9).map(|_| ("a", "t", Takeover)));
+        assert_eq!(names(&mut lanes(&keys), 11), "t t t t t t t t t c r");
     }
 
     #[test]

@@ -20,10 +20,16 @@
 //! pause after a failure has a floor that no event gets below, and the floor grows
 //! too while failures follow each other by events alone ([`Config::hurry`]).
 //!
+//! # Standing by
+//! A standby's keys are handed out too, so that its passes find out what a leader would
+//! have to do. A key that is as it should be leaves the queue; one that is not rests
+//! ([`Next::WhenLeading`](windlass_core::outcome::Next)) until [`Queue::lead`] hands it
+//! out first, or until it changes and is looked at again.
+//!
 //! # Bounds
 //! One entry for each key that somebody offered and that has not been worked off:
 //! at most one for each primary object. While the queue is paused nothing is
-//! worked off; [`Queue::waiting`] and [`Queue::discard`] let its owner drop keys
+//! worked off, and what rests on a standby is not either; [`Queue::waiting`] and [`Queue::discard`] let its owner drop keys
 //! whose object is gone.
 
 mod entry;

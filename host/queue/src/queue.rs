@@ -15,7 +15,7 @@ use windlass_core::ports::Sink;
 use crate::entry::Ended;
 use crate::lanes::Urgency;
 use crate::running::Running;
-use crate::state::{State, Stats, Waiting};
+use crate::state::{Sizes, State, Stats, Waiting};
 use crate::view::View;
 
 /// How a queue behaves.
@@ -27,8 +27,10 @@ pub struct Config {
     /// grows while each failure follows an event. Default 100 ms, doubling to 5 s:
     /// a mended object is looked at after at most so long.
     pub hurry: Backoff,
-    /// Whether the queue begins paused, as a standby's does. Default false.
+    /// Whether the queue begins paused. Default false.
     pub paused: bool,
+    /// Whether the queue begins as a standby's, see [`Queue::stand_by`]. Default false.
+    pub standby: bool,
 }
 
 const fn backoff(first: Duration, most: Duration) -> Backoff {
@@ -43,7 +45,7 @@ const HURRY: Backoff = backoff(Duration::from_millis(100), Duration::from_secs(5
 
 impl Default for Config {
     fn default() -> Self {
-        Self { backoff: BACKOFF, hurry: HURRY, paused: false }
+        Self { backoff: BACKOFF, hurry: HURRY, paused: false, standby: false }
     }
 }
 
@@ -82,7 +84,7 @@ impl Queue {
     /// An empty queue that tells `observer` of its durations.
     pub fn observed(config: Config, observer: impl Observer) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::new(State::paused(config.paused)),
+            state: Mutex::new(State::new(config.paused, config.standby)),
             wake: Notify::new(),
             config,
             observer: Box::new(observer),
@@ -151,15 +153,43 @@ impl Queue {
         self.lock().is_paused()
     }
 
-    /// Keys that are ready now, for [`discard`](Self::discard): while the queue is
-    /// paused nobody else finds out that an object is gone.
+    /// This replica leads from now on, in a new term. What it found as a standby not to
+    /// be where it should be is handed out first; then whatever changed a moment ago or
+    /// failed when it was looked at last, without what is left of its backoff. Every
+    /// other key stays where it is: a settled one costs nothing. Meant to be called
+    /// after the gate has been opened; also when nobody told of an end between two terms.
+    pub fn lead(&self) {
+        self.lock().lead(Instant::now());
+        self.wake.notify_one();
+    }
+
+    /// This replica only looks from now on: keys are handed out as ever, and one whose
+    /// pass ends with [`Next::WhenLeading`](windlass_core::outcome::Next) rests until
+    /// [`lead`](Self::lead) or the next change. Changes gather for a moment (100 ms), so
+    /// that a key is not looked at more often than that. No key is lost.
+    pub fn stand_by(&self) {
+        self.lock().stand_by();
+    }
+
+    /// Whether this replica only looks.
+    pub fn is_standing_by(&self) -> bool {
+        self.lock().is_standing_by()
+    }
+
+    /// Keys that rest until this replica leads.
+    pub fn parked(&self) -> usize {
+        self.lock().sizes(Instant::now()).parked
+    }
+
+    /// Keys that are ready or parked now, for [`discard`](Self::discard): while the queue
+    /// is paused nobody else finds out that an object is gone.
     pub fn waiting(&self) -> Vec<Waiting> {
         let mut state = self.lock();
         state.promote(Instant::now());
         state.waiting()
     }
 
-    /// Drops a key that is still ready, unless it has been offered again since
+    /// Drops a key that is still ready or parked, unless it has been offered again since
     /// [`waiting`](Self::waiting) listed it. Answers whether it was dropped.
     pub fn discard(&self, waiting: &Waiting) -> bool {
         self.lock().discard(waiting)
@@ -167,20 +197,20 @@ impl Queue {
 
     /// Keys that could be handed out now.
     pub fn depth(&self) -> usize {
-        self.lock().sizes(Instant::now()).0
+        self.lock().sizes(Instant::now()).ready
     }
 
     /// Keys that wait for their time.
     pub fn delayed(&self) -> usize {
-        self.lock().sizes(Instant::now()).1
+        self.lock().sizes(Instant::now()).delayed
     }
 
     /// Keys that run.
     pub fn in_flight(&self) -> usize {
-        self.lock().sizes(Instant::now()).2
+        self.lock().sizes(Instant::now()).running
     }
 
-    /// All keys: ready, delayed and running.
+    /// All keys: ready, delayed, running and parked.
     pub fn len(&self) -> usize {
         self.lock().entries.len()
     }
@@ -197,7 +227,7 @@ impl Queue {
     }
 
     /// What `/debug/queue` shows: at most [`ROWS_MAX`](crate::ROWS_MAX) keys, those
-    /// that run first, then by when they are due.
+    /// that run first, then by when they are due, then those that are parked.
     pub fn snapshot(&self) -> View {
         View::of(&mut self.lock(), Instant::now())
     }
@@ -238,8 +268,8 @@ impl Sink for Queue {
 
 impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (depth, delayed, in_flight) = self.lock().sizes(Instant::now());
-        write!(f, "Queue {{ {depth} ready, {delayed} delayed, {in_flight} running }}")
+        let Sizes { ready, delayed, running, parked } = self.lock().sizes(Instant::now());
+        write!(f, "Queue {{ {ready} ready, {delayed} delayed, {running} running, {parked} parked }}")
     }
 }
 

@@ -12,7 +12,7 @@ use windlass_core::name::PluginName;
 
 use crate::entry::{Ended, Place};
 use crate::lanes::Urgency;
-use crate::state::State;
+use crate::state::{Sizes, State};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -22,6 +22,8 @@ enum Op {
     Advance(u64),
     Forget(u8),
     Paused(bool),
+    Lead,
+    StandBy,
     Discard(u8),
 }
 
@@ -33,6 +35,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0..4000u64).prop_map(Op::Advance),
         1 => (0..3u8).prop_map(Op::Forget),
         1 => any::<bool>().prop_map(Op::Paused),
+        1 => Just(Op::Lead),
+        2 => Just(Op::StandBy),
         1 => any::<u8>().prop_map(Op::Discard),
     ]
 }
@@ -50,7 +54,7 @@ fn ended(how: u8, pause: Duration) -> Ended {
         0 => Ended::OnChange,
         1 => Ended::After(pause),
         2 => Ended::Postponed(pause),
-        3 => Ended::WhenLeading,
+        3 => Ended::WhenLeading(Urgency::Takeover),
         _ => Ended::Backoff { pause, floor: pause / 2 },
     }
 }
@@ -108,6 +112,8 @@ impl Model {
                 self.forgotten.extend(running.cloned());
             }
             Op::Paused(paused) => self.state.set_paused(paused),
+            Op::Lead => self.state.lead(self.now),
+            Op::StandBy => self.state.stand_by(),
             Op::Discard(at) => {
                 let waiting = self.state.waiting();
                 if let Some(one) = waiting.get(usize::from(at) % waiting.len().max(1)) {
@@ -120,12 +126,14 @@ impl Model {
 
     /// Every count agrees with the entries, and every key that runs has one.
     fn check(&mut self) {
-        let (ready, delayed, running) = self.state.sizes(self.now);
+        let Sizes { ready, delayed, running, parked } = self.state.sizes(self.now);
         let count = |f: fn(&Place) -> bool| self.state.entries.values().filter(|e| f(&e.place)).count();
         assert_eq!(ready, count(|p| matches!(p, Place::Ready { .. })));
         assert_eq!(delayed, count(|p| matches!(p, Place::Delayed { .. })));
         assert_eq!(running, count(|p| matches!(p, Place::Running { .. })));
         assert_eq!(running, self.running.len());
+        assert_eq!(parked, count(|p| matches!(p, Place::Parked { .. })));
+        assert!(parked == 0 || self.state.is_standing_by(), "a leader's key rests");
         let stats = self.state.stats(self.now);
         assert_eq!(stats.values().map(|s| s.depth).sum::<usize>(), ready);
         assert_eq!(stats.values().map(|s| s.in_flight).sum::<usize>(), running);
@@ -134,6 +142,7 @@ impl Model {
     /// Lets everything come to rest: whoever is owed a pass gets it.
     fn settle(mut self) {
         self.state.set_paused(false);
+        self.state.lead(self.now);
         for _ in 0..100 {
             self.now += Duration::from_secs(10);
             while self.take() {}

@@ -10,6 +10,7 @@ use windlass_core::key::Key;
 use windlass_core::outcome::Next;
 
 use crate::entry::Ended;
+use crate::lanes::Urgency;
 use crate::queue::Queue;
 use crate::state::Taken;
 
@@ -91,7 +92,7 @@ impl Running {
             Next::After(pause) => Ended::After(pause),
             Next::Backoff => self.failed(),
             Next::Soon => self.outrun(),
-            Next::WhenLeading => Ended::WhenLeading,
+            Next::WhenLeading => Ended::WhenLeading(Urgency::Takeover),
         });
     }
 
@@ -99,6 +100,12 @@ impl Running {
     /// earlier if something changes, and its failures still count.
     pub fn postpone(mut self, pause: Duration) {
         self.end(Ended::Postponed(pause));
+    }
+
+    /// Ends a pass that only a leader can go on with, as [`Next::WhenLeading`] does: at
+    /// the takeover it is as urgent as `urgency`. Until then a change brings it back.
+    pub fn park(mut self, urgency: Urgency) {
+        self.end(Ended::WhenLeading(urgency));
     }
 
     pub(crate) fn worked(&self, now: Instant) -> Duration {

@@ -8,8 +8,10 @@ use tokio::time::Instant;
 use windlass_core::key::Key;
 use windlass_core::name::PluginName;
 
-use crate::entry::{Ended, Entry, Place};
+use crate::entry::{Ended, Entry, Place, Why};
 use crate::lanes::{Lanes, Urgency};
+
+mod standby;
 
 /// All entries and where each of them is.
 #[derive(Debug, Default)]
@@ -19,8 +21,23 @@ pub(crate) struct State {
     due: BTreeSet<(Instant, Key)>,
     counts: BTreeMap<PluginName, Counts>,
     paused: bool,
+    /// Whether this replica only looks, and writes nothing.
+    standing_by: bool,
+    /// Rises when this replica begins to lead or to stand by.
+    era: u64,
+    /// Entries that are parked.
+    parked: usize,
     /// Rises with each offer; orders keys that are ready.
     order: u64,
+}
+
+/// How many keys are where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) ready: usize,
+    pub(crate) delayed: usize,
+    pub(crate) running: usize,
+    pub(crate) parked: usize,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +65,8 @@ pub struct Stats {
     pub in_flight: usize,
     /// Keys that wait for their time: failed, or to be looked at again.
     pub delayed: usize,
+    /// Keys that a standby looked at, and that wait for it to lead.
+    pub parked: usize,
     /// Times that a key became ready (`workqueue_adds_total`); merged offers do not count.
     pub adds: u64,
     /// Passes that ended with a pause (`workqueue_retries_total`).
@@ -58,7 +77,7 @@ pub struct Stats {
     pub longest: Duration,
 }
 
-/// A key that is ready but is not handed out, see [`Queue::waiting`](crate::Queue::waiting).
+/// A key that is ready or parked and is not handed out, see [`Queue::waiting`](crate::Queue::waiting).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
     /// Which key.
@@ -67,8 +86,8 @@ pub struct Waiting {
 }
 
 impl State {
-    pub(crate) fn paused(paused: bool) -> Self {
-        Self { paused, ..Self::default() }
+    pub(crate) fn new(paused: bool, standing_by: bool) -> Self {
+        Self { paused, standing_by, ..Self::default() }
     }
 
     pub(crate) fn set_paused(&mut self, paused: bool) {
@@ -84,10 +103,11 @@ impl State {
     pub(crate) fn offer(&mut self, key: Key, at: Instant, urgency: Urgency, now: Instant) {
         self.order += 1;
         let offered = self.order;
+        let (at, why) = self.gathered(at, now);
         let Some(entry) = self.entries.get_mut(&key) else {
             let entry = Entry::new(offered, urgency, now);
             self.entries.insert(key.clone(), entry);
-            return self.put(&key, at, false, now);
+            return self.put(&key, at, why, now);
         };
         entry.offered = offered;
         let sooner = urgency.min(entry.urgency);
@@ -105,15 +125,21 @@ impl State {
                     entry.urgency = sooner;
                 }
             }
-            Place::Delayed { due, failed } => {
+            Place::Delayed { due, why: before } => {
                 let at = entry.floor.map_or(at, |floor| at.max(floor));
                 if at < *due {
-                    let (due, failed) = (*due, *failed);
+                    let (due, failed) = (*due, *before == Why::Failed);
                     entry.urgency = sooner;
                     entry.forward |= failed;
                     self.due.remove(&(due, key.clone()));
-                    self.put(&key, at, failed, now);
+                    self.put(&key, at, if failed { Why::Failed } else { why }, now);
                 }
+            }
+            Place::Parked { .. } => {
+                entry.urgency = sooner;
+                self.parked -= 1;
+                // Whenever that is: should this replica lead before, it does not wait.
+                self.put(&key, at, Why::Standby, now);
             }
         }
     }
@@ -128,9 +154,13 @@ impl State {
         let entry = self.entries.get_mut(&key).expect("a key in a lane has an entry");
         let since = match entry.place {
             Place::Ready { since, .. } => since,
-            Place::Delayed { .. } | Place::Running { .. } => now,
+            Place::Delayed { .. } | Place::Parked { .. } | Place::Running { .. } => now,
         };
-        entry.place = Place::Running { since: now, again: None, forgotten: false };
+        entry.place = Place::Running { since: now, again: None, forgotten: false, era: self.era };
+        if entry.urgency == Urgency::Takeover {
+            // Once. What brings it back is as urgent as everybody else's.
+            entry.urgency = Urgency::Change;
+        }
         Some(Taken {
             failures: entry.failures,
             hurried: if entry.forward { entry.hurried + 1 } else { 0 },
@@ -150,27 +180,39 @@ impl State {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        let Place::Running { again, forgotten, .. } = entry.place else {
+        let Place::Running { again, forgotten, era, .. } = entry.place else {
             return;
         };
         if forgotten {
             self.entries.remove(key);
             return;
         }
+        let needs_leader = matches!(ended, Ended::WhenLeading(_));
+        let Some(ended) = self.in_this_era(key, ended, era, now) else {
+            return;
+        };
+        let (least, standing_by) = (self.least(now), self.standing_by);
+        let entry = self.entries.get_mut(key).expect("it was there a moment ago");
         let (wait, floor) = entry.settle(ended);
         let floor = floor.max(at_least).map(|pause| now + pause);
         entry.floor = floor;
         let failed = matches!(ended, Ended::Backoff { .. });
+        let postponed = matches!(ended, Ended::Postponed(_));
         let wanted = wait.map(|pause| now + pause);
-        let wanted = wanted.max(wanted.and(floor));
-        let event = again.map(|at| floor.map_or(at, |floor| at.max(floor)));
-        entry.forward |= failed && event < wanted && event.is_some();
-        match (wanted, event) {
-            (None, None) => {
+        let wanted = wanted.max(wanted.and(floor)).map(|at| at.max(least));
+        let event = again.map(|at| floor.map_or(at, |floor| at.max(floor)).max(least));
+        let by_event = event.is_some() && wanted.is_none_or(|wanted| event < Some(wanted));
+        entry.forward |= failed && by_event;
+        let why = match failed {
+            true => Why::Failed,
+            false if needs_leader || (standing_by && (by_event || postponed)) => Why::Standby,
+            false => Why::Asked,
+        };
+        match if by_event { event } else { wanted } {
+            None => {
                 self.entries.remove(key);
             }
-            (Some(at), None) | (None, Some(at)) => self.put_back(key, at, failed, now),
-            (Some(wanted), Some(event)) => self.put_back(key, wanted.min(event), failed, now),
+            Some(at) => self.put_back(key, at, why, now),
         }
     }
 
@@ -184,18 +226,18 @@ impl State {
         self.counts.remove(plugin);
     }
 
-    /// Keys that are ready, for [`State::discard`].
+    /// Keys that are ready or parked, for [`State::discard`].
     pub(crate) fn waiting(&self) -> Vec<Waiting> {
-        let ready = |entry: &Entry| matches!(entry.place, Place::Ready { .. });
-        let ready = self.entries.iter().filter(|(_, entry)| ready(entry));
-        ready.map(|(key, entry)| Waiting { key: key.clone(), offered: entry.offered }).collect()
+        let waiting = self.entries.iter().filter(|(_, entry)| entry.is_at_rest());
+        waiting.map(|(key, entry)| Waiting { key: key.clone(), offered: entry.offered }).collect()
     }
 
-    /// Drops a key that is still ready and has not been offered since.
+    /// Drops a key that is still ready or parked and has not been offered since.
     pub(crate) fn discard(&mut self, waiting: &Waiting) -> bool {
-        let same = self.entries.get(&waiting.key).is_some_and(|entry| {
-            matches!(entry.place, Place::Ready { .. }) && entry.offered == waiting.offered
-        });
+        let same = self
+            .entries
+            .get(&waiting.key)
+            .is_some_and(|entry| entry.is_at_rest() && entry.offered == waiting.offered);
         if same {
             self.remove(&waiting.key);
         }
@@ -210,7 +252,7 @@ impl State {
             let Some((due, key)) = self.due.pop_first() else {
                 return;
             };
-            self.put(&key, due, false, now);
+            self.put(&key, due, Why::Asked, now);
         }
     }
 
@@ -227,6 +269,7 @@ impl State {
             match entry.place {
                 Place::Ready { .. } => stats.depth += 1,
                 Place::Delayed { .. } => stats.delayed += 1,
+                Place::Parked { .. } => stats.parked += 1,
                 Place::Running { since, .. } => {
                     let worked = now.duration_since(since);
                     stats.in_flight += 1;
@@ -238,26 +281,26 @@ impl State {
         all
     }
 
-    /// Keys that are ready, delayed and running.
-    pub(crate) fn sizes(&mut self, now: Instant) -> (usize, usize, usize) {
+    /// How many keys are where.
+    pub(crate) fn sizes(&mut self, now: Instant) -> Sizes {
         self.promote(now);
-        let (ready, delayed) = (self.lanes.len(), self.due.len());
-        (ready, delayed, self.entries.len() - ready - delayed)
+        let (ready, delayed, parked) = (self.lanes.len(), self.due.len(), self.parked);
+        Sizes { ready, delayed, running: self.entries.len() - ready - delayed - parked, parked }
     }
 
     /// Returns a key after its pass; that counts as a retry when it has to wait.
-    fn put_back(&mut self, key: &Key, at: Instant, failed: bool, now: Instant) {
+    fn put_back(&mut self, key: &Key, at: Instant, why: Why, now: Instant) {
         if at > now {
             self.counts.entry(key.plugin.clone()).or_default().retries += 1;
         }
-        self.put(key, at, failed, now);
+        self.put(key, at, why, now);
     }
 
-    /// Puts an entry that is in no lane and not in `due` where it belongs.
-    fn put(&mut self, key: &Key, at: Instant, failed: bool, now: Instant) {
+    /// Puts an entry that is in no lane, not in `due` and not counted as parked where it belongs.
+    fn put(&mut self, key: &Key, at: Instant, why: Why, now: Instant) {
         let entry = self.entries.get_mut(key).expect("only entries are put");
         if at > now {
-            entry.place = Place::Delayed { due: at, failed };
+            entry.place = Place::Delayed { due: at, why };
             self.due.insert((at, key.clone()));
             return;
         }
@@ -281,6 +324,7 @@ impl State {
             Place::Delayed { due, .. } => {
                 self.due.remove(&(*due, key.clone()));
             }
+            Place::Parked { .. } => self.parked -= 1,
         }
         self.entries.remove(key);
     }

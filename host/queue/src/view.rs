@@ -6,7 +6,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use windlass_core::key::Key;
 
-use crate::entry::{Entry, Place};
+use crate::entry::{Entry, Place, Why};
 use crate::state::State;
 
 /// Most rows of one [`View`].
@@ -15,15 +15,19 @@ pub const ROWS_MAX: usize = 1000;
 /// The queue at one instant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct View {
-    /// Whether nothing is handed out: this replica does not lead.
+    /// Whether nothing is handed out.
     pub paused: bool,
+    /// Whether this replica stands by: passes look and decide, and write nothing.
+    pub standing_by: bool,
     /// Keys that could be handed out.
     pub depth: usize,
     /// Keys that run.
     pub in_flight: usize,
     /// Keys that wait for their time.
     pub delayed: usize,
-    /// Keys: those that run first, then by when they are due.
+    /// Keys that are not where they should be, and wait for this replica to lead.
+    pub parked: usize,
+    /// Keys: those that run first, then by when they are due, then those that are parked.
     pub rows: Vec<Row>,
     /// Keys that are not in `rows`, because there are more than [`ROWS_MAX`].
     pub left_out: usize,
@@ -40,7 +44,7 @@ pub struct Row {
     pub failures: u32,
     /// Milliseconds until it comes back; 0 when it is ready or runs.
     pub due_in_ms: u64,
-    /// Milliseconds that it has been ready or running; 0 when it is delayed.
+    /// Milliseconds that it has been ready, running or parked; 0 when it is delayed.
     pub for_ms: u64,
 }
 
@@ -58,11 +62,13 @@ pub enum RowState {
     Backoff,
     /// Waits to be looked at again.
     Delayed,
+    /// Waits for this replica to lead, or for a change.
+    Parked,
 }
 
 impl View {
     pub(crate) fn of(state: &mut State, now: Instant) -> Self {
-        let (depth, delayed, in_flight) = state.sizes(now);
+        let sizes = state.sizes(now);
         let mut entries: Vec<_> = state.entries.iter().map(|(k, e)| (rank(k, e), k, e)).collect();
         // Only the rows that are shown are sorted; a lock is held here.
         if entries.len() > ROWS_MAX {
@@ -72,9 +78,11 @@ impl View {
         entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Self {
             paused: state.is_paused(),
-            depth,
-            in_flight,
-            delayed,
+            standing_by: state.is_standing_by(),
+            depth: sizes.ready,
+            in_flight: sizes.running,
+            delayed: sizes.delayed,
+            parked: sizes.parked,
             left_out: state.entries.len() - entries.len(),
             rows: entries.iter().map(|(_, k, e)| Row::of(k, e, now)).collect(),
         }
@@ -87,8 +95,9 @@ impl Row {
             Place::Running { since, again: None, .. } => (RowState::Running, None, Some(since)),
             Place::Running { since, .. } => (RowState::Again, None, Some(since)),
             Place::Ready { since, .. } => (RowState::Ready, None, Some(since)),
-            Place::Delayed { due, failed: true } => (RowState::Backoff, Some(due), None),
-            Place::Delayed { due, failed: false } => (RowState::Delayed, Some(due), None),
+            Place::Delayed { due, why: Why::Failed } => (RowState::Backoff, Some(due), None),
+            Place::Delayed { due, .. } => (RowState::Delayed, Some(due), None),
+            Place::Parked { since } => (RowState::Parked, None, Some(since)),
         };
         Self {
             key: key.to_string(),
@@ -100,12 +109,14 @@ impl Row {
     }
 }
 
-/// What is shown first: the longest running, the longest ready, the next due.
+/// What is shown first: the longest running, the longest ready, the next due, the
+/// longest parked.
 fn rank<'a>(key: &'a Key, entry: &Entry) -> (u8, Instant, &'a Key) {
     let (class, at) = match entry.place {
         Place::Running { since, .. } => (0, since),
         Place::Ready { since, .. } => (1, since),
         Place::Delayed { due, .. } => (2, due),
+        Place::Parked { since } => (3, since),
     };
     (class, at, key)
 }

@@ -6,8 +6,12 @@
 //! says when the key comes back.
 //!
 //! # Guarantees
-//! * No pass begins without a claim, and none writes under another term than the
-//!   one in which it began.
+//! * Nothing is written or published without a claim, nor under another term than the
+//!   one in which the pass began.
+//! * A pass without a claim is a standby's: it looks, asks and plans as a leader's does.
+//!   If nothing is left to do its key is settled, if not it waits for this replica to
+//!   lead. What it found is never written: the leader decides anew. With
+//!   [`Config::standby_decides`] off no pass begins without a claim.
 //! * The plugin is not asked while the cache lacks one of our own writes for the
 //!   key, up to [`Config::unseen_most`].
 //! * Whatever a plugin read brings its key back when it changes: it is watched
@@ -16,8 +20,8 @@
 //!   anything.
 //!
 //! # Assumptions
-//! * The queue is paused while this replica does not lead, and resumed when it
-//!   does. Without that everything stays correct, and keys return a little later.
+//! * The queue hears from whoever follows the election when this replica leads and when
+//!   it does not. Without that everything stays correct, and keys return a little later.
 //! * Everyone whose answer is awaited here keeps a deadline of its own; the plugin
 //!   is given [`Config::decide_most`].
 //!

@@ -22,6 +22,9 @@ pub struct Finished<'a> {
     pub key: &'a Key,
     /// How it ended.
     pub outcome: &'a Outcome,
+    /// Whether it was a standby's: it only looked, and its outcome is nobody's work. Not
+    /// one of the passes that controller-runtime would count.
+    pub standby: bool,
     /// How long it took, Events included.
     pub took: Duration,
     /// How much of that the plugin took; `None` when it was not asked.

@@ -49,6 +49,8 @@ pub(crate) struct Attempt {
     pub(crate) failures: u32,
     /// Under which claim it writes; captured when it began.
     pub(crate) claim: Option<Claim>,
+    /// Whether it goes on without a claim, and so writes nothing.
+    pub(crate) standby: bool,
     /// Whom Events are about, once the primary has been seen.
     pub(crate) subject: Option<(EventTarget, Digest)>,
     /// What the plugin wants to say and has not said yet.
@@ -91,6 +93,7 @@ impl Attempt {
             number,
             failures,
             claim: None,
+            standby: false,
             subject: None,
             notices: Vec::new(),
             decided: None,
@@ -132,29 +135,46 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
     }
 
     async fn steps(&self, pass: &mut Attempt) -> Result<Outcome, Outcome> {
-        let claim = self.claim()?;
-        self.traces().begin(claim.term);
-        pass.claim = Some(claim.clone());
+        self.under_claim(pass)?;
         let seen = self.look(pass)?;
         let verdict = match seen.purpose(&pass.key) {
             Purpose::Leave => return Err(self.gone(&pass.key)),
             Purpose::Release => Verdict::Finalized,
             Purpose::Finalize => self.ask(pass, &seen, true).await?,
             Purpose::Reconcile => {
-                if let Some(plan) = self.with_inputs(&pass.key, &seen, prepare) {
-                    self.carry_out(pass, &plan, &claim).await?;
+                if let Some(plan) = self.with_inputs(pass, &seen, prepare) {
+                    self.carry_out(pass, &plan).await?;
                     return Ok(Outcome::Waiting);
                 }
                 self.ask(pass, &seen, false).await?
             }
         };
         let pending = matches!(verdict, Verdict::Decision(_)) && seen.primary.meta().deleting;
-        let plan = self.with_inputs(&pass.key, &seen, |inputs| plan(inputs, verdict));
+        let plan = self.with_inputs(pass, &seen, |inputs| plan(inputs, verdict));
         let plan = plan.map_err(|error| unplanned(pass, &error))?;
-        let writes = self.carry_out(pass, &plan, &claim).await?;
-        pass.notices = self.traces().unsaid(&pass.key, plan.notices());
+        let writes = self.carry_out(pass, &plan).await?;
+        if pass.standby && !plan.notices().is_empty() {
+            // Whether the leader has said it, nobody here knows.
+            return Ok(Outcome::Planned { steps: 0 });
+        }
+        if !pass.standby {
+            pass.notices = self.traces().unsaid(&pass.key, plan.notices());
+        }
         let requeue_after = plan.requeue_after().or(pending.then_some(FINALIZE_AGAIN));
         Ok(Outcome::Converged { writes, requeue_after })
+    }
+
+    /// Captures the claim under which the pass writes, or that it writes nothing.
+    fn under_claim(&self, pass: &mut Attempt) -> Result<(), Outcome> {
+        match self.claim() {
+            Ok(claim) => {
+                self.traces().begin(claim.term);
+                pass.claim = Some(claim);
+            }
+            Err(_) if self.config.standby_decides => pass.standby = true,
+            Err(outcome) => return Err(outcome),
+        }
+        Ok(())
     }
 
     fn claim(&self) -> Result<Claim, Outcome> {
@@ -252,11 +272,14 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         now.is_none_or(|now| now.digest == seen.digest && now.settings == seen.settings)
     }
 
-    /// Writes what the plan holds, and keeps in mind what was written.
-    async fn carry_out(&self, pass: &mut Attempt, plan: &Plan, claim: &Claim) -> Result<usize, Outcome> {
-        if plan.steps().is_empty() {
+    /// Writes what the plan holds, and keeps in mind what was written. Without a claim a
+    /// plan that holds anything ends the pass.
+    async fn carry_out(&self, pass: &mut Attempt, plan: &Plan) -> Result<usize, Outcome> {
+        let steps = plan.steps().len();
+        if steps == 0 {
             return Ok(0);
         }
+        let claim = &pass.claim.clone().ok_or(Outcome::Planned { steps })?;
         self.still_leads(claim)?;
         self.traces().doubt(&pass.key, plan.steps().iter().filter_map(|step| applied_to(plan, step)));
         let applied = self.ports.apply.execute(plan, claim).await;
@@ -274,17 +297,18 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
     }
 
     /// Calls one of plan's functions with all that they judge by.
-    fn with_inputs<T>(&self, key: &Key, seen: &Seen, f: impl FnOnce(&Inputs<'_>) -> T) -> T {
+    fn with_inputs<T>(&self, pass: &Attempt, seen: &Seen, f: impl FnOnce(&Inputs<'_>) -> T) -> T {
         let traces = self.traces();
+        let term = pass.claim.as_ref().map(|claim| claim.term);
         f(&Inputs {
-            key,
+            key: &pass.key,
             serving: &seen.serving,
             host_namespace: &self.config.host_namespace,
             primary_kind: &seen.kind,
             primary: &seen.primary,
             children: &seen.children,
             kinds: &|gvk| self.ports.cache.kind(gvk),
-            memory: traces.memory(key),
+            memory: traces.memory(&pass.key, term),
         })
     }
 

@@ -35,12 +35,19 @@ pub(crate) struct Quota {
 
 impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
     /// Logs the pass and publishes what is to be said about its primary.
+    /// A standby's passes are for those alone who debug it: the leader's say the same.
     pub(crate) async fn report(&self, pass: &mut Attempt, outcome: &Outcome, pause: Duration) {
+        if pass.standby {
+            debug!(?outcome, "a standby's pass");
+            return;
+        }
         match outcome {
             Outcome::Failed(failure) => self.failed(pass, failure, pause),
-            Outcome::Gone | Outcome::Converged { .. } | Outcome::Overtaken { .. } | Outcome::Waiting => {
-                debug!(?outcome, "pass");
-            }
+            Outcome::Gone
+            | Outcome::Converged { .. }
+            | Outcome::Overtaken { .. }
+            | Outcome::Planned { .. }
+            | Outcome::Waiting => debug!(?outcome, "pass"),
         }
         let (Some((target, _)), Some(claim)) = (&pass.subject, &pass.claim) else {
             return;

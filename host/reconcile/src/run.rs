@@ -17,7 +17,7 @@ use windlass_core::class::Class;
 use windlass_core::key::{Key, ObjectRef};
 use windlass_core::outcome::{Failure, Outcome, WAITING};
 use windlass_core::ports::{Apply, Cache, Decide};
-use windlass_queue::{Queue, Running};
+use windlass_queue::{Queue, Running, Urgency};
 
 use crate::observer::{Finished, Observer};
 use crate::pass::Attempt;
@@ -39,6 +39,11 @@ pub struct Config {
     pub unseen_most: Duration,
     /// How long passes may go on after shutdown has begun. Default 5 s.
     pub drain: Duration,
+    /// Whether passes look and decide while this replica does not lead, so that a takeover
+    /// works on nothing but what is not where it should be. Whoever follows the election
+    /// tells the queue then ([`Queue::lead`], [`Queue::stand_by`]); if not, it pauses the
+    /// queue on a standby, and offers every key at a takeover. Default true.
+    pub standby_decides: bool,
 }
 
 impl Config {
@@ -50,6 +55,7 @@ impl Config {
             decide_most: Duration::from_secs(30),
             unseen_most: Duration::from_secs(45),
             drain: Duration::from_secs(5),
+            standby_decides: true,
         }
     }
 }
@@ -126,8 +132,8 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         }
     }
 
-    /// One pass from its key to the key's return. Answers whether it was not told
-    /// to stop writing.
+    /// One pass from its key to the key's return. Answers whether others may follow: not
+    /// if it was told to stop writing, and nobody decides without a claim.
     async fn work(self: Arc<Self>, running: Running) -> bool {
         let number = self.passes.fetch_add(1, Ordering::Relaxed) + 1;
         let key = running.key();
@@ -145,16 +151,25 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         pass.at_most.into_iter().for_each(|most| running.pause_at_most(most));
         pass.at_least.into_iter().for_each(|least| running.pause_at_least(least));
         self.report(&mut pass, &outcome, running.pause()).await;
-        let finished =
-            Finished { key: &pass.key, outcome: &outcome, took: began.elapsed(), decided: pass.decided };
-        self.ports.observer.pass_finished(&finished);
+        self.ports.observer.pass_finished(&Finished {
+            key: &pass.key,
+            outcome: &outcome,
+            standby: pass.standby,
+            took: began.elapsed(),
+            decided: pass.decided,
+        });
         match &outcome {
             Outcome::Waiting => running.postpone(pass.wait.unwrap_or(WAITING)),
-            Outcome::Gone | Outcome::Converged { .. } | Outcome::Overtaken { .. } | Outcome::Failed(_) => {
-                running.finish(outcome.next())
-            }
+            // Events may be late; writes are what a takeover is for.
+            Outcome::Planned { steps: 0 } => running.park(Urgency::Resync),
+            Outcome::Gone
+            | Outcome::Converged { .. }
+            | Outcome::Overtaken { .. }
+            | Outcome::Planned { .. }
+            | Outcome::Failed(_) => running.finish(outcome.next()),
         }
-        !matches!(&outcome, Outcome::Failed(failure) if failure.class == Class::Fatal)
+        let stopped = matches!(&outcome, Outcome::Failed(failure) if failure.class == Class::Fatal);
+        self.config.standby_decides || !stopped
     }
 
     /// Waits until this replica holds a claim.
@@ -164,12 +179,12 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         }
     }
 
-    /// Drops what nobody else drops. While the queue is paused, keys whose primary is
-    /// gone: a standby's queue holds no more keys than there are objects. And what is
+    /// Drops what nobody else drops. On a standby, keys that rest and whose primary is
+    /// gone: its queue holds no more keys than there are objects. And what is
     /// kept for keys that no pass will come to any more: their plugin is gone, or has
     /// another primary kind now.
     fn sweep(&self) {
-        if self.ports.queue.is_paused() {
+        if self.ports.queue.is_paused() || self.ports.queue.is_standing_by() {
             for waiting in self.ports.queue.waiting() {
                 if self.is_gone(&waiting.key) && self.ports.queue.discard(&waiting) {
                     self.forget(&waiting.key);

@@ -54,9 +54,13 @@ impl Traces {
         }
     }
 
-    /// What is remembered of our own applies for `key`.
-    pub(crate) fn memory(&self, key: &Key) -> &Memory {
-        self.keys.get(key).map_or(&self.nothing, |trace| &trace.memory)
+    /// What is remembered of our own applies for `key` in `term`. Nothing in another term
+    /// than the one that was begun last, and nothing without one: another leader may have
+    /// written since.
+    pub(crate) fn memory(&self, key: &Key, term: Option<Term>) -> &Memory {
+        let trusted = term.is_some() && term == self.term;
+        let trace = self.keys.get(key).filter(|_| trusted);
+        trace.map_or(&self.nothing, |trace| &trace.memory)
     }
 
     /// These objects are about to be written. Should the answer be lost, nobody knows
@@ -193,7 +197,7 @@ mod tests {
     }
 
     fn recall(traces: &Traces, uid: &str) -> Recall {
-        traces.memory(&key()).recall(&uid.into(), false, "w", Some(1))
+        traces.memory(&key(), traces.term).recall(&uid.into(), false, "w", Some(1))
     }
 
     #[test]
@@ -202,6 +206,8 @@ mod tests {
         traces.begin(Term(1));
         traces.wrote(&key(), Term(1), vec![written("a", Some(2))], now);
         assert_eq!(recall(&traces, "a"), Recall::Untouched);
+        assert!(traces.memory(&key(), None).is_empty(), "a standby's pass");
+        assert!(traces.memory(&key(), Some(Term(2))).is_empty(), "a pass that is ahead");
         traces.begin(Term(2));
         assert_eq!(recall(&traces, "a"), Recall::Unknown);
         // A pass of the old term that ends only now.

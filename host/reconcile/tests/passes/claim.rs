@@ -4,12 +4,14 @@ use serde_json::json;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::time::Instant;
 use windlass_core::ports::Sink as _;
+use windlass_reconcile::Config;
 
-use crate::world::{CONFIG_MAP, WEB, World, config_map, decision, key, ms, object, one_child};
+use crate::world::{CONFIG_MAP, HOST, WEB, World, config_map, decision, key, ms, object, one_child};
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_decided_or_written_without_a_claim() {
-    let world = World::standby(|pass, _, _| config_map(&pass.key.name, "v"));
+async fn nothing_is_decided_or_written_without_a_claim_if_standbys_are_not_to_decide() {
+    let config = Config { standby_decides: false, ..Config::new(HOST) };
+    let world = World::with(|pass, _, _| config_map(&pass.key.name, "v"), config);
     world.cluster.web("a");
     world.run_for(ms(10_000)).await;
     // Even if somebody forgets to pause the queue.
@@ -60,7 +62,8 @@ async fn a_pass_never_writes_in_another_term_than_the_one_it_began_in() {
 
 #[tokio::test(start_paused = true)]
 async fn a_standby_keeps_no_keys_of_objects_that_are_gone() {
-    let world = World::standby(|_, _, _| decision(&[]));
+    let config = Config { standby_decides: false, ..Config::new(HOST) };
+    let world = World::with(|_, _, _| decision(&[]), config);
     for n in 0..100 {
         let name = format!("w{n}");
         world.cluster.web(&name);

@@ -5,4 +5,6 @@ mod claim;
 mod deletion;
 mod failures;
 mod order;
+mod standby;
+mod takeover;
 mod world;

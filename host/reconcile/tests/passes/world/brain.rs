@@ -63,6 +63,11 @@ impl Brain {
         self.lock().calls.len()
     }
 
+    /// For which names it was asked, in order.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.lock().calls.iter().map(|(_, pass)| pass.key.name.to_string()).collect()
+    }
+
     /// When `key` was asked for.
     pub(crate) fn times(&self, name: &str) -> Vec<Instant> {
         let inner = self.lock();

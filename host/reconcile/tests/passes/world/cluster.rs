@@ -35,6 +35,8 @@ struct Inner {
     /// Changes that the cache does not show yet.
     held: Option<Vec<ObjectRef>>,
     version: u64,
+    /// The shown objects that the inventory holds for a key.
+    children: HashMap<Key, BTreeSet<ObjectRef>>,
     reads: HashMap<Key, Reads>,
     log: Vec<String>,
     notices: Vec<String>,
@@ -52,6 +54,7 @@ impl Cluster {
             shown: BTreeMap::new(),
             held: None,
             version: 10,
+            children: HashMap::new(),
             reads: HashMap::new(),
             log: Vec::new(),
             notices: Vec::new(),
@@ -68,6 +71,31 @@ impl Cluster {
         body["metadata"]["name"] = (*of.name).into();
         body["metadata"]["namespace"] = (*of.namespace).into();
         self.store(of, Some(body));
+    }
+
+    /// The objects of this kind become what they are in `other`: this replica's watch
+    /// brings what another replica has written.
+    pub(crate) fn mirror(&self, other: &Cluster, kind: &str) {
+        let kind = gvk(kind);
+        let of_kind = |inner: &Inner| -> BTreeMap<ObjectRef, Value> {
+            let stored = inner.stored.iter().filter(|(of, _)| of.gvk == kind);
+            stored.map(|(of, body)| (of.clone(), body.clone())).collect()
+        };
+        let (theirs, version) = {
+            let other = other.lock();
+            (of_kind(&other), other.version)
+        };
+        let mut changed = BTreeSet::new();
+        {
+            let mut inner = self.lock();
+            inner.version = inner.version.max(version);
+            let ours = of_kind(&inner);
+            changed.extend(ours.keys().filter(|of| !theirs.contains_key(of)).cloned());
+            changed.extend(theirs.iter().filter(|(of, b)| ours.get(of) != Some(b)).map(|(of, _)| of.clone()));
+            inner.stored.retain(|of, _| of.gvk != kind);
+            inner.stored.extend(theirs);
+        }
+        changed.iter().for_each(|of| self.reveal(of));
     }
 
     /// A primary of the plugin `web`.
@@ -186,6 +214,12 @@ impl Cluster {
             None => inner.shown.remove(of),
         };
         let mut keys = BTreeSet::new();
+        if let Some(key) = before.as_ref().and_then(|object| object.meta().owner(HOST)) {
+            inner.children.entry(key).or_default().remove(of);
+        }
+        if let Some(key) = now.as_ref().and_then(|object| object.meta().owner(HOST)) {
+            inner.children.entry(key).or_default().insert(of.clone());
+        }
         for object in [before, now].into_iter().flatten() {
             keys.extend(object.meta().owner(HOST));
             let reading = inner.reads.iter().filter(|(_, reads)| {
@@ -283,7 +317,8 @@ impl Cache for Cluster {
 
     fn children(&self, of: &Key) -> Vec<Arc<Object>> {
         let inner = self.lock();
-        inner.shown.values().filter(|o| o.meta().owner(HOST).as_ref() == Some(of)).cloned().collect()
+        let children = inner.children.get(of).into_iter().flatten();
+        children.filter_map(|child| inner.shown.get(child).cloned()).collect()
     }
 
     fn list(&self, query: &Query) -> Vec<Arc<Object>> {

@@ -91,9 +91,11 @@ impl BootClock for Clock {
     }
 }
 
-/// Counts passes by their result.
+/// Counts passes by their result, a standby's apart from a leader's.
 #[derive(Default)]
-pub(crate) struct Counts(Mutex<(usize, BTreeMap<&'static str, usize>)>);
+pub(crate) struct Counts(Mutex<(usize, Results)>);
+
+type Results = BTreeMap<(bool, &'static str), usize>;
 
 impl Observer for Counts {
     fn pass_started(&self, _key: &Key) {
@@ -103,7 +105,7 @@ impl Observer for Counts {
     fn pass_finished(&self, pass: &Finished<'_>) {
         let mut counts = self.0.lock().expect("nobody panics here");
         counts.0 -= 1;
-        *counts.1.entry(pass.outcome.result()).or_default() += 1;
+        *counts.1.entry((pass.standby, pass.outcome.result())).or_default() += 1;
     }
 }
 
@@ -113,9 +115,18 @@ impl Counts {
         self.0.lock().expect("nobody panics here").0
     }
 
-    /// Passes that ended with this result.
-    pub(crate) fn of(&self, result: &str) -> usize {
-        self.0.lock().expect("nobody panics here").1.get(result).copied().unwrap_or(0)
+    /// Passes of a leader that ended with this result.
+    pub(crate) fn of(&self, result: &'static str) -> usize {
+        self.count(false, result)
+    }
+
+    /// Passes of a standby that ended with this result.
+    pub(crate) fn of_standby(&self, result: &'static str) -> usize {
+        self.count(true, result)
+    }
+
+    fn count(&self, standby: bool, result: &'static str) -> usize {
+        self.0.lock().expect("nobody panics here").1.get(&(standby, result)).copied().unwrap_or(0)
     }
 }
 
@@ -127,6 +138,7 @@ pub(crate) struct World {
     pub(crate) gate: Arc<Gate>,
     pub(crate) counts: Arc<Counts>,
     clock: Arc<Clock>,
+    standby_decides: bool,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
@@ -152,7 +164,12 @@ impl World {
         decide: impl Fn(&Pass, &Snapshot, &dyn Reader) -> Reply + Send + Sync + 'static,
         config: Config,
     ) -> Self {
-        let queue = Queue::new(QueueConfig { paused: true, ..QueueConfig::default() });
+        let standby_decides = config.standby_decides;
+        let queue = Queue::new(QueueConfig {
+            paused: !standby_decides,
+            standby: standby_decides,
+            ..QueueConfig::default()
+        });
         let (gate, clock) = (Gate::new(), Arc::new(Clock(Instant::now())));
         let cluster = Arc::new(Cluster::new(queue.clone(), gate.clone(), clock.clone()));
         let (brain, counts) = (Arc::new(Brain::new(decide)), Arc::new(Counts::default()));
@@ -172,19 +189,30 @@ impl World {
             let _ = stopped.await;
         };
         let task = tokio::spawn(Reconciler::new(ports, config).run(stopped));
-        Self { cluster, brain, queue, gate, counts, clock, stop: Some(stop), task }
+        Self { cluster, brain, queue, gate, counts, clock, standby_decides, stop: Some(stop), task }
     }
 
     /// As the elector does: the gate first, then the queue.
     pub(crate) fn lead(&self, term: u64) {
-        let ends = self.clock.now().plus(Duration::from_secs(365 * 24 * 3600));
-        self.gate.open(Claim { holder: "me".into(), term: Term(term), ends }, self.clock.now());
-        self.queue.resume();
+        self.open_gate(term);
+        match self.standby_decides {
+            true => self.queue.lead(),
+            false => self.queue.resume(),
+        }
+    }
+
+    pub(crate) fn open_gate(&self, term: u64) {
+        let now = self.clock.now();
+        let ends = now.plus(Duration::from_secs(365 * 24 * 3600));
+        self.gate.open(Claim { holder: "me".into(), term: Term(term), ends }, now);
     }
 
     pub(crate) fn step_down(&self) {
         self.gate.close();
-        self.queue.pause();
+        match self.standby_decides {
+            true => self.queue.stand_by(),
+            false => self.queue.pause(),
+        }
     }
 
     /// Lets this much time pass.
