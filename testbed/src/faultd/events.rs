@@ -79,10 +79,7 @@ pub(super) fn followed(
             ready: VecDeque::new(),
             ended: false,
         };
-        streamed(unfold(
-            events,
-            |mut events| async move { events.next().await.map(|piece| (piece, events)) },
-        ))
+        streamed(unfold(events, |mut events| async move { events.next().await.map(|piece| (piece, events)) }))
     })
 }
 

@@ -119,11 +119,7 @@ impl AsyncRead for Gated {
 }
 
 impl AsyncWrite for Gated {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.gate.pass(Way::Response, cx));
         Pin::new(&mut self.stream).poll_write(cx, buffer)
     }

@@ -273,6 +273,11 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, gate: Arc<Gate>) {
         server.timer(TokioTimer::new()).serve_connection(stream, service).await.ok();
     } else {
         let mut server = http1::Builder::new();
-        server.timer(TokioTimer::new()).header_read_timeout(None).serve_connection(stream, service).await.ok();
+        server
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .serve_connection(stream, service)
+            .await
+            .ok();
     }
 }
