@@ -1,36 +1,44 @@
-//! Follows the election: wakes the queue when this replica leads, and lets it rest
-//! when it does not.
+//! Follows the election: tells the queue when this replica leads, and when it does not.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tracing::info;
 use windlass_lease::step::Leadership;
 use windlass_queue::Queue;
 use windlass_watch::watches::Watches;
 
-/// Never returns: when the election ends, the lease says why. At each acquisition every object is looked at: the
-/// cache is warm, and only what is not as wanted causes a write.
+/// What a standby does with the work that comes up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standby {
+    /// It decides and writes nothing: a takeover works on what is not as it should be.
+    Decides,
+    /// It rests: a takeover looks at every object.
+    Rests,
+}
+
+/// Never returns: when the election ends, the lease says why.
 pub(crate) async fn follow(
     mut leading: watch::Receiver<Leadership>,
     queue: Arc<Queue>,
     watches: Arc<Watches>,
+    standby: Standby,
 ) {
     loop {
         let now = leading.borrow_and_update().clone();
-        match &now {
-            Leadership::Leading(claim) => {
-                info!(term = claim.term.0, "leading");
+        match (&now, standby) {
+            (Leadership::Leading(_), Standby::Decides) => queue.lead(),
+            (Leadership::Leading(_), Standby::Rests) => {
                 watches.resync(None);
                 queue.resume();
             }
-            Leadership::Standby { holder } => {
-                queue.pause();
-                info!(holder = holder.as_deref().unwrap_or("nobody"), "standing by");
-            }
+            (Leadership::Standby { .. }, Standby::Decides) => queue.stand_by(),
+            (Leadership::Standby { .. }, Standby::Rests) => queue.pause(),
         }
         if leading.changed().await.is_err() {
-            queue.pause();
+            match standby {
+                Standby::Decides => queue.stand_by(),
+                Standby::Rests => queue.pause(),
+            }
             std::future::pending::<()>().await;
         }
     }
@@ -48,7 +56,7 @@ mod tests {
         let (said, leading) = watch::channel(Leadership::Standby { holder: None });
         queue.resume();
         drop(said);
-        let followed = follow(leading, queue.clone(), watches);
+        let followed = follow(leading, queue.clone(), watches, Standby::Rests);
         let ended = tokio::time::timeout(std::time::Duration::from_secs(60), followed).await;
         assert!(ended.is_err(), "or the process would end for this instead of for the lease's own reason");
         assert!(queue.is_paused());

@@ -4,6 +4,7 @@
 mod args;
 mod decide;
 mod end;
+mod fence;
 mod lead;
 mod logs;
 mod observe;

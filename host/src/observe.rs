@@ -1,21 +1,44 @@
-//! What the stages tell of their work, as metrics.
+//! What the stages tell of their work: as metrics, and to each other where that is the host's to do.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use windlass_admin::metrics::Metrics;
 use windlass_apply::Verb;
+use windlass_core::claim::{Claim, Term};
 use windlass_core::class::Class;
 use windlass_core::key::Key;
 use windlass_core::name::PluginName;
 use windlass_core::outcome::Outcome;
 use windlass_reconcile::Finished;
 
-/// Counts for the loop and the writer.
-#[derive(Debug, Default)]
+use crate::fence::Fence;
+
+/// Counts for the loop, the writer and the election.
+#[derive(Debug)]
 pub(crate) struct Observed {
     /// Where it is counted.
     pub(crate) metrics: Metrics,
+    /// What the fence said.
+    pub(crate) fence: Fence,
+    /// Tells the election of a term whose write was refused.
+    refused: mpsc::Sender<Term>,
+    /// When the gate opened, until the first write of the term.
+    no_write_since: Mutex<Option<Instant>>,
+}
+
+impl Observed {
+    /// Nothing counted yet. A term whose writes the API server refuses goes into `refused`.
+    pub(crate) fn new(refused: mpsc::Sender<Term>) -> Self {
+        Self { metrics: Metrics::new(), fence: Fence::default(), refused, no_write_since: Mutex::default() }
+    }
+
+    fn no_write_since(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        // Each use is one assignment.
+        self.no_write_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Counts for the queue.
@@ -28,7 +51,9 @@ impl windlass_reconcile::Observer for Observed {
 
     fn pass_finished(&self, pass: &Finished<'_>) {
         let plugin = pass.key.plugin.as_str();
-        self.metrics.pass_finished(plugin, pass.outcome.result(), pass.took, pass.decided);
+        // What a standby found out is no result that anybody waits for.
+        let result = if pass.standby { "standby" } else { pass.outcome.result() };
+        self.metrics.pass_finished(plugin, result, pass.took, pass.decided);
         if let Outcome::Failed(failure) = pass.outcome
             && let Some(code) = failure.code
         {
@@ -50,7 +75,23 @@ impl windlass_queue::Observer for QueueTimes {
 impl windlass_apply::Observe for Observed {
     fn wrote(&self, plugin: Option<&PluginName>, verb: Verb, result: Result<(), Class>, took: Duration) {
         let plugin = plugin.map_or("windlass", PluginName::as_str);
+        if result.is_ok()
+            && let Some(since) = self.no_write_since().take()
+        {
+            self.metrics.leadership().first_write(since.elapsed());
+        }
         let result = result.map_or_else(Class::as_str, |()| "ok");
         self.metrics.wrote(plugin, verb.as_str(), result, took);
+    }
+
+    fn fenced(&self, claim: &Claim) {
+        self.fence.refused(claim);
+        self.metrics.leadership().fenced(jiff::Timestamp::now().as_duration().as_secs_f64());
+        // When it is full, the election has not yet heard of the one before.
+        let _ = self.refused.try_send(claim.term);
+    }
+
+    fn fence_unseen(&self, _: &Claim) {
+        self.metrics.leadership().fence_unseen();
     }
 }

@@ -7,13 +7,14 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 use windlass_admin::Bound;
 use windlass_apply::Writer;
-use windlass_core::claim::{BootClock, Gate};
+use windlass_core::claim::{BootClock, Gate, Term};
 use windlass_core::limits::Limits;
 use windlass_core::ports::Sink;
+use windlass_lease::claim_role::ClaimRole;
 use windlass_lease::clock::Boottime;
 use windlass_lease::driver::{self, DriverError, Handle, LeaseDriver};
 use windlass_lease::durations::Durations;
@@ -25,16 +26,20 @@ use windlass_watch::watches::Watches;
 use crate::args::Run;
 use crate::decide::Catalogue;
 use crate::end::End;
+use crate::lead::Standby;
 use crate::observe::{Observed, QueueTimes};
 use crate::plugins::Plugins;
 use crate::role::Label;
 use crate::tasks::Tasks;
 use crate::views::{Inside, Probes, Views};
 use crate::watchdog::Watchdog;
-use crate::{lead, logs};
+use crate::{fence, lead, logs};
 
 /// Of the time that a shutdown may take, the share that the Lease gets; the rest is for the tasks.
 const LEASE_SHARE: f64 = 0.75;
+
+/// Refused terms that the election has not heard of yet; one is enough to make it look.
+const REFUSALS_MAX: usize = 4;
 
 /// Runs the host until it is told to end or has to.
 pub(crate) fn run(flags: Run) -> End {
@@ -106,24 +111,33 @@ impl Host {
 
         let identity = driver::identity(&flags.pod_name);
         let gate = Gate::new();
-        let observed = Arc::new(Observed::default());
-        let paused = windlass_queue::Config { paused: true, ..windlass_queue::Config::default() };
+        let (refused, heard) = mpsc::channel(REFUSALS_MAX);
+        let observed = Arc::new(Observed::new(refused));
+        let standby = if flags.standby_decides { Standby::Decides } else { Standby::Rests };
+        let paused = windlass_queue::Config {
+            paused: standby == Standby::Rests,
+            standby: standby == Standby::Decides,
+            ..windlass_queue::Config::default()
+        };
         let queue = Queue::observed(paused, QueueTimes(observed.clone()));
         let watches =
             Arc::new(Watches::new(client.clone(), &flags.namespace, queue.clone() as Arc<dyn Sink>));
         let catalogue = Arc::new(Catalogue::default());
         let plugins = Plugins::new(loader, catalogue.clone(), watches.clone(), queue.clone());
         let writer = writer(flags, &client, &gate, &identity, &observed);
-        let lease = lease(flags, durations, config, &gate, identity).map_err(lease_end_early)?;
+        let claim_role = claim_role(flags, durations);
+        let parts = Election { claim_role: claim_role.clone(), refused: heard, observed: observed.clone() };
+        let lease = lease(flags, durations, config, &gate, identity, parts).map_err(lease_end_early)?;
         let reconciler = reconciler(flags, &watches, &catalogue, &writer, &gate, &queue, &observed);
         let views = Arc::new(Views {
             plugins: plugins.clone(),
             queue: queue.clone(),
             watches: watches.clone(),
             lease: lease.clone(),
+            claim_role: claim_role.clone(),
             lease_name: flags.lease_name.clone(),
             max_concurrent: flags.max_concurrent_reconciles,
-            observed,
+            observed: observed.clone(),
             was_ready: AtomicBool::new(false),
         });
 
@@ -132,12 +146,25 @@ impl Host {
         let sync_period = flags.sync_period;
         let all = watches.clone();
         tasks.spawn("watches", until(&stopped, async move { all.run().await }));
-        tasks.spawn("plugin watch", until(&stopped, plugins.clone().watch(client, flags.namespace.clone())));
+        tasks.spawn(
+            "plugin watch",
+            until(&stopped, plugins.clone().watch(client.clone(), flags.namespace.clone())),
+        );
+        let own = client.clone();
+        tasks.spawn("claim role", until(&stopped, async move { match claim_role.follow(own).await {} }));
+        let namespace = flags.namespace.clone();
+        tasks.spawn(
+            "fence",
+            until(&stopped, async move { fence::follow(&observed, client, namespace).await }),
+        );
         tasks.spawn("plugin loader", until(&stopped, plugins.clone().load()));
         let label = Label::new(writer.clone(), &flags.pod_name);
         tasks.spawn("plugin states", until(&stopped, plugins.announce(writer, gate.clone())));
         tasks.spawn("pod label", returned(label.follow(lease.leading(), told(&stopped))));
-        tasks.spawn("leadership", until(&stopped, lead::follow(lease.leading(), queue, watches.clone())));
+        tasks.spawn(
+            "leadership",
+            until(&stopped, lead::follow(lease.leading(), queue, watches.clone(), standby)),
+        );
         tasks.spawn("resync", until(&stopped, resync(watches, sync_period)));
         tasks.spawn("reconcile", returned(reconciler.run(told(&stopped))));
         let (asked, inside) = (Arc::new(Probes(views.clone())), Arc::new(Inside(views)));
@@ -227,12 +254,24 @@ fn writer(
     Arc::new(Writer::new(client.clone(), gate.clone(), clock, config).observed(observed.clone()))
 }
 
+/// What the election works with beside its Lease.
+struct Election {
+    claim_role: Arc<ClaimRole>,
+    refused: mpsc::Receiver<Term>,
+    observed: Arc<Observed>,
+}
+
+fn claim_role(flags: &Run, durations: Durations) -> Arc<ClaimRole> {
+    Arc::new(ClaimRole::new(flags.namespace.as_str(), durations.request_timeout(), Arc::new(Boottime)))
+}
+
 fn lease(
     flags: &Run,
     durations: Durations,
     config: kube::Config,
     gate: &Arc<Gate>,
     identity: Arc<str>,
+    parts: Election,
 ) -> Result<Arc<Handle>, DriverError> {
     let namespace = flags.lease_namespace.as_ref().unwrap_or(&flags.namespace);
     let config_of = driver::Config {
@@ -241,7 +280,7 @@ fn lease(
         identity,
         durations,
         leader_elect: flags.leader_elect,
-        hook: None,
+        hook: Some(parts.claim_role),
     };
     LeaseDriver::start(config_of, config, gate.clone()).map(Arc::new)
 }
@@ -279,6 +318,7 @@ fn reconciler(
         concurrency: flags.max_concurrent_reconciles.into(),
         // A pass that is dropped gives its write up while it is still on the wire.
         drain: flags.request_timeout.max(defaults.drain),
+        standby_decides: flags.standby_decides,
         ..defaults
     };
     Reconciler::new(ports, config)

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use windlass_admin::metrics::{LeadershipNow, QueueNow, WatchNow};
 use windlass_admin::{Answer, Routes};
+use windlass_lease::claim_role::ClaimRole;
 use windlass_lease::driver::Handle;
 use windlass_queue::Queue;
 use windlass_watch::watches::Watches;
 
+use crate::fence::FenceView;
 use crate::observe::Observed;
 use crate::plugins::Plugins;
 
@@ -19,12 +21,23 @@ pub(crate) struct Views {
     pub(crate) queue: Arc<Queue>,
     pub(crate) watches: Arc<Watches>,
     pub(crate) lease: Arc<Handle>,
+    pub(crate) claim_role: Arc<ClaimRole>,
     pub(crate) lease_name: String,
     pub(crate) max_concurrent: u16,
     pub(crate) observed: Arc<Observed>,
     /// Ready once stays ready: a broken plugin, a missing CRD, an outage or the loss
     /// of leadership must not block a rollout.
     pub(crate) was_ready: AtomicBool,
+}
+
+/// What `/debug/leadership` shows.
+#[derive(serde::Serialize)]
+struct LeadershipView {
+    #[serde(flatten)]
+    lease: windlass_lease::status::Status,
+    /// The claim that the Role `windlass-claim` named when it was seen last.
+    current_claim: Option<String>,
+    fence: FenceView,
 }
 
 /// The probes' port.
@@ -51,7 +64,7 @@ impl Routes for Inside {
             "/debug/plugins" => Some(Answer::json(&views.plugins.view())),
             "/debug/queue" => Some(Answer::json(&views.queue.snapshot())),
             "/debug/watches" => Some(Answer::json(&views.watches.status())),
-            "/debug/leadership" => Some(Answer::json(&views.lease.status())),
+            "/debug/leadership" => Some(Answer::json(&views.leadership())),
             _ => None,
         }
     }
@@ -73,10 +86,19 @@ impl Views {
         Answer::unavailable(parts.iter().map(line).collect::<String>())
     }
 
+    fn leadership(&self) -> LeadershipView {
+        LeadershipView {
+            lease: self.lease.status(),
+            current_claim: self.claim_role.current(),
+            fence: self.observed.fence.view(),
+        }
+    }
+
     /// Brings what is read at scraping up to date, and writes everything down.
     fn metrics(&self) -> String {
         let metrics = &self.observed.metrics;
         for (plugin, now) in self.queue.stats() {
+            metrics.set_parked(plugin.as_str(), now.parked);
             metrics.set_queue(
                 plugin.as_str(),
                 QueueNow {
