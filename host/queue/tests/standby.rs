@@ -104,6 +104,30 @@ async fn an_event_brings_a_parked_key_back_after_a_moment_in_which_more_may_chan
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_change_during_a_pass_that_finds_a_leader_needed_is_looked_at_too() {
+    let queue = standby();
+    queue.offer(key("a"));
+    let running = next(&queue).await;
+    queue.offer(key("a"));
+    running.finish(Next::WhenLeading);
+    assert_eq!((queue.parked(), queue.delayed()), (0, 1));
+    next(&queue).await.finish(Next::OnChange);
+    assert!(queue.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_goes_first_once_and_then_as_everybody_else() {
+    let queue = standby();
+    queue.offer(key("a"));
+    next(&queue).await.finish(Next::WhenLeading);
+    queue.lead();
+    next(&queue).await.finish(Next::After(ms(100)));
+    queue.offer_after(key("b"), ms(50));
+    advance(ms(200)).await;
+    assert_eq!(all_at_once(&queue).await, "b a");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_key_that_never_rests_is_handed_out_ten_times_a_second() {
     for how in [Next::OnChange, Next::WhenLeading, Next::After(Duration::ZERO)] {
         let queue = standby();

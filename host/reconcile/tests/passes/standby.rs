@@ -11,7 +11,7 @@ use windlass_core::ports::Serving;
 use crate::world::{CONFIG_MAP, WEB, World, config_map, decision, key, ms, object, plugin, refused, serving};
 
 /// A plugin that always has something to say, and perhaps wants a child.
-fn talkative(children: Vec<String>) -> Result<Verdict, windlass_core::ports::CallError> {
+pub(crate) fn talkative(children: Vec<String>) -> Result<Verdict, windlass_core::ports::CallError> {
     let notice = Notice { severity: Severity::Normal, reason: "Ready".into(), message: "all is well".into() };
     Ok(Verdict::Decision(Decision { children, notices: vec![notice], ..Decision::default() }))
 }
@@ -45,6 +45,26 @@ async fn a_standby_writes_nothing_and_says_nothing() {
         ["bad PassFail", "forbidden Pa", "says Ready: "],
         "a standby keeps no mark of what it would say"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_former_leader_has_said_a_standby_neither_repeats_nor_forgets() {
+    let world = World::leader(|_, snapshot, _| match snapshot.primary.value()["spec"].as_str() {
+        Some("silent") => decision(&[]),
+        _ => talkative(vec![]),
+    });
+    let spec = |spec: &str| world.cluster.put(&object(WEB, "a"), json!({"metadata": {}, "spec": spec}));
+    spec("loud");
+    world.run_for(ms(1000)).await;
+    world.step_down();
+    for of in ["silent", "loud"] {
+        spec(of);
+        world.run_for(ms(1000)).await;
+    }
+    assert_eq!((world.queue.parked(), world.cluster.notices().len()), (1, 1));
+    world.lead(3);
+    world.run_for(ms(1000)).await;
+    assert_eq!(world.cluster.notices(), ["a Ready: all is well"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use windlass_core::ports::{Pass, Reader};
 use windlass_core::snapshot::Snapshot;
 use windlass_reconcile::Config;
 
+use crate::standby::talkative;
 use crate::world::{CONFIG_MAP, HOST, Reply, WEB, World, config_map, ms, object, refused};
 
 /// A plugin that wants one ConfigMap with the primary's spec.
@@ -109,6 +110,30 @@ async fn a_parked_key_is_written_first_at_takeover() {
     assert_eq!(standby.brain.asked()[before], "w7");
     assert_eq!(standby.cluster.log(), ["update v1/ConfigMap ns/w7"]);
     assert!(standby.brain.calls() > before + 12, "the others did not wait for a moment to pass either");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_only_to_be_said_waits_until_everything_is_written() {
+    let config = Config { concurrency: 1, ..Config::new(HOST) };
+    let world = World::with(
+        |pass, _, _| match pass.key.name.starts_with("says") {
+            true => talkative(vec![]),
+            false => config_map(&pass.key.name, "v"),
+        },
+        config,
+    );
+    for name in ["says1", "w1", "says2", "w2"] {
+        world.cluster.web(name);
+        world.run_for(ms(1000)).await;
+    }
+    assert_eq!((world.brain.calls(), world.queue.parked()), (4, 4));
+    world.lead(1);
+    world.run_for(ms(1)).await;
+    // Its own writes come back as events, which go before it too.
+    let asked = world.brain.asked();
+    assert_eq!(asked[4..6], ["w1", "w2"]);
+    assert_eq!(asked[asked.len() - 2..], ["says1", "says2"]);
+    assert_eq!(world.cluster.notices().len(), 2);
 }
 
 #[tokio::test(start_paused = true)]
