@@ -3,6 +3,7 @@
 
 mod args;
 mod decide;
+mod election;
 mod end;
 mod fence;
 mod lead;

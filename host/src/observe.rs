@@ -12,6 +12,7 @@ use windlass_core::class::Class;
 use windlass_core::key::Key;
 use windlass_core::name::PluginName;
 use windlass_core::outcome::Outcome;
+use windlass_lease::step::{Cause, StepDown};
 use windlass_reconcile::Finished;
 
 use crate::fence::Fence;
@@ -93,5 +94,20 @@ impl windlass_apply::Observe for Observed {
 
     fn fence_unseen(&self, _: &Claim) {
         self.metrics.leadership().fence_unseen();
+    }
+}
+
+impl windlass_lease::observe::Observe for Observed {
+    fn renewed(&self, took: Duration) {
+        self.metrics.leadership().renewed(took);
+    }
+
+    fn acquired(&self, cause: Cause, waited: Duration) {
+        *self.no_write_since() = Some(Instant::now());
+        self.metrics.leadership().took_over(cause.as_str(), waited);
+    }
+
+    fn stepped_down(&self, _: &StepDown) {
+        *self.no_write_since() = None;
     }
 }

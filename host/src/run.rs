@@ -11,12 +11,11 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 use windlass_admin::Bound;
 use windlass_apply::Writer;
-use windlass_core::claim::{BootClock, Gate, Term};
+use windlass_core::claim::{BootClock, Gate};
 use windlass_core::limits::Limits;
 use windlass_core::ports::Sink;
-use windlass_lease::claim_role::ClaimRole;
 use windlass_lease::clock::Boottime;
-use windlass_lease::driver::{self, DriverError, Handle, LeaseDriver};
+use windlass_lease::driver::{self, DriverError, Handle};
 use windlass_lease::durations::Durations;
 use windlass_plugin::Loader;
 use windlass_queue::Queue;
@@ -25,6 +24,7 @@ use windlass_watch::watches::Watches;
 
 use crate::args::Run;
 use crate::decide::Catalogue;
+use crate::election::Election;
 use crate::end::End;
 use crate::lead::Standby;
 use crate::observe::{Observed, QueueTimes};
@@ -125,9 +125,9 @@ impl Host {
         let catalogue = Arc::new(Catalogue::default());
         let plugins = Plugins::new(loader, catalogue.clone(), watches.clone(), queue.clone());
         let writer = writer(flags, &client, &gate, &identity, &observed);
-        let claim_role = claim_role(flags, durations);
-        let parts = Election { claim_role: claim_role.clone(), refused: heard, observed: observed.clone() };
-        let lease = lease(flags, durations, config, &gate, identity, parts).map_err(lease_end_early)?;
+        let election = Election::prepare(flags, durations, identity.clone())?;
+        let claim_role = election.claim_role();
+        let lease = election.start(config, &gate, heard, observed.clone())?;
         let reconciler = reconciler(flags, &watches, &catalogue, &writer, &gate, &queue, &observed);
         let views = Arc::new(Views {
             plugins: plugins.clone(),
@@ -254,45 +254,10 @@ fn writer(
     Arc::new(Writer::new(client.clone(), gate.clone(), clock, config).observed(observed.clone()))
 }
 
-/// What the election works with beside its Lease.
-struct Election {
-    claim_role: Arc<ClaimRole>,
-    refused: mpsc::Receiver<Term>,
-    observed: Arc<Observed>,
-}
-
-fn claim_role(flags: &Run, durations: Durations) -> Arc<ClaimRole> {
-    Arc::new(ClaimRole::new(flags.namespace.as_str(), durations.request_timeout(), Arc::new(Boottime)))
-}
-
-fn lease(
-    flags: &Run,
-    durations: Durations,
-    config: kube::Config,
-    gate: &Arc<Gate>,
-    identity: Arc<str>,
-    parts: Election,
-) -> Result<Arc<Handle>, DriverError> {
-    let namespace = flags.lease_namespace.as_ref().unwrap_or(&flags.namespace);
-    let config_of = driver::Config {
-        namespace: namespace.clone(),
-        name: flags.lease_name.clone(),
-        identity,
-        durations,
-        leader_elect: flags.leader_elect,
-        hook: Some(parts.claim_role),
-    };
-    LeaseDriver::start(config_of, config, gate.clone()).map(Arc::new)
-}
-
 /// Ends the process from the watchdog's thread: what should have stopped did not, so no
 /// other part of it can be asked to end in order.
 fn overdue(why: String) {
     std::process::exit(i32::from(End::Overdue(why).say()));
-}
-
-fn lease_end_early(error: DriverError) -> End {
-    End::Early(error.to_string())
 }
 
 fn reconciler(
