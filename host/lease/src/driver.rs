@@ -5,19 +5,23 @@
 //! and stops writing when that fails, because the gate closes from here.
 
 use std::any::Any;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch as channel};
-use windlass_core::claim::{BootClock, Gate};
+use tokio::sync::{mpsc, oneshot, watch as channel};
+use windlass_core::claim::{BootClock, Gate, Term};
 
 use crate::api::Api;
 use crate::clock::Boottime;
 use crate::durations::Durations;
 use crate::elector::{Elector, Settings};
 use crate::hook::AcquireHook;
+use crate::mutant::Mutant;
+use crate::observe::Observe;
+use crate::pulse::{Ear, Peer, Pulse, Server, nonce_of};
 use crate::run::Loop;
 use crate::status::{Board, Status};
 use crate::step::{HeldByAnother, Leadership};
@@ -43,6 +47,38 @@ pub struct Config {
     pub leader_elect: bool,
     /// What has to be done between the acquisition and the first write, if anything.
     pub hook: Option<Arc<dyn AcquireHook>>,
+    /// This replica's pulse. Without one nobody learns of its death before the lease time
+    /// has passed.
+    pub pulse: Option<Pulse>,
+    /// `--death-evidence`: take over at once from a process that has ended. Without it
+    /// this replica listens to nobody; its own pulse is there for others all the same.
+    pub death_evidence: bool,
+    /// Terms of which the API server refused a write because another claim is the current
+    /// one. Bounded and short (8 is plenty): who finds it full need not wait, one is enough.
+    pub refused: Option<mpsc::Receiver<Term>>,
+    /// Told what happens, for metrics.
+    pub observe: Option<Arc<dyn Observe>>,
+    /// A rule to break. Without the feature `mutants` it is ignored.
+    pub mutant: Option<Mutant>,
+}
+
+impl Config {
+    /// A replica that elects, with nothing that is optional. Listens to pulses, has none.
+    pub fn new(namespace: &str, name: &str, identity: Arc<str>, durations: Durations) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            identity,
+            durations,
+            leader_elect: true,
+            hook: None,
+            pulse: None,
+            death_evidence: true,
+            refused: None,
+            observe: None,
+            mutant: None,
+        }
+    }
 }
 
 /// Why the driver ended, when nobody wanted that or not in this way.
@@ -87,6 +123,8 @@ pub struct Handle {
     board: Arc<Board>,
     clock: Arc<dyn BootClock>,
     gate: Arc<Gate>,
+    /// Ends with the handle, after the gate was closed: later than everything else.
+    _pulse: Option<Server>,
 }
 
 /// An identity for this process: the pod's name and 128 random bits, so that a
@@ -97,7 +135,8 @@ pub fn identity(pod: &str) -> Arc<str> {
 
 impl LeaseDriver {
     /// Starts the thread; it opens and closes `gate`. Requests are never retried below
-    /// the elector, whatever `kube` says. The clock is CLOCK_BOOTTIME.
+    /// the elector, whatever `kube` says. The clock is CLOCK_BOOTTIME. The pulse, if
+    /// there is one, answers from here on until the handle is dropped.
     ///
     /// # Errors
     /// [`DriverError::Thread`] when there is no thread to be had.
@@ -115,17 +154,26 @@ impl LeaseDriver {
     /// # Errors
     /// [`DriverError::Thread`] when there is no thread to be had.
     pub fn start_with(
-        config: Config,
+        mut config: Config,
         connect: Connect,
         clock: Arc<dyn BootClock>,
         gate: Arc<Gate>,
     ) -> Result<Handle, DriverError> {
-        let board = Arc::new(Board::new(&config.identity, config.durations, config.leader_elect));
+        let no_thread = |error: std::io::Error| DriverError::Thread(error.to_string());
+        let (mut server, mut advertised) = (None, None);
+        if let Some(pulse) = config.pulse.take() {
+            advertised = Some(pulse.advertise);
+            server = Some(Server::start(pulse.listener, nonce_of(&config.identity)).map_err(no_thread)?);
+        }
+        let (peer, peer_seen) = channel::channel(Peer::default());
+        let board = Arc::new(Board::new(&config, advertised, peer_seen));
         let (shutdown, shutdown_said) = oneshot::channel();
         let (lead, leading) = channel::channel(Leadership::Standby { holder: None });
         let (end, ended) = channel::channel(None);
         let thread = Thread {
             config,
+            advertised,
+            peer,
             gate: gate.clone(),
             clock: clock.clone(),
             board: board.clone(),
@@ -138,7 +186,7 @@ impl LeaseDriver {
                 let result = thread.run(connect);
                 end.send_replace(Some(result));
             })
-            .map_err(|error| DriverError::Thread(error.to_string()))?;
+            .map_err(no_thread)?;
         Ok(Handle {
             shutdown: Mutex::new(Some(shutdown)),
             leading,
@@ -147,6 +195,7 @@ impl LeaseDriver {
             board,
             clock,
             gate,
+            _pulse: server,
         })
     }
 }
@@ -154,6 +203,8 @@ impl LeaseDriver {
 /// What moves into the thread.
 struct Thread {
     config: Config,
+    advertised: Option<SocketAddr>,
+    peer: channel::Sender<Peer>,
     gate: Arc<Gate>,
     clock: Arc<dyn BootClock>,
     board: Arc<Board>,
@@ -184,6 +235,13 @@ impl Thread {
             .build()
             .map_err(|error| DriverError::Thread(error.to_string()))?;
         let config = self.config;
+        let mutant = config.mutant.map(|mutant| on_these_clocks(mutant, &*self.clock));
+        let nonce = nonce_of(&config.identity);
+        let ear = config.death_evidence.then(|| Ear::new(nonce, self.advertised)).map(|ear| match mutant {
+            Some(Mutant::EvidenceFromSilence) if cfg!(feature = "mutants") => ear.restless(),
+            _ => ear,
+        });
+        let pulse = self.advertised.map(|at| format!("{at}/{nonce}").into());
         let result = runtime.block_on(async {
             let client = connect().map_err(|error| DriverError::Client(error.to_string()))?;
             let settings = Settings {
@@ -191,8 +249,8 @@ impl Thread {
                 durations: config.durations,
                 elect: config.leader_elect,
                 seed: rand::random(),
-                pulse: None,
-                mutant: None,
+                pulse,
+                mutant,
             };
             let parts = Loop {
                 elector: Elector::new(settings, self.clock.now()),
@@ -204,6 +262,10 @@ impl Thread {
                 leading: self.leading,
                 shutdown: self.shutdown,
                 watch_silence: config.durations.renew_deadline(),
+                ear,
+                peer: self.peer,
+                refused: config.refused,
+                observe: config.observe,
             };
             Box::pin(parts.run()).await
         });
@@ -269,6 +331,15 @@ impl Drop for Handle {
             self.gate.close();
         }
     }
+}
+
+/// A mutant that believes in wall clocks gets this machine's, off by what its name said.
+fn on_these_clocks(mutant: Mutant, clock: &dyn BootClock) -> Mutant {
+    let Mutant::WallClock { zero_ms: ahead } = mutant else {
+        return mutant;
+    };
+    let since_boot = i64::try_from(clock.now().0 / 1_000_000).unwrap_or(i64::MAX);
+    Mutant::WallClock { zero_ms: jiff::Timestamp::now().as_millisecond() - since_boot + ahead }
 }
 
 fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -14,6 +14,8 @@ pub mod elector;
 pub mod fence;
 pub mod hook;
 pub mod mutant;
+pub mod observe;
+pub mod pulse;
 pub mod record;
 pub mod status;
 pub mod step;

@@ -3,6 +3,7 @@
 //! One task owns everything: the watch, the one request, the preparation. So there
 //! is no order between them to get wrong, and all of them end when the loop does.
 
+use std::convert::Infallible;
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,14 +11,16 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch as channel};
 use tokio::time::Instant;
-use windlass_core::claim::{BootClock, BootTime, Claim, Gate};
+use windlass_core::claim::{BootClock, BootTime, Claim, Gate, Term};
 
 use crate::api::{Api, ApiError};
 use crate::driver::DriverError;
 use crate::elector::Elector;
 use crate::hook::{AcquireHook, HookError};
+use crate::observe::Observe;
+use crate::pulse::{Ear, Peer, Target};
 use crate::status::Board;
-use crate::step::{Input, Leadership, Order, Step, StepDown};
+use crate::step::{Cause, Input, Leadership, Order, Purpose, Step, StepDown, Write};
 
 /// How often the gate is asked whether the last write has ended, during a release. The
 /// gate has no way to tell: it belongs to `core`, which knows no runtime.
@@ -41,12 +44,22 @@ pub(crate) struct Loop {
     pub(crate) shutdown: oneshot::Receiver<Duration>,
     /// A watch that is silent for this long is taken for dead.
     pub(crate) watch_silence: Duration,
+    /// Listens to the leader's pulse, if evidence is wanted.
+    pub(crate) ear: Option<Ear>,
+    pub(crate) peer: channel::Sender<Peer>,
+    /// Terms that the API server refused a write of.
+    pub(crate) refused: Option<mpsc::Receiver<Term>>,
+    pub(crate) observe: Option<Arc<dyn Observe>>,
 }
 
 /// What is under way.
-#[derive(Default)]
 struct Work {
     request: Later<Input>,
+    /// Whose pulse the ear listens to.
+    target: channel::Sender<Option<Target>>,
+    /// Why the Lease was free that is being taken, and since when.
+    vacancy: Option<(Cause, BootTime)>,
+    stepped_down: Option<BootTime>,
     preparation: Later<(Claim, Result<(), HookError>)>,
     draining: bool,
     wake_at: Option<BootTime>,
@@ -68,13 +81,17 @@ impl Loop {
     pub(crate) async fn run(mut self) -> Result<(), DriverError> {
         // Bounded: when the loop is behind, the watch waits.
         let (tell, mut told) = mpsc::channel(16);
+        let tell_deaths = tell.clone();
         let mut watch = std::pin::pin!(crate::watch::watch(self.api.clone(), tell, self.watch_silence));
-        let mut work = Work::default();
+        let (mut work, target) = Work::new();
+        let mut ear = std::pin::pin!(listen(self.ear.take(), target, tell_deaths, self.peer.clone()));
         self.step(&mut work, Input::Tick);
         while work.ended.is_none() {
             let happened = tokio::select! {
                 // The watch only speaks through the channel.
                 never = &mut watch => match never {},
+                never = &mut ear => match never {},
+                term = next(&mut self.refused) => Happened::Told(Input::Fenced(term)),
                 Some(input) = told.recv() => Happened::Told(input),
                 happened = Self::next(&mut work, &*self.clock, &self.gate, &mut self.shutdown) => happened,
             };
@@ -141,17 +158,21 @@ impl Loop {
         for order in orders {
             self.carry_out(work, order);
         }
+        let leader = self.elector.leader_elsewhere();
+        work.target.send_if_modified(|target| {
+            let named = leader.and_then(|lease| Target::of(lease));
+            std::mem::replace(target, named.clone()) != named
+        });
     }
 
     fn carry_out(&mut self, work: &mut Work, order: Order) {
         match order {
             Order::Write(write) => {
-                let (api, board) = (self.api.clone(), self.board.clone());
-                work.request = Some(Box::pin(async move {
-                    let id = write.id;
-                    let result = api.write(&write).await.map_err(|error| failed(&board, "write", error));
-                    Input::Answered { id, result }
-                }));
+                if write.purpose == Purpose::Acquire {
+                    work.vacancy = self.elector.vacancy();
+                }
+                let (api, board, observe) = (self.api.clone(), self.board.clone(), self.observe.clone());
+                work.request = Some(Box::pin(send(write, api, board, observe)));
             }
             Order::Read { id, timeout } => {
                 let (api, board) = (self.api.clone(), self.board.clone());
@@ -176,15 +197,30 @@ impl Loop {
             }
             Order::CloseGate(reason) => self.close(work, &reason),
             Order::WaitDrain => work.draining = true,
-            Order::Announce(leadership) => self.announce(leadership),
+            Order::Announce(leadership) => self.announce(work, leadership),
             Order::End(result) => work.ended = Some(result.map_err(DriverError::HeldByAnother)),
         }
+    }
+
+    /// Why the Lease was free that is held now, and how long it took to lead from then on.
+    fn taken(&self, work: &Work) -> (Cause, Duration) {
+        let (cause, since) = work.vacancy.unwrap_or((Cause::First, self.clock.now()));
+        let since = match cause {
+            Cause::Own => work.stepped_down.unwrap_or(since),
+            _ => since,
+        };
+        (cause, self.clock.now().since(since))
     }
 
     fn close(&self, work: &mut Work, reason: &StepDown) {
         self.gate.close();
         work.preparation = None;
-        self.board.closed(Some(reason));
+        work.stepped_down = Some(self.clock.now());
+        if self.board.closed(Some(reason))
+            && let Some(observe) = &self.observe
+        {
+            observe.stepped_down(reason);
+        }
         if *reason == StepDown::Shutdown {
             tracing::info!("giving up the lease");
         } else {
@@ -192,14 +228,75 @@ impl Loop {
         }
     }
 
-    fn announce(&self, leadership: Leadership) {
+    fn announce(&self, work: &Work, leadership: Leadership) {
         self.board.announced(&leadership);
         match &leadership {
-            Leadership::Leading(claim) => tracing::info!(term = %claim.term, "leading"),
+            Leadership::Leading(claim) => {
+                let (cause, waited) = self.taken(work);
+                tracing::info!(term = %claim.term, cause = cause.as_str(), ?waited, "leading");
+                self.board.acquired(cause);
+                if let Some(observe) = &self.observe {
+                    observe.acquired(cause, waited);
+                }
+            }
             Leadership::Standby { holder } => tracing::info!(?holder, "standing by"),
         }
         self.leading.send_replace(leadership);
     }
+}
+
+impl Work {
+    fn new() -> (Self, channel::Receiver<Option<Target>>) {
+        let (target, named) = channel::channel(None);
+        let work = Self {
+            request: None,
+            target,
+            vacancy: None,
+            stepped_down: None,
+            preparation: None,
+            draining: false,
+            wake_at: None,
+            end_at: None,
+            ended: None,
+        };
+        (work, named)
+    }
+}
+
+/// One write, one answer.
+async fn send(write: Write, api: Api, board: Arc<Board>, observe: Option<Arc<dyn Observe>>) -> Input {
+    let (id, begun) = (write.id, Instant::now());
+    let result = api.write(&write).await.map_err(|error| failed(&board, "write", error));
+    if result.is_ok() && write.purpose == Purpose::Renew {
+        board.renewed(begun.elapsed());
+        if let Some(observe) = observe {
+            observe.renewed(begun.elapsed());
+        }
+    }
+    Input::Answered { id, result }
+}
+
+async fn listen(
+    ear: Option<Ear>,
+    target: channel::Receiver<Option<Target>>,
+    tell: mpsc::Sender<Input>,
+    peer: channel::Sender<Peer>,
+) -> Infallible {
+    match ear {
+        Some(ear) => ear.follow(target, tell, peer).await,
+        None => pending().await,
+    }
+}
+
+/// The next thing that is said, if there is anybody to say it.
+async fn next<T>(from: &mut Option<mpsc::Receiver<T>>) -> T {
+    if let Some(receiver) = from {
+        match receiver.recv().await {
+            Some(said) => return said,
+            None => *from = None,
+        }
+    }
+    pending().await
 }
 
 fn failed(board: &Board, step: &str, error: ApiError) -> crate::step::Failure {

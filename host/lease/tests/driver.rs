@@ -25,14 +25,8 @@ const LEASE: Duration = Duration::from_secs(1);
 
 fn config(identity: &str) -> Config {
     let ms = Duration::from_millis;
-    Config {
-        namespace: "ns".to_owned(),
-        name: "windlass".to_owned(),
-        identity: identity.into(),
-        durations: Durations::try_new(LEASE, ms(700), ms(100)).unwrap(),
-        leader_elect: true,
-        hook: None,
-    }
+    let durations = Durations::try_new(LEASE, ms(700), ms(100)).unwrap();
+    Config::new("ns", "windlass", identity.into(), durations)
 }
 
 fn start(fake: &Arc<Fake>, config: Config) -> (Handle, Arc<Gate>) {

@@ -20,14 +20,8 @@ const RENEW_DEADLINE: Duration = Duration::from_millis(1_500);
 
 fn start(cluster: &ControlPlane, namespace: &str, user: &str) -> Result<(Handle, std::sync::Arc<Gate>)> {
     let gate = Gate::new();
-    let config = Config {
-        namespace: namespace.to_owned(),
-        name: "windlass".to_owned(),
-        identity: identity(user),
-        durations: Durations::try_new(LEASE, RENEW_DEADLINE, Duration::from_millis(250))?,
-        leader_elect: true,
-        hook: None,
-    };
+    let durations = Durations::try_new(LEASE, RENEW_DEADLINE, Duration::from_millis(250))?;
+    let config = Config::new(namespace, "windlass", identity(user), durations);
     Ok((LeaseDriver::start(config, cluster.config_for(user)?, gate.clone())?, gate))
 }
 
