@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -293,6 +293,32 @@ impl Audit {
         Ok(events)
     }
 
+    /// Shows every event after a mark to `see`, one at a time: what a log needs that is larger than memory should be. Gives back
+    /// where the last whole line ends.
+    ///
+    /// # Errors
+    /// As for [`events`](Self::events).
+    pub fn each(&self, mark: Mark, mut see: impl FnMut(AuditEvent)) -> Result<Mark> {
+        let file = match File::open(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(mark),
+            file => file.context("the audit log cannot be read")?,
+        };
+        let (mut reader, mut line, mut end) =
+            (BufReader::with_capacity(CHUNK_BYTES, file), Vec::new(), mark.0);
+        reader.seek(SeekFrom::Start(end)).context("the audit log cannot be read")?;
+        loop {
+            line.clear();
+            let length = reader.read_until(b'\n', &mut line).context("the audit log cannot be read")?;
+            if line.last() != Some(&b'\n') {
+                return Ok(Mark(end));
+            }
+            end += length as u64;
+            let event = serde_json::from_slice(&line)
+                .with_context(|| format!("no audit event: {}", clip(&String::from_utf8_lossy(&line))))?;
+            see(event);
+        }
+    }
+
     /// The writes after a mark that are over and that fit.
     ///
     /// # Errors
@@ -424,6 +450,16 @@ mod tests {
         file.write_all(&WRITE.as_bytes()[40..]).unwrap();
         file.write_all(b"\n").unwrap();
         assert_eq!(audit.since(mark).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn events_seen_one_at_a_time_are_the_same() {
+        let (_file, audit) = log(&format!("{WRITE}\n{WRITE}\n{}", &WRITE[..40]));
+        let mut seen = 0;
+        let end = audit.each(Mark::default(), |_| seen += 1).unwrap();
+        assert_eq!((seen, end), (2, audit.mark().unwrap()));
+        audit.each(end, |_| seen += 1).unwrap();
+        assert_eq!(seen, 2);
     }
 
     #[test]

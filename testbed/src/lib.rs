@@ -19,6 +19,7 @@
 //! | [`binaries`] | finds or builds the programs |
 //! | [`control_plane`] | starts, disturbs and ends them |
 //! | [`audit`] | reads what the API server recorded |
+//! | [`checker`] | judges a run by what was recorded |
 //! | [`kubelet`] | makes pods Ready without containers |
 //! | [`Replica`] | one host process |
 //! | [`faultd`] | stands between clients and the API server and fails on request |
@@ -27,6 +28,7 @@
 mod access;
 pub mod audit;
 pub mod binaries;
+pub mod checker;
 pub mod components;
 pub mod control_plane;
 pub mod faultd;
