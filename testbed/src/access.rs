@@ -63,6 +63,11 @@ impl Access {
         })
     }
 
+    /// The same cluster at another address, whose certificate the same authority signed.
+    pub(crate) fn at(&self, server: String) -> Self {
+        Self { server, ..self.clone() }
+    }
+
     pub(crate) fn server(&self) -> &str {
         &self.server
     }

@@ -333,6 +333,14 @@ impl ControlPlane {
             .context("this needs a control plane of the testbed's own, and this one is external")
     }
 
+    pub(crate) fn layout(&self) -> Result<&Layout> {
+        Ok(self.local()?.servers.layout())
+    }
+
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
+    }
+
     /// The audit log, whose [`Audit::path`] the API server appends to.
     ///
     /// # Errors

@@ -23,6 +23,9 @@
 //! | [`kubelet`] | makes pods Ready without containers |
 //! | [`Replica`] | one host process |
 //! | [`faultd`] | stands between clients and the API server and fails on request |
+//! | [`SecondApiserver`] | one more API server on the same etcd |
+//! | [`prober`] | writes that a fence must refuse, and writes that it must not touch |
+//! | [`SlowWebhook`] | an admission webhook that takes its time |
 //! | [`components`] | builds the plugins that tests load |
 
 mod access;
@@ -34,13 +37,17 @@ pub mod control_plane;
 pub mod faultd;
 pub mod kubelet;
 mod layout;
+mod manifests;
 mod options;
 mod pki;
+pub mod prober;
 mod process;
 pub mod progress;
 mod replica;
 mod runtime;
+mod second;
 mod servers;
+mod webhook;
 
 pub use audit::{Audit, AuditEvent, Mark, Writes};
 pub use binaries::Binaries;
@@ -50,6 +57,9 @@ pub use faultd::Faultd;
 pub use kubelet::Placement;
 pub use options::{Options, REPLICAS, User};
 pub use pki::{Authority, Identity};
+pub use prober::Prober;
 pub use process::Signal;
 pub use replica::{Replica, ReplicaOptions};
+pub use second::SecondApiserver;
 pub use servers::{Server, Stop};
+pub use webhook::SlowWebhook;
