@@ -7,8 +7,11 @@
 
 mod bad_plugins;
 mod deploy;
+mod faults;
 mod flow;
+mod frozen;
 mod leadership;
 mod plugins;
 mod scale;
 mod scene;
+mod visible;

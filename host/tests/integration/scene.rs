@@ -93,8 +93,7 @@ impl Scene {
 
     /// A control plane of the test's own with the base and the CRDs installed, and no replica yet.
     pub(crate) async fn fresh(prefix: &str) -> Self {
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
-        let alone = ONE_AT_A_TIME.lock().await;
+        let alone = alone().await;
         let control = ControlPlane::start(Options::default()).await.expect("a control plane");
         let scene = Self::on(Cluster::Own(Box::new(control)), prefix, Some(alone)).await.expect("a scene");
         scene.install_base().await.expect("the base installs");
@@ -170,6 +169,11 @@ impl Scene {
 
     /// Starts a replica with short lease durations; further flags win.
     pub(crate) fn replica(&self, name: &str, flags: &[&str]) -> Result<Replica> {
+        self.replica_with(name, &self.kubeconfig, flags)
+    }
+
+    /// The same with a kubeconfig of its own, such as one that goes through a proxy.
+    pub(crate) fn replica_with(&self, name: &str, kubeconfig: &Path, flags: &[&str]) -> Result<Replica> {
         let mut all = vec!["--lease-duration=3s", "--renew-deadline=2s", "--retry-period=400ms"];
         all.extend(["--request-timeout=2s", "--log=info,windlass=debug"]);
         all.extend(flags);
@@ -177,7 +181,7 @@ impl Scene {
             binary: env!("CARGO_BIN_EXE_windlass").into(),
             name: name.to_owned(),
             namespace: HOST.to_owned(),
-            kubeconfig: self.kubeconfig.clone(),
+            kubeconfig: kubeconfig.to_owned(),
             directory: self.directory.clone(),
             flags: all.into_iter().map(Into::into).collect(),
         })
@@ -188,6 +192,12 @@ impl Scene {
         for i in 0..count {
             self.start(&format!("windlass-{i}"), flags).await;
         }
+        self.ready().await;
+        self.leader().await;
+    }
+
+    /// Waits until each replica that the scene holds is ready.
+    pub(crate) async fn ready(&self) {
         self.until("every replica is ready", || async {
             let mut replicas = self.replicas.lock().await;
             for replica in replicas.iter_mut() {
@@ -199,7 +209,6 @@ impl Scene {
             Some(())
         })
         .await;
-        self.leader().await;
     }
 
     /// Takes a replica out of the scene's hands.
@@ -211,7 +220,11 @@ impl Scene {
 
     /// Starts a replica that the scene holds.
     pub(crate) async fn start(&self, name: &str, flags: &[&str]) {
-        let replica = self.replica(name, flags).expect("the host starts");
+        self.keep(self.replica(name, flags).expect("the host starts")).await;
+    }
+
+    /// Has the scene hold a replica.
+    pub(crate) async fn keep(&self, replica: Replica) {
         self.replicas.lock().await.push(replica);
     }
 
@@ -374,6 +387,12 @@ impl Cluster {
             Cluster::Own(control) => control,
         }
     }
+}
+
+/// Waits until no other test has a control plane of its own, and keeps it that way.
+pub(crate) async fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+    ONE_AT_A_TIME.lock().await
 }
 
 /// `ordinary`, or `long` when `cargo xtask test --full` asks for what takes longer.
