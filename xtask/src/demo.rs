@@ -63,14 +63,35 @@ impl Demo {
     async fn install_base(&mut self) -> Result<()> {
         let rendered =
             self.kubectl(&["kustomize", &root().join("deploy/base").display().to_string()]).await?;
-        let processes = |doc: &&str| {
-            !doc.contains("\nkind: Deployment\n") && !doc.contains("\nkind: PodDisruptionBudget\n")
-        };
-        self.base = rendered.split("\n---\n").filter(processes).collect::<Vec<_>>().join("\n---\n");
+        self.base = without_pods(&rendered);
         self.control.apply(&self.base).await?;
         if self.ours {
             let token = self.control.service_account_token("windlass-system", "windlass").await?;
             self.host_kubeconfig = self.control.kubeconfig_with_token("windlass", &token)?;
+        }
+        Ok(())
+    }
+
+    /// Installs `deploy/components/fence`, if there is one. Says whether.
+    pub(crate) async fn install_fence(&self) -> Result<bool> {
+        if !root().join("deploy/components/fence/kustomization.yaml").exists() {
+            return Ok(false);
+        }
+        // kustomize takes neither absolute paths nor a component as a root.
+        let overlay = root().join("target/bench/fenced");
+        std::fs::create_dir_all(&overlay).context("create target/bench/fenced")?;
+        let text = "resources: [../../../deploy/base]\ncomponents: [../../../deploy/components/fence]\n";
+        std::fs::write(overlay.join("kustomization.yaml"), text).context("write the overlay")?;
+        let rendered = self.kubectl(&["kustomize", &overlay.display().to_string()]).await?;
+        self.control.apply(&without_pods(&rendered)).await?;
+        Ok(true)
+    }
+
+    /// Makes the replicas that are started from now on use a fresh token: one lasts an hour.
+    pub(crate) async fn renew_token(&self) -> Result<()> {
+        if self.ours {
+            let token = self.control.service_account_token("windlass-system", "windlass").await?;
+            self.control.kubeconfig_with_token("windlass", &token)?;
         }
         Ok(())
     }
@@ -208,6 +229,13 @@ impl Demo {
         }
         Ok(())
     }
+}
+
+/// Manifests without what is about pods: the replicas are processes here.
+fn without_pods(rendered: &str) -> String {
+    let kept =
+        |doc: &&str| !doc.contains("\nkind: Deployment\n") && !doc.contains("\nkind: PodDisruptionBudget\n");
+    rendered.split("\n---\n").filter(kept).collect::<Vec<_>>().join("\n---\n")
 }
 
 fn last_lines(log: &str) -> String {

@@ -125,7 +125,8 @@ pub(crate) fn holds(found: &Value, wanted: &Value) -> bool {
             wanted.iter().all(|(key, value)| holds(found.get(key).unwrap_or(&Value::Null), value))
         }
         (Value::Array(found), Value::Array(wanted)) => {
-            found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| holds(found, wanted))
+            found.len() == wanted.len()
+                && found.iter().zip(wanted).all(|(found, wanted)| holds(found, wanted))
         }
         (Value::Null, Value::Object(wanted)) => wanted.is_empty(),
         (found, wanted) => found == wanted,

@@ -14,7 +14,8 @@ pub(crate) async fn serve(address: String) -> Result<()> {
         tokio::spawn(async move {
             let mut request = [0; 1024];
             let _ = stream.read(&mut request).await;
-            let status = if crate::READY.load(Ordering::Relaxed) { "200 OK" } else { "503 Service Unavailable" };
+            let status =
+                if crate::READY.load(Ordering::Relaxed) { "200 OK" } else { "503 Service Unavailable" };
             let answer = format!("HTTP/1.0 {status}\r\nContent-Length: 0\r\n\r\n");
             let _ = stream.write_all(answer.as_bytes()).await;
         });

@@ -64,7 +64,8 @@ pub(crate) async fn run(client: Client, namespace: &str, tuned: bool) {
         let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &resource);
         let writer = reflector::store::Writer::new(resource.clone());
         let store = writer.as_reader();
-        let stream = watcher(api, watcher::Config::default()).default_backoff().reflect(writer).touched_objects();
+        let stream =
+            watcher(api, watcher::Config::default()).default_backoff().reflect(writer).touched_objects();
         controller = controller.owns_stream_with(stream, resource.clone());
         let kind = match resource.kind.as_str() {
             "Deployment" => "Deployment",
@@ -77,10 +78,14 @@ pub(crate) async fn run(client: Client, namespace: &str, tuned: bool) {
     }
     let context = Arc::new(Context { client, kinds, tuned });
     controller
-        .run(reconcile, |_, error, _| {
-            tracing::warn!(%error, "a pass failed");
-            Action::requeue(Duration::from_secs(1))
-        }, context)
+        .run(
+            reconcile,
+            |_, error, _| {
+                tracing::warn!(%error, "a pass failed");
+                Action::requeue(Duration::from_secs(1))
+            },
+            context,
+        )
         .for_each(|_| std::future::ready(()))
         .await;
 }
@@ -96,7 +101,8 @@ async fn reconcile(app: Arc<WebApp>, context: Arc<Context>) -> Result<Action, Fa
         let kind_of = &context.kinds[kind];
         let key = ObjectRef::new_with(&name, kind_of.resource.clone()).within(&namespace);
         let found = kind_of.store.get(&key);
-        let api = Api::<DynamicObject>::namespaced_with(context.client.clone(), &namespace, &kind_of.resource);
+        let api =
+            Api::<DynamicObject>::namespaced_with(context.client.clone(), &namespace, &kind_of.resource);
         match wanted {
             Some(wanted) => {
                 let same = |found: Arc<DynamicObject>| {
@@ -109,10 +115,12 @@ async fn reconcile(app: Arc<WebApp>, context: Arc<Context>) -> Result<Action, Fa
                     wanted_deployment = wanted;
                 }
             }
-            None if found.is_some_and(|found| owned(&found, &app)) => match api.delete(&name, &DeleteParams::default()).await {
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                result => drop(result?),
-            },
+            None if found.is_some_and(|found| owned(&found, &app)) => {
+                match api.delete(&name, &DeleteParams::default()).await {
+                    Err(kube::Error::Api(status)) if status.code == 404 => {}
+                    result => drop(result?),
+                }
+            }
             None => {}
         }
     }

@@ -32,9 +32,17 @@ impl Rollout {
             return moving;
         }
         let conditions = status["conditions"].as_array().into_iter().flatten();
-        if let Some(stuck) = conditions.into_iter().find(|c| c["type"] == "Progressing" && c["status"] == "False") {
+        if let Some(stuck) =
+            conditions.into_iter().find(|c| c["type"] == "Progressing" && c["status"] == "False")
+        {
             let message = stuck["message"].as_str().unwrap_or_default().to_owned();
-            return Self { done: false, moving: false, ready: "RolloutStuck", reason: "RolloutStuck", message };
+            return Self {
+                done: false,
+                moving: false,
+                ready: "RolloutStuck",
+                reason: "RolloutStuck",
+                message,
+            };
         }
         if ["replicas", "updatedReplicas", "availableReplicas"].iter().any(|field| count(field) != replicas) {
             return moving;

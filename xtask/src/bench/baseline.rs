@@ -1,15 +1,18 @@
 //! `cargo xtask bench baseline`: the first honest figures, on this machine, with
 //! floors measured in the same run. Not a test: nothing here asserts a time.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures::StreamExt as _;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 use windlass_testbed::Options;
 
+use super::Bench;
+use super::observe::watch;
+use super::report::{Report, load_average, spread};
 use crate::demo::Demo;
 use crate::plugin::Package;
 use crate::up::{HELLO, create_sample, ready};
@@ -17,20 +20,6 @@ use crate::{build, root};
 
 /// The child that the bare watcher writes.
 const BARE: &str = "/api/v1/namespaces/default/configmaps/bare";
-
-/// What to measure.
-#[derive(clap::Args)]
-pub(crate) struct Bench {
-    /// Which benchmark: `baseline` measures latency, memory and failover.
-    #[arg(value_parser = ["baseline"])]
-    name: String,
-    /// Measure this host binary instead of building one for release.
-    #[arg(long, value_name = "FILE")]
-    binary: Option<PathBuf>,
-    /// Few rounds, to see that it works.
-    #[arg(long)]
-    quick: bool,
-}
 
 /// An event as the one observer saw it.
 struct Seen {
@@ -41,49 +30,44 @@ struct Seen {
     counter: u64,
 }
 
-impl Bench {
-    pub(crate) fn run(self) -> Result<()> {
-        let binary = self.binary.clone().map_or_else(|| build::host(true), Ok)?;
-        let package = Package::build(&root().join("plugins/webapp"))?;
-        let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
-        let figures = runtime.block_on(self.measure(&binary, &package))?;
-        let text = serde_json::to_string_pretty(&figures)?;
-        let path = root().join("target/bench/baseline.json");
-        std::fs::create_dir_all(root().join("target/bench")).context("create target/bench")?;
-        std::fs::write(&path, format!("{text}\n")).with_context(|| format!("write {}", path.display()))?;
-        println!("{text}\n-> {}", path.display());
-        Ok(())
-    }
+/// Measures latency, memory and failover of the host alone.
+pub(crate) fn run(bench: &Bench) -> Result<()> {
+    let binary = bench.binary.clone().map_or_else(|| build::host(true), Ok)?;
+    let package = Package::build(&root().join("plugins/webapp"))?;
+    let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
+    let mut report = Report::new("baseline");
+    report.figures = runtime.block_on(measure(bench.quick, &binary, &package))?;
+    report.write()?;
+    println!("{}", serde_json::to_string_pretty(&report.figures)?);
+    Ok(())
+}
 
-    async fn measure(&self, binary: &Path, package: &Package) -> Result<Value> {
-        let (changes, kills, stops) = if self.quick { (50, 1, 2) } else { (500, 5, 20) };
-        // etcd with its fsync: a figure without it would flatter everybody.
-        let options = Options { unsafe_no_fsync: false, ..Options::default() };
-        let mut demo = Demo::start(None, binary.to_owned(), options).await?.with_flags(&["--log=warn"]);
-        demo.install(package).await?;
-        demo.replicas(3).await?;
-        create_sample(&demo).await?;
-        ready(&demo, Instant::now()).await?;
-        let (started, load) = (jiff::Timestamp::now().to_string(), load_average());
-        eprintln!("latency: {changes} changes, one after the other");
-        let latency = latency(&demo, changes).await?;
-        eprintln!("memory: idle");
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        let memory = memory(&demo).await?;
-        eprintln!("failover: {stops} times SIGTERM, {kills} times SIGKILL, lease 15 s / 10 s / 2 s");
-        let graceful = failover(&mut demo, stops, false).await?;
-        let crash = failover(&mut demo, kills, true).await?;
-        Ok(json!({
-            "name": "baseline",
-            "started": started,
-            "load_average_at_start": load,
-            "cores": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
-            "latency": latency,
-            "memory": memory,
-            "graceful_gap": spread(graceful),
-            "crash_gap": spread(crash),
-        }))
-    }
+async fn measure(quick: bool, binary: &Path, package: &Package) -> Result<Map<String, Value>> {
+    let (changes, kills, stops) = if quick { (50, 1, 2) } else { (500, 5, 20) };
+    // etcd with its fsync: a figure without it would flatter everybody.
+    let options = Options { unsafe_no_fsync: false, ..Options::default() };
+    let mut demo = Demo::start(None, binary.to_owned(), options).await?.with_flags(&["--log=warn"]);
+    demo.install(package).await?;
+    demo.replicas(3).await?;
+    create_sample(&demo).await?;
+    ready(&demo, Instant::now()).await?;
+    let load = load_average();
+    eprintln!("latency: {changes} changes, one after the other");
+    let latency = latency(&demo, changes).await?;
+    eprintln!("memory: idle");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let memory = memory(&demo).await?;
+    eprintln!("failover: {stops} times SIGTERM, {kills} times SIGKILL, lease 15 s / 10 s / 2 s");
+    let graceful = failover(&mut demo, stops, false).await?;
+    let crash = failover(&mut demo, kills, true).await?;
+    let figures = json!({
+        "load_average_at_start": load,
+        "latency": latency,
+        "memory": memory,
+        "graceful_gap": spread(graceful),
+        "crash_gap": spread(crash),
+    });
+    Ok(figures.as_object().cloned().unwrap_or_default())
 }
 
 /// Event -> child write of the host, and of a bare watcher that answers each event
@@ -163,27 +147,6 @@ async fn bare_watcher(client: kube::Client) -> Result<()> {
         client.request::<Value>(request).await?;
     }
     Ok(())
-}
-
-/// The objects of a watch from now on.
-async fn watch(
-    client: &kube::Client,
-    collection: &str,
-) -> Result<impl futures::Stream<Item = Value> + Unpin + use<>> {
-    let list: Value =
-        client.request(http::Request::get(format!("{collection}?limit=1")).body(Vec::new())?).await?;
-    let version = list["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
-    let uri = format!("{collection}?watch=true&timeoutSeconds=3600&resourceVersion={version}");
-    let events = client.request_events::<Value>(http::Request::get(uri).body(Vec::new())?).await?;
-    let objects = events.filter_map(|event| async move {
-        match event.ok()? {
-            kube::core::WatchEvent::Added(object) | kube::core::WatchEvent::Modified(object) => Some(object),
-            kube::core::WatchEvent::Deleted(_)
-            | kube::core::WatchEvent::Bookmark(_)
-            | kube::core::WatchEvent::Error(_) => None,
-        }
-    });
-    Ok(Box::pin(objects))
 }
 
 /// Gaps between the last child write before a leader ends and the first after it,
@@ -272,19 +235,4 @@ async fn memory(demo: &Demo) -> Result<Value> {
 
 fn mib(kib: u64) -> f64 {
     (kib as f64 / 102.4).round() / 10.0
-}
-
-fn load_average() -> String {
-    std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim().to_owned()
-}
-
-/// Minimum, median, 99th percentile and maximum, in milliseconds.
-fn spread(mut of: Vec<Duration>) -> Value {
-    of.sort();
-    let at = |share: f64| -> Option<f64> {
-        let last = of.len().checked_sub(1)?;
-        let index = (last as f64 * share).round() as usize;
-        Some((of[index].as_secs_f64() * 10_000.0).round() / 10.0)
-    };
-    json!({"n": of.len(), "min_ms": at(0.0), "p50_ms": at(0.5), "p99_ms": at(0.99), "max_ms": at(1.0)})
 }

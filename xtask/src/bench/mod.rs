@@ -1,0 +1,58 @@
+//! `cargo xtask bench NAME`: honest figures from this machine, with floors and peers measured in the same run.
+//!
+//! Not tests: nothing here asserts a time. Each benchmark writes `target/bench/NAME.json`, and a picture beside it where one
+//! says more than a table.
+
+mod baseline;
+mod failover;
+mod observe;
+mod peers;
+mod picture;
+mod report;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+pub(crate) use failover::Contender;
+
+/// What to measure.
+#[derive(clap::Args)]
+pub(crate) struct Bench {
+    /// Which benchmark.
+    name: Name,
+    /// Measure this host binary instead of building one for release.
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Few rounds, to see that it works.
+    #[arg(long)]
+    quick: bool,
+    /// failover: crashes of ours; of everything else there are at most as many.
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+    /// failover: who takes part, in this order.
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    peers: Option<Vec<Contender>>,
+    /// failover: milliseconds between two changes; else as fast as 30 % of what the slowest can follow, and at least 5.
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    every_ms: Option<u64>,
+}
+
+/// The benchmarks.
+#[derive(Clone, Copy, ValueEnum)]
+enum Name {
+    /// Latency, memory and failover of the host alone.
+    Baseline,
+    /// What a crash, an end, a freeze and an outage cost, beside peers that do the same job.
+    Failover,
+}
+
+impl Bench {
+    pub(crate) fn run(self) -> Result<()> {
+        match self.name {
+            Name::Baseline => baseline::run(&self),
+            Name::Failover => failover::run(&self),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Pictures of distributions: one row a contender, every round a dot, time on a log axis. Written by hand as SVG, because a
+//! plotting crate would be larger than the benchmark.
+
+use std::fmt::Write as _;
+
+use super::report::quantile;
+
+/// One row of dots.
+pub(crate) struct Row {
+    /// Rows of one group stand together under its name.
+    pub(crate) group: String,
+    pub(crate) label: String,
+    /// Milliseconds, sorted.
+    pub(crate) values: Vec<f64>,
+}
+
+const WIDTH: f64 = 1000.0;
+const LEFT: f64 = 300.0;
+const RIGHT: f64 = 170.0;
+const TOP: f64 = 60.0;
+const ROW: f64 = 30.0;
+const GROUP: f64 = 28.0;
+/// The axis: 1 ms to 100 s.
+const DECADES: (i32, i32) = (0, 5);
+
+/// Where a number of milliseconds lies.
+fn x(milliseconds: f64) -> f64 {
+    let (first, last) = (f64::from(DECADES.0), f64::from(DECADES.1));
+    let at = (milliseconds.max(1e-3).log10().clamp(first, last) - first) / (last - first);
+    LEFT + at * (WIDTH - LEFT - RIGHT)
+}
+
+fn spoken(milliseconds: f64) -> String {
+    match milliseconds {
+        ms if ms < 10.0 => format!("{ms:.1} ms"),
+        ms if ms < 1000.0 => format!("{ms:.0} ms"),
+        ms => format!("{:.1} s", ms / 1000.0),
+    }
+}
+
+/// The picture of some rows, with a line where the floor is.
+pub(crate) fn log_rows(title: &str, rows: &[Row], floor: Option<f64>) -> String {
+    let mut body = String::new();
+    let (mut y, mut group) = (TOP, "");
+    for row in rows {
+        if row.group != group {
+            group = &row.group;
+            y += GROUP;
+            text(&mut body, 12.0, y - 6.0, "start", "g", group);
+        }
+        dots(&mut body, row, y);
+        y += ROW;
+    }
+    let bottom = y + 4.0;
+    let mut svg = String::new();
+    let height = bottom + 34.0;
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        svg,
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+         <style>.g{{font-weight:bold}}.t{{font-size:15px;font-weight:bold}}.a{{fill:#777}}</style>\n\
+         <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#fff\"/>"
+    );
+    text(&mut svg, 12.0, 24.0, "start", "t", title);
+    axis(&mut svg, bottom);
+    if let Some(floor) = floor {
+        let at = x(floor);
+        let _ = writeln!(
+            svg,
+            "<line x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{bottom}\" stroke=\"#2a7\" stroke-dasharray=\"4 3\"/>"
+        );
+        text(&mut svg, at, TOP - 6.0, "middle", "a", &format!("floor {}", spoken(floor)));
+    }
+    svg + &body + "</svg>\n"
+}
+
+fn axis(svg: &mut String, bottom: f64) {
+    for decade in DECADES.0..=DECADES.1 {
+        let milliseconds = 10_f64.powi(decade);
+        let at = x(milliseconds);
+        let _ = writeln!(
+            svg,
+            "<line x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{bottom}\" stroke=\"#ddd\"/>"
+        );
+        let label = if decade < 3 {
+            format!("{milliseconds:.0} ms")
+        } else {
+            format!("{:.0} s", milliseconds / 1000.0)
+        };
+        text(svg, at, bottom + 18.0, "middle", "a", &label);
+    }
+}
+
+fn dots(svg: &mut String, row: &Row, y: f64) {
+    let middle = y + ROW / 2.0;
+    text(svg, 24.0, middle + 4.0, "start", "r", &row.label);
+    for (index, value) in row.values.iter().enumerate() {
+        // Spread over the row's height by the golden ratio, so that equal values stay visible.
+        let jitter = (index as f64 * 0.618_034).fract() - 0.5;
+        let _ = writeln!(
+            svg,
+            "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\" fill=\"#36c\" fill-opacity=\"0.45\"/>",
+            x(*value),
+            middle + jitter * ROW * 0.55
+        );
+    }
+    let (Some(half), Some(most)) = (quantile(&row.values, 0.5), quantile(&row.values, 0.99)) else { return };
+    let at = x(half);
+    let _ = writeln!(
+        svg,
+        "<line x1=\"{at:.1}\" y1=\"{:.1}\" x2=\"{at:.1}\" y2=\"{:.1}\" stroke=\"#c33\" stroke-width=\"2\"/>",
+        y + 4.0,
+        y + ROW - 4.0
+    );
+    let says = format!("{} / {}  (n={})", spoken(half), spoken(most), row.values.len());
+    text(svg, WIDTH - RIGHT + 14.0, middle + 4.0, "start", "r", &says);
+}
+
+fn text(svg: &mut String, x: f64, y: f64, anchor: &str, class: &str, says: &str) {
+    let says = says.replace('&', "&amp;").replace('<', "&lt;");
+    let _ = writeln!(
+        svg,
+        "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" class=\"{class}\">{says}</text>"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_axis_is_logarithmic_and_bounded() {
+        assert!(((x(10.0) - x(1.0)) - (x(1000.0) - x(100.0))).abs() < 1e-9);
+        assert_eq!(x(0.0), x(1.0));
+        assert_eq!(x(1e9), x(1e5));
+    }
+
+    #[test]
+    fn every_round_is_a_dot_and_text_is_escaped() {
+        let row = Row { group: "a<b".into(), label: "x & y".into(), values: vec![1.0, 20.0, 3000.0] };
+        let svg = log_rows("t", &[row], Some(5.0));
+        assert_eq!(svg.matches("<circle").count(), 3);
+        assert!(svg.contains("a&lt;b") && svg.contains("x &amp; y") && svg.contains("floor 5.0 ms"));
+    }
+}
