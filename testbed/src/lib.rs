@@ -26,6 +26,7 @@
 //! | [`SecondApiserver`] | one more API server on the same etcd |
 //! | [`prober`] | writes that a fence must refuse, and writes that it must not touch |
 //! | [`SlowWebhook`] | an admission webhook that takes its time |
+//! | [`nemesis`] | loses leaders under load, again and again |
 //! | [`components`] | builds the plugins that tests load |
 
 mod access;
@@ -38,6 +39,7 @@ pub mod faultd;
 pub mod kubelet;
 mod layout;
 mod manifests;
+pub mod nemesis;
 mod options;
 mod pki;
 pub mod prober;

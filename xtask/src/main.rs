@@ -1,9 +1,10 @@
-//! Everything that is run by hand: `cargo xtask up | test | plugin | dist | bench`.
+//! Everything that is run by hand: `cargo xtask up | test | plugin | dist | nemesis | bench`.
 
 mod bench;
 mod build;
 mod demo;
 mod dist;
+mod nemesis;
 mod plugin;
 mod rights;
 mod steps;
@@ -36,6 +37,8 @@ enum Command {
     Plugin(plugin::Args),
     /// Build the plugins to where `deploy/` finds them, and write dist/install.yaml.
     Dist,
+    /// Kill, freeze, stop, cut off and slow leaders under load, and judge it by the API server's own records.
+    Nemesis(nemesis::Nemesis),
     /// Measure on this machine and print the figures of docs/benchmarks.md.
     Bench(bench::Bench),
 }
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Test(test) => test.run(),
         Command::Plugin(args) => args.run(),
         Command::Dist => dist::run(),
+        Command::Nemesis(nemesis) => nemesis.run(),
         Command::Bench(bench) => bench.run(),
     };
     match result {

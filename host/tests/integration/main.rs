@@ -11,6 +11,7 @@ mod faults;
 mod flow;
 mod frozen;
 mod leadership;
+mod nemesis;
 mod plugins;
 mod scale;
 mod scene;

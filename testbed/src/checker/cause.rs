@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::history::{Change, Effect, History, Object, Request, Verb};
+use super::terms::answered_us;
 use super::verdict::{Hole, Verdict};
 
 /// How a revision came about.
@@ -40,13 +41,14 @@ pub(crate) fn causes(history: &History, requests: &[&Request], verdict: &mut Ver
     let index = Index::new(&history.changes);
     let mut causes = Causes {
         candidates: index.candidates(history, requests, verdict),
+        before: index.before(),
         found: vec![Cause::Unknown; history.changes.len()],
         used: HashMap::new(),
         requests,
         changes: &history.changes,
     };
     causes.settle_answered();
-    causes.settle_lost();
+    causes.settle_lost(verdict);
     for (change, cause) in history.changes.iter().zip(&mut causes.found) {
         if *cause != Cause::Unknown {
             continue;
@@ -90,6 +92,17 @@ impl<'a> Index<'a> {
             earlier.push(at);
         }
         Self { changes, by_object, life }
+    }
+
+    /// For each change, the revision that its object had until then, where that is on record.
+    fn before(&self) -> Vec<Option<u64>> {
+        let mut before = vec![None; self.changes.len()];
+        for own in self.by_object.values() {
+            for pair in own.windows(2) {
+                before[pair[1]] = Some(self.changes[pair[0]].revision);
+            }
+        }
+        before
     }
 
     fn at(&self, object: &Object, revision: u64) -> Option<usize> {
@@ -163,6 +176,7 @@ impl<'a> Index<'a> {
 
 struct Causes<'a> {
     candidates: Vec<Vec<usize>>,
+    before: Vec<Option<u64>>,
     found: Vec<Cause>,
     used: HashMap<usize, u32>,
     requests: &'a [&'a Request],
@@ -193,7 +207,7 @@ impl Causes<'_> {
     }
 
     /// What is left, by requests whose answers were lost and by deletions of collections.
-    fn settle_lost(&mut self) {
+    fn settle_lost(&mut self, verdict: &mut Verdict) {
         let known: HashSet<&str> =
             self.changes.iter().map(|change| change.object.resource.as_str()).collect();
         let mut lost: HashMap<(&str, &str), Vec<usize>> = HashMap::new();
@@ -207,7 +221,8 @@ impl Causes<'_> {
         if lost.is_empty() {
             return;
         }
-        for (at, latest_us) in self.latest().into_iter().enumerate() {
+        let windows = self.windows();
+        for (at, window) in windows.into_iter().enumerate() {
             if self.found[at] != Cause::Unknown {
                 continue;
             }
@@ -216,19 +231,31 @@ impl Causes<'_> {
             let everywhere =
                 lost.get(&(object.resource.as_str(), "")).filter(|_| !object.namespace.is_empty());
             let numbers = here.into_iter().chain(everywhere).flatten().copied();
-            let fits = |number: &usize| self.may_have_made(*number, at, latest_us);
-            let mut fitting: Vec<_> = numbers.filter(fits).collect();
-            // A request for the object itself explains more than one for the whole collection.
-            fitting.sort_by_key(|number| (self.requests[*number].verb == Verb::DeleteCollection, *number));
-            if let Some(number) = fitting.first().copied() {
-                let collection = self.requests[number].verb == Verb::DeleteCollection;
-                self.found[at] = if collection { Cause::Collection } else { Cause::Lost(number) };
-                *self.used.entry(number).or_default() += 1;
+            let mut fitting: Vec<_> =
+                numbers.filter(|number| self.may_have_made(*number, at, window)).collect();
+            // A request for the object itself explains more than one for the whole collection, and one that was being worked on
+            // then more than one that had been given up.
+            let rank = |number: &usize| {
+                let request = self.requests[*number];
+                (request.verb == Verb::DeleteCollection, answered_us(request) < window.0)
+            };
+            fitting.sort_by_key(|number| (rank(number), *number));
+            let Some(number) = fitting.first().copied() else { continue };
+            let claim = &self.requests[number].claim;
+            let equal = fitting.iter().filter(|other| rank(other) == rank(&number));
+            if equal.clone().any(|other| self.requests[*other].claim != *claim) {
+                let ids: Vec<_> = equal.map(|other| self.requests[*other].audit_id.as_str()).collect();
+                let detail = format!("any of these made it, and none was answered: {}", ids.join(", "));
+                let change = &self.changes[at];
+                verdict.miss(Hole { revision: change.revision, object: change.object.to_string(), detail });
             }
+            let collection = self.requests[number].verb == Verb::DeleteCollection;
+            self.found[at] = if collection { Cause::Collection } else { Cause::Lost(number) };
+            *self.used.entry(number).or_default() += 1;
         }
     }
 
-    fn may_have_made(&self, number: usize, at: usize, latest_us: i64) -> bool {
+    fn may_have_made(&self, number: usize, at: usize, window: (i64, i64)) -> bool {
         let (request, change) = (self.requests[number], &self.changes[at]);
         let (named, used) = (!request.object.name.is_empty(), self.used.get(&number).copied().unwrap_or(0));
         let fits = match request.verb {
@@ -240,7 +267,35 @@ impl Causes<'_> {
             Verb::DeleteCollection => change.effect != Effect::Created,
         };
         let about = !named || request.verb == Verb::DeleteCollection || request.object == change.object;
-        fits && about && request.received_us <= latest_us
+        fits && about && self.had_its_version(request, at) && request.received_us <= window.1
+    }
+
+    /// Whether the object had the version that the request demanded. Server-side apply demands version 1 of what must not be there.
+    fn had_its_version(&self, request: &Request, at: usize) -> bool {
+        let Some(demanded) = request.precondition else { return true };
+        if self.changes[at].effect == Effect::Created {
+            return demanded <= 1;
+        }
+        // A deletion marks first, and removes a version that nobody demanded.
+        request.verb == Verb::Delete || self.before[at].is_none_or(|before| before == demanded)
+    }
+
+    /// For each change, between which instants it was committed: after the arrival of what made earlier revisions, before the
+    /// answer to any later one.
+    fn windows(&self) -> Vec<(i64, i64)> {
+        let mut earliest = i64::MIN;
+        let answered = |at: usize| match self.found[at] {
+            Cause::Answered(number) => Some(self.requests[number]),
+            _ => None,
+        };
+        let lower: Vec<i64> = (0..self.changes.len())
+            .map(|at| {
+                let bound = earliest;
+                earliest = answered(at).map_or(earliest, |request| earliest.max(request.received_us));
+                bound
+            })
+            .collect();
+        lower.into_iter().zip(self.latest()).collect()
     }
 
     /// For each change, an instant at which it had been committed: before the answer to any later revision.

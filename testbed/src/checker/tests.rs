@@ -220,6 +220,18 @@ fn a_write_without_plugin_and_digest_is_unexplained() {
 }
 
 #[test]
+fn a_digest_may_be_left_out_where_the_rules_say_so() {
+    let mut history = history(&format!("{TWO_TERMS} 23  140 150  b_1/2  create  y"));
+    history.requests.last_mut().expect("it is there").plugin = Some("p".to_owned());
+    let mut rules = Rules::new("host");
+    assert_eq!(breaches(&check(&history, &rules)), [Breach::Unexplained]);
+    rules.digest_optional.push("configmaps".to_owned());
+    assert_eq!(check(&history, &rules).outcome, Outcome::Pass);
+    history.requests.last_mut().expect("it is there").plugin = Some("q".to_owned());
+    assert_eq!(breaches(&check(&history, &rules)), [Breach::Unexplained]);
+}
+
+#[test]
 fn a_terms_number_has_to_rise() {
     assert_eq!(breaches(&judged("30 300 305 role c_1/2")), [Breach::Term]);
     let lease = "12 20 21 lease a_1/1\n 24 200 201 lease b_1/2\n 25 210 211 lease a_1/1";
@@ -277,6 +289,20 @@ fn a_lost_answer_explains_one_revision() {
     // And explains nothing that was there before it came.
     let verdict = judged("21 none - - patch x\n -  140 504  b_1/2  patch  x");
     assert_eq!(verdict.outcome, Outcome::Unknown, "{verdict:#?}");
+}
+
+#[test]
+fn of_several_lost_answers_the_one_that_fits_explains_it() {
+    // The old leader demanded a version that the object no longer had; the new one's was the right one.
+    let verdict = judged("23  131 504  a_1/1  patch x pre=11\n -  140 504  b_1/2  patch  x pre=22");
+    assert_eq!((verdict.outcome, verdict.lost), (Outcome::Pass, 1), "{verdict:#?}");
+    // The old leader's had long been given up.
+    let rows = "23 1500 1505 b_1/2 patch y\n 24 1510 504 b_1/2 patch x\n - 100 504 a_1/1 patch x";
+    let verdict = judged(&format!("12 20 25 a_1/1 create y\n {rows}"));
+    assert_eq!((verdict.outcome, verdict.lost), (Outcome::Pass, 1), "{verdict:#?}");
+    // Nothing tells them apart.
+    let verdict = judged("23  131 504  a_1/1  patch x\n -  140 504  b_1/2  patch  x");
+    assert_eq!(verdict.hole_count, 1, "{verdict:#?}");
 }
 
 #[test]

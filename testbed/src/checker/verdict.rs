@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How many violations and holes a verdict spells out; the counts go on.
-pub(crate) const SPELT_OUT: usize = 100;
+/// How many violations of each rule, and how many holes, a verdict spells out; the counts go on.
+const SPELT_OUT: usize = 20;
 
 /// What became of a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -158,11 +158,11 @@ pub struct Verdict {
     pub unexplained: u64,
     /// All other violations: long tails, overdue writes, terms that did not rise.
     pub other: u64,
-    /// The first hundred violations.
+    /// The first twenty violations of each rule.
     pub violations: Vec<Violation>,
     /// How many holes there are.
     pub hole_count: u64,
-    /// The first hundred of them.
+    /// The first twenty of them.
     pub holes: Vec<Hole>,
     /// The terms by revision.
     pub term_list: Vec<Term>,
@@ -194,7 +194,12 @@ impl Verdict {
             Breach::Unexplained => &mut self.unexplained,
             Breach::LongTail | Breach::Overdue | Breach::Term => &mut self.other,
         } += 1;
-        if self.violations.len() < SPELT_OUT {
+        self.spell_out(violation);
+    }
+
+    fn spell_out(&mut self, violation: Violation) {
+        let alike = self.violations.iter().filter(|other| other.breach == violation.breach).count();
+        if alike < SPELT_OUT {
             self.violations.push(violation);
         }
     }
@@ -248,8 +253,9 @@ impl Verdict {
         self.worst_tail_ms = self.worst_tail_ms.max(other.worst_tail_ms);
         self.worst_in_flight_ms = self.worst_in_flight_ms.max(other.worst_in_flight_ms);
         self.worst_late_ms = self.worst_late_ms.max(other.worst_late_ms);
-        let room = SPELT_OUT - self.violations.len().min(SPELT_OUT);
-        self.violations.extend(other.violations.iter().take(room).cloned());
+        for violation in &other.violations {
+            self.spell_out(violation.clone());
+        }
         let room = SPELT_OUT - self.holes.len().min(SPELT_OUT);
         self.holes.extend(other.holes.iter().take(room).cloned());
     }
@@ -280,7 +286,10 @@ impl Verdict {
             self.other,
             self.hole_count,
         );
-        for v in self.violations.iter().take(5) {
+        let mut shown = self.violations.clone();
+        // The rarest first: a rule that is broken everywhere would hide the others.
+        shown.sort_by_key(|v| self.violations.iter().filter(|other| other.breach == v.breach).count());
+        for v in shown.iter().take(8) {
             text += &format!(
                 "\n  {:?}: {} at {} by {} under {}: {} ({})",
                 v.breach, v.object, v.revision, v.claim, v.newest, v.detail, v.audit_id

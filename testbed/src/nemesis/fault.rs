@@ -1,0 +1,189 @@
+//! What happens to a leader, one fault a round.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rand::RngExt;
+use rand::rngs::Xoshiro256PlusPlus;
+use serde::{Deserialize, Serialize};
+
+use super::report::{Report, Round};
+use super::stage::{Leader, Stage, now_us};
+use super::{HOST, Plan};
+use crate::faultd::{Action, Rule, Verb, Way};
+use crate::process::Signal;
+
+/// How long a replica may take to end after SIGTERM: more than `--shutdown-timeout`.
+const END_WITHIN: Duration = Duration::from_secs(25);
+
+/// A way to lose a leader, or to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fault {
+    /// SIGKILL.
+    Kill,
+    /// SIGSTOP until another leads and a bit longer, then SIGCONT.
+    Freeze,
+    /// SIGTERM.
+    Stop,
+    /// Silence between it and the API server until another leads and a bit longer; what was on its way arrives then.
+    Cut,
+    /// The answers to its renewals come later than its claim ends, and its writes arrive late.
+    Slow,
+    /// Its renewals and its writes are held on their way; the writes arrive when another leads and has written.
+    Hold,
+    /// SIGSTOP for less than its claim lasts, then SIGCONT: no reason for anybody to take over.
+    Doze,
+    /// The Lease is deleted by hand.
+    Wipe,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 8] =
+        [Self::Kill, Self::Freeze, Self::Stop, Self::Cut, Self::Slow, Self::Hold, Self::Doze, Self::Wipe];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Freeze => "freeze",
+            Self::Stop => "stop",
+            Self::Cut => "cut",
+            Self::Slow => "slow",
+            Self::Hold => "hold",
+            Self::Doze => "doze",
+            Self::Wipe => "wipe",
+        }
+    }
+
+    /// Whether a new term has to follow.
+    pub fn ends_a_term(self) -> bool {
+        self != Self::Doze
+    }
+
+    /// Falls on whoever leads, waits for the next term, and takes itself back.
+    pub(super) async fn strike(
+        self,
+        stage: &mut Stage,
+        plan: &Plan,
+        dice: &mut Xoshiro256PlusPlus,
+        report: &mut Report,
+    ) -> Result<Round> {
+        let (leader, seat) = stage.leading().await?;
+        let at_us = now_us();
+        let beyond = Duration::from_millis(dice.random_range(0..1_500));
+        let next = match self {
+            Self::Kill => {
+                stage.take(seat)?.kill().await?;
+                stage.successor(&leader, plan).await?
+            }
+            Self::Stop => {
+                let (status, took) = stage.take(seat)?.terminate(END_WITHIN).await?;
+                if status.code() != Some(0) {
+                    report.problems.push(format!("{} ended with {status} after {took:?}", leader.pod));
+                }
+                stage.successor(&leader, plan).await?
+            }
+            Self::Freeze => {
+                stage.signal(seat, Signal::STOP)?;
+                let next = stage.successor(&leader, plan).await;
+                tokio::time::sleep(beyond).await;
+                stage.signal(seat, Signal::CONT)?;
+                next?
+            }
+            Self::Cut => {
+                stage.port(seat).cut();
+                let next = stage.successor(&leader, plan).await;
+                tokio::time::sleep(beyond).await;
+                stage.port(seat).heal().await?;
+                next?
+            }
+            Self::Slow => slow(stage, seat, &leader, plan).await?,
+            Self::Hold => hold(stage, seat, &leader, plan, beyond).await?,
+            Self::Doze => {
+                stage.signal(seat, Signal::STOP)?;
+                tokio::time::sleep(plan.claim.mul_f64(dice.random_range(0.3..0.9))).await;
+                stage.signal(seat, Signal::CONT)?;
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                None
+            }
+            Self::Wipe => {
+                stage
+                    .delete(&format!("/apis/coordination.k8s.io/v1/namespaces/{HOST}/leases/windlass"))
+                    .await?;
+                stage.successor(&leader, plan).await?
+            }
+        };
+        if next.is_none() && self.ends_a_term() {
+            report.problems.push(format!("nobody took over after {self} of {}", leader.identity));
+        }
+        Ok(Round::new(self, at_us, &leader, next.as_ref()))
+    }
+}
+
+/// Renewals are answered after the claim's end, and what was sent arrives half a claim late: often in somebody else's term.
+async fn slow(stage: &Stage, seat: usize, leader: &Leader, plan: &Plan) -> Result<Option<Leader>> {
+    let port = stage.port(seat);
+    let answers = Action::Delay(Way::Response, plan.claim + Duration::from_secs(1));
+    port.rule(Rule::new(answers).resource("leases").verb(Verb::Update).verb(Verb::Patch));
+    port.rule(
+        Rule::new(Action::Delay(Way::Request, plan.claim / 2)).resource("configmaps").verb(Verb::Patch),
+    );
+    let next = stage.successor(leader, plan).await;
+    port.clear();
+    next.context("while the leader was slow")
+}
+
+/// Its writes are carried out only when somebody else leads: the oldest of them had not been answered for a whole claim by then.
+async fn hold(
+    stage: &Stage,
+    seat: usize,
+    leader: &Leader,
+    plan: &Plan,
+    beyond: Duration,
+) -> Result<Option<Leader>> {
+    let port = stage.port(seat);
+    for resource in ["configmaps", "widgets"] {
+        port.rule(Rule::new(Action::Hold(Way::Request)).writes().resource(resource));
+    }
+    // A moment with renewals, so that there are writes to hold.
+    tokio::time::sleep(plan.retry).await;
+    port.rule(Rule::new(Action::Blackhole(Way::Request)).writes().resource("leases"));
+    let next = stage.successor(leader, plan).await;
+    tokio::time::sleep(Duration::from_millis(500) + beyond).await;
+    // Removing the rules lets go of what they hold.
+    port.clear();
+    next
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.pad(self.name())
+    }
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = || Self::ALL.map(Self::name).join(", ");
+        let found = Self::ALL.into_iter().find(|fault| fault.name() == text);
+        found.ok_or_else(|| format!("no fault is called {text:?}, only: {}", known()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_fault_is_found_by_its_name() {
+        for fault in Fault::ALL {
+            assert_eq!(fault.to_string().parse(), Ok(fault));
+            assert_eq!(serde_json::to_value(fault).unwrap(), fault.to_string());
+        }
+        assert!("nap".parse::<Fault>().unwrap_err().contains("kill, freeze"));
+    }
+}

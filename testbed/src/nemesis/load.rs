@@ -1,0 +1,129 @@
+//! A steady load: primaries are created, changed and deleted, and what is wanted in the end is known.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use super::Plan;
+
+/// How many change objects at the same time; each has objects of its own.
+const WORKERS: u32 = 5;
+
+/// How often a change is tried again that the API server did not take.
+const ATTEMPTS: u32 = 5;
+
+/// What is wanted of each object at the end: its text, or that it is gone.
+pub(super) type Wanted = BTreeMap<String, Option<String>>;
+
+/// The load. Dropping it ends it.
+pub(super) struct Load {
+    stop: watch::Sender<bool>,
+    workers: JoinSet<Result<Wanted>>,
+}
+
+impl Load {
+    pub(super) fn start(client: kube::Client, namespace: &str, plan: &Plan) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let mut workers = JoinSet::new();
+        for number in 0..WORKERS {
+            let worker = Worker {
+                client: client.clone(),
+                collection: format!("/apis/fixtures.windlass.dev/v1alpha1/namespaces/{namespace}/widgets"),
+                names: (number..plan.objects.max(WORKERS))
+                    .step_by(WORKERS as usize)
+                    .map(|n| format!("w{n}"))
+                    .collect(),
+                dice: Xoshiro256PlusPlus::seed_from_u64(plan.seed ^ (u64::from(number) << 32)),
+                wanted: Wanted::new(),
+                changes: 0,
+            };
+            let pace = Duration::from_secs_f64(f64::from(WORKERS) / f64::from(plan.rate.max(1)));
+            workers.spawn(worker.work(pace, stopped.clone()));
+        }
+        Self { stop, workers }
+    }
+
+    /// Ends it, and says what is wanted now.
+    ///
+    /// # Errors
+    /// If the API server did not take a change after several attempts.
+    pub(super) async fn stop(mut self) -> Result<Wanted> {
+        self.stop.send_replace(true);
+        let mut wanted = Wanted::new();
+        while let Some(done) = self.workers.join_next().await {
+            wanted.extend(done.context("the load was cut off")??);
+        }
+        Ok(wanted)
+    }
+}
+
+struct Worker {
+    client: kube::Client,
+    collection: String,
+    names: Vec<String>,
+    dice: Xoshiro256PlusPlus,
+    wanted: Wanted,
+    changes: u64,
+}
+
+impl Worker {
+    async fn work(mut self, pace: Duration, mut stopped: watch::Receiver<bool>) -> Result<Wanted> {
+        let mut ticks = tokio::time::interval(pace);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                biased;
+                _ = stopped.wait_for(|stop| *stop) => return Ok(self.wanted),
+                _ = ticks.tick() => {}
+            }
+            self.change().await?;
+        }
+    }
+
+    /// Nine times of ten an object gets another text, being made first if it is not there; else it goes.
+    async fn change(&mut self) -> Result<()> {
+        let name = self.names[self.dice.random_range(0..self.names.len())].clone();
+        self.changes += 1;
+        let exists = self.wanted.get(&name).is_some_and(Option::is_some);
+        let text = (!exists || self.dice.random_range(0..10) > 0).then(|| format!("{name}-{}", self.changes));
+        let mut attempt = 1;
+        while let Err(error) = self.send(&name, text.as_deref()).await {
+            attempt += 1;
+            if attempt > ATTEMPTS {
+                return Err(error).with_context(|| format!("the load cannot change {name}"));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.wanted.insert(name, text);
+        Ok(())
+    }
+
+    async fn send(&self, name: &str, text: Option<&str>) -> kube::Result<()> {
+        let path = format!("{}/{name}", self.collection);
+        let request = match text {
+            Some(text) => {
+                let widget = json!({
+                    "apiVersion": "fixtures.windlass.dev/v1alpha1", "kind": "Widget",
+                    "metadata": { "name": name }, "spec": { "text": text },
+                });
+                http::Request::patch(format!("{path}?fieldManager=load&force=true"))
+                    .header("content-type", "application/apply-patch+yaml")
+                    .body(widget.to_string().into_bytes())
+            }
+            None => http::Request::delete(path).body(Vec::new()),
+        };
+        let request = request.map_err(kube::Error::HttpError)?;
+        match self.client.request::<Value>(request).await {
+            // An earlier attempt was carried out.
+            Err(kube::Error::Api(status)) if status.code == 404 && text.is_none() => Ok(()),
+            answer => answer.map(drop),
+        }
+    }
+}
