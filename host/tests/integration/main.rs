@@ -8,6 +8,7 @@
 mod bad_plugins;
 mod deploy;
 mod faults;
+mod fence;
 mod flow;
 mod frozen;
 mod leadership;

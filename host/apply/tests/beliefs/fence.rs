@@ -16,6 +16,8 @@ use windlass_testbed::{Prober, shared};
 use crate::world::{PATIENCE, World, config_map};
 
 type Written = std::result::Result<(), ApplyError>;
+/// Labels and annotations.
+type Marks<'a> = (&'a Value, &'a Value);
 
 /// The fence on the shared control plane, for one host namespace at a time: its names
 /// are the cluster's.
@@ -247,8 +249,8 @@ async fn no_plugin_installs_a_plugin_or_takes_anothers_child() -> Result<()> {
     let adopted = json!({"windlass.dev/adopt": "prober", "windlass.dev/primary": "ns/a"});
     let primary = json!({"windlass.dev/primary": "ns/b"});
     let digest = json!({"windlass.dev/digest": "x"});
-    // What was there, what the plugin makes of it, and whether it may: (labels, annotations).
-    let table: [(Option<(&Value, &Value)>, (&Value, &Value), bool); 18] = [
+    // What was there, what the plugin makes of it, and whether it may.
+    let table: [(Option<Marks<'_>>, Marks<'_>, bool); 18] = [
         (None, (&none, &none), true),
         (None, (&ours, &marks), true),
         (None, (&theirs, &none), false),
@@ -270,7 +272,7 @@ async fn no_plugin_installs_a_plugin_or_takes_anothers_child() -> Result<()> {
     ];
     for (number, (before, after, may)) in table.into_iter().enumerate() {
         let name = format!("marked-{number}");
-        let object = |(labels, annotations): (&Value, &Value), data: &str| {
+        let object = |(labels, annotations): Marks<'_>, data: &str| {
             json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"k": data},
                 "metadata": {"name": name, "labels": labels, "annotations": annotations}})
         };
