@@ -1,18 +1,23 @@
 //! One client's TCP connection, which can be silenced and reset.
 //!
 //! Silence is made by not reading and not writing, so the kernel goes on as it does when packets are lost: it keeps what was
-//! sent, closes nothing, and everything arrives when the silence ends.
+//! sent, closes nothing, and everything arrives when the silence ends. What we would write is kept here meanwhile, as the
+//! kernel keeps what nobody acknowledges: a server that cannot get rid of one h2 answer must not stop hearing requests.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::rule::Way;
+
+/// How much is kept of what cannot be written; then writers wait.
+const KEPT_BYTES: usize = 1 << 20;
 
 /// Which ways are silent, by [`Way`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,7 +67,7 @@ impl Gate {
         drop(self.reset.subscribe().wait_for(|reset| *reset).await);
     }
 
-    /// Waits for a way to be open. Registers first, so that no opening is missed.
+    /// Waits for a way to be open.
     fn pass(&self, way: Way, cx: &Context<'_>) -> Poll<()> {
         let mut inner = self.lock();
         let silent = match way {
@@ -90,11 +95,23 @@ impl Gate {
 pub(super) struct Gated {
     stream: TcpStream,
     gate: Arc<Gate>,
+    /// Written while the way to the client was silent, and still to be sent.
+    kept: BytesMut,
 }
 
 impl Gated {
     pub(super) fn new(stream: TcpStream, gate: Arc<Gate>) -> Self {
-        Self { stream, gate }
+        Self { stream, gate, kept: BytesMut::new() }
+    }
+
+    /// Waits for the way to the client, and sends what was kept.
+    fn poll_kept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.gate.pass(Way::Response, cx));
+        while !self.kept.is_empty() {
+            let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.kept))?;
+            self.kept.advance(sent);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -120,17 +137,26 @@ impl AsyncRead for Gated {
 
 impl AsyncWrite for Gated {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.gate.pass(Way::Response, cx));
-        Pin::new(&mut self.stream).poll_write(cx, buffer)
+        match self.poll_kept(cx)? {
+            Poll::Ready(()) => Pin::new(&mut self.stream).poll_write(cx, buffer),
+            Poll::Pending if self.kept.len() < KEPT_BYTES => {
+                self.kept.extend_from_slice(buffer);
+                Poll::Ready(Ok(buffer.len()))
+            }
+            Poll::Pending => Poll::Pending,
+        }
     }
 
+    /// What is kept counts as flushed; the waker that is left behind has it sent when the silence ends.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.gate.pass(Way::Response, cx));
-        Pin::new(&mut self.stream).poll_flush(cx)
+        match self.poll_kept(cx)? {
+            Poll::Ready(()) => Pin::new(&mut self.stream).poll_flush(cx),
+            Poll::Pending => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.gate.pass(Way::Response, cx));
+        ready!(self.poll_kept(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

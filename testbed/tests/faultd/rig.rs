@@ -153,6 +153,13 @@ impl Client {
         Ok(Self { sender, authority, token: token.to_owned() })
     }
 
+    /// Another user of the same connection, where the protocol has such a thing.
+    pub(crate) fn twin(&self) -> Option<Self> {
+        let Sender::Two(sender) = &self.sender else { return None };
+        let (authority, token) = (self.authority.clone(), self.token.clone());
+        Some(Self { sender: Sender::Two(sender.clone()), authority, token })
+    }
+
     /// Sends a request; the answer's body is still to come.
     pub(crate) async fn open(
         &mut self,
