@@ -195,6 +195,54 @@ fn answered(event: &AuditEvent) -> Timestamp {
     event.stage_timestamp.parse().expect("a time")
 }
 
+/// F03: a packet that was sent in one term and arrives in the next.
+#[tokio::test]
+async fn a_write_that_arrives_after_its_term_changes_nothing() {
+    let lab = Lab::new("f03").await;
+    for _ in 0..count(2, 50) {
+        let mark = lab.scene.mark();
+        lab.under_load(async {
+            let old = lab.at_work(mark).await;
+            let port = lab.port(&old);
+            // The load's objects are there by now, so this is a change of a child.
+            let hold = Rule::new(Action::Hold(Way::Request)).verb(Verb::Patch).path("-greeting").first(1);
+            let held = port.rule(hold);
+            held.hit(1, PATIENCE).await.expect("it writes");
+            port.cut();
+            let new = lab.succeeded(mark, &old).await;
+            let first = lab.writes(mark, &new).iter().map(answered).min().expect("the successor wrote");
+            // Every object is touched in the new term before the old write arrives.
+            lab.scene
+                .until("the successor has changed every child", || async {
+                    let writes = lab.writes(mark, &new);
+                    let changed = |child: &str| {
+                        let of_child = |write: &&AuditEvent| {
+                            write.object_ref.as_ref().is_some_and(|object| object.name == child)
+                        };
+                        writes.iter().filter(of_child).any(AuditEvent::succeeded)
+                    };
+                    (0..WIDGETS).all(|i| changed(&format!("w{i}-greeting"))).then_some(())
+                })
+                .await;
+            held.release();
+            held.land(1, PATIENCE).await.expect("it arrives");
+            let late = lab
+                .scene
+                .until("it is on record", || async {
+                    let writes = lab.writes(mark, &old);
+                    writes.into_iter().find(|write| received(write) > first)
+                })
+                .await;
+            eprintln!("{} came behind {}: {} {}", old.claim, new.claim, late.verb, late.code());
+            assert!(matches!(late.code(), 403 | 409), "it was answered {}: {late:?}", late.code());
+            held.remove();
+            port.heal().await.expect("it heals");
+        })
+        .await;
+        lab.settles().await;
+    }
+}
+
 /// Renewals of this leader are carried out at once and answered this much later.
 fn late(lab: &Lab, led: &Led, by: Duration) -> Active {
     lab.port(led).rule(Rule::new(Action::Delay(Way::Response, by)).verb(Verb::Update).resource("leases"))
