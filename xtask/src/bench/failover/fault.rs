@@ -4,7 +4,6 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use jiff::Timestamp;
 use kube::Client;
 use windlass_testbed::{Mark, Signal, Stop};
 
@@ -12,7 +11,7 @@ use super::floor::Floor;
 use super::load;
 use super::round::{Fault, Round};
 use super::team::{PATIENCE, Team};
-use super::writes::History;
+use super::writes::{History, Moment};
 use crate::bench::observe::Observer;
 
 /// Effects of a new leader that are waited for: it works, and not only by chance.
@@ -59,7 +58,7 @@ impl Scene<'_> {
     async fn end(&mut self, round: Round, fault: Fault, old: &str, mark: Mark) -> Result<Round> {
         let process = self.team.take(old)?;
         self.next_effect().await?;
-        let at = Timestamp::now();
+        let at = Moment::now();
         if fault == Fault::Crash {
             process.signal(Signal::KILL)?;
         }
@@ -73,11 +72,14 @@ impl Scene<'_> {
         let new = self.followed(old).await?;
         let (status, took) = ending.await.context("the process was lost")??;
         let history = self.history(mark).await?;
-        let gap = history.gap(&self.observer.seen(), old);
+        let between = history.between(&self.observer.seen(), old);
+        let gap = between.map(|(last, first)| first - last);
         self.team.start_again(old)?;
         let restarts = self.team.mend()?;
-        let round =
-            round.between(old, &new, gap).with_late(history.late(old)).with_path(history.path(at, &new));
+        let round = round
+            .between(old, &new, gap)
+            .with_late(history.late(old))
+            .with_path(history.path(at, &new, between));
         let round = round.with_restarts(restarts);
         Ok(match took {
             Some(took) => round.with_exit(format!("{status} after {} ms", took.as_millis())),
@@ -87,7 +89,7 @@ impl Scene<'_> {
 
     async fn freeze(&mut self, round: Round, old: &str, mark: Mark) -> Result<Round> {
         self.next_effect().await?;
-        let at = Timestamp::now();
+        let at = Moment::now();
         self.team.get(old)?.signal(Signal::STOP)?;
         self.one_more().await?;
         let new = self.followed(old).await;
@@ -102,10 +104,13 @@ impl Scene<'_> {
         self.team.get(old)?.signal(Signal::CONT)?;
         tokio::time::sleep(AFTER_RESUME).await;
         let history = self.history(mark).await?;
-        let gap = history.gap(&self.observer.seen(), old);
+        let between = history.between(&self.observer.seen(), old);
+        let gap = between.map(|(last, first)| first - last);
         let restarts = self.team.mend()?;
-        let round =
-            round.between(old, &new, gap).with_late(history.late(old)).with_path(history.path(at, &new));
+        let round = round
+            .between(old, &new, gap)
+            .with_late(history.late(old))
+            .with_path(history.path(at, &new, between));
         Ok(round.with_restarts(restarts))
     }
 

@@ -1,6 +1,7 @@
 //! What the API server recorded of a round: whose write was which, and which came too late.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use anyhow::Result;
 use jiff::Timestamp;
@@ -9,6 +10,9 @@ use windlass_testbed::{AuditEvent, ControlPlane, Mark};
 
 use super::contender::Contender;
 use crate::bench::observe::Seen;
+
+/// The kind of child that the changes of the stream ask for.
+const CHANGED: &str = "ingresses";
 
 /// What an answer has to tell.
 #[derive(Default, Deserialize)]
@@ -106,7 +110,7 @@ impl History {
 
     /// Which replica made each revision of a child that changes ask for.
     fn authors(&self) -> HashMap<u64, &str> {
-        let children = self.effects.iter().filter(|write| write.resource == "ingresses");
+        let children = self.effects.iter().filter(|write| write.resource == CHANGED);
         let mut authors = HashMap::new();
         for write in children {
             if let Some(revision) = write.revision {
@@ -116,13 +120,13 @@ impl History {
         authors
     }
 
-    /// From the last effect of `old` to the first of anybody else, in the observer's time.
-    pub(super) fn gap(&self, seen: &[Seen], old: &str) -> Option<std::time::Duration> {
+    /// When the last effect of `old` and the first of anybody else after it were seen, in the observer's time.
+    pub(super) fn between(&self, seen: &[Seen], old: &str) -> Option<(Instant, Instant)> {
         let authors = self.authors();
         let by = |seen: &Seen| authors.get(&seen.revision).copied();
         let first = seen.iter().position(|seen| by(seen).is_some_and(|by| by != old))?;
         let last = seen[..first].iter().rev().find(|seen| by(seen) == Some(old))?;
-        Some(seen[first].at.saturating_duration_since(last.at))
+        Some((last.at, seen[first].at))
     }
 
     /// What `old` still wrote, or tried to, after the first write of another was answered.
@@ -149,23 +153,29 @@ impl History {
     }
 
     /// Where the time went between a fault and the first effect of `new`.
-    pub(super) fn path(&self, fault: Timestamp, new: &str) -> Path {
-        let since = |at: Timestamp| (at.as_microsecond() - fault.as_microsecond()) as f64 / 1000.0;
-        let after = |write: &&Write| write.revision.is_some() && write.received > fault;
+    pub(super) fn path(&self, fault: Moment, new: &str, between: Option<(Instant, Instant)>) -> Path {
+        let since = |at: Timestamp| (at.as_microsecond() - fault.wall.as_microsecond()) as f64 / 1000.0;
+        let after = |write: &&Write| write.revision.is_some() && write.received > fault.wall;
+        let child = |write: &&Write| write.resource == CHANGED && write.by == new;
         let lease =
             self.leadership.iter().filter(after).find(|write| write.resource == "leases" && write.by == new);
         let claim = self.leadership.iter().filter(after).find(|write| write.resource == "roles");
-        let effect = self.effects.iter().filter(after).find(|write| write.by == new);
-        let attempts = self
-            .effects
-            .iter()
-            .filter(|write| write.by == new && write.received > fault && write.code >= 400);
+        let effect = self.effects.iter().filter(after).find(child);
+        let refused = |write: &&Write| write.by == new && write.received > fault.wall && write.code >= 400;
+        let attempts = self.effects.iter().filter(refused);
+        let seen = |at: Instant| {
+            let after = at.saturating_duration_since(fault.clock).as_secs_f64();
+            let exactly = (after - fault.clock.saturating_duration_since(at).as_secs_f64()) * 1000.0;
+            (exactly * 100.0).round() / 100.0
+        };
         Path {
+            last_seen_ms: between.map(|(last, _)| seen(last)),
             lease_received_ms: lease.map(|write| since(write.received)),
             lease_answered_ms: lease.map(|write| since(write.answered)),
             claim_answered_ms: claim.map(|write| since(write.answered)),
             effect_received_ms: effect.map(|write| since(write.received)),
             effect_answered_ms: effect.map(|write| since(write.answered)),
+            effect_seen_ms: between.map(|(_, first)| seen(first)),
             refused_before: attempts
                 .filter(|write| effect.is_none_or(|e| write.received < e.received))
                 .count(),
@@ -184,15 +194,31 @@ pub(super) struct Late {
     pub(super) refused: usize,
 }
 
-/// A takeover as the API server saw it: milliseconds since the fault.
+/// An instant by both clocks: the observer's, and the one that the audit log is written by on the same machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub(super) clock: Instant,
+    pub(super) wall: Timestamp,
+}
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        Self { clock: Instant::now(), wall: Timestamp::now() }
+    }
+}
+
+/// A takeover step by step: milliseconds since the fault, `received` and `answered` by the API server, `seen` by the observer.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Path {
+    /// The last effect of the old leader; negative if it was before the fault.
+    last_seen_ms: Option<f64>,
     lease_received_ms: Option<f64>,
     lease_answered_ms: Option<f64>,
     /// The Role `windlass-claim`; ours only.
     claim_answered_ms: Option<f64>,
     effect_received_ms: Option<f64>,
     effect_answered_ms: Option<f64>,
+    effect_seen_ms: Option<f64>,
     /// Attempts of the new leader that the API server refused before.
     refused_before: usize,
 }
@@ -213,7 +239,7 @@ fn replica(identity: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
 
@@ -251,8 +277,8 @@ mod tests {
                 mark: String::new(),
             })
             .into();
-        assert_eq!(history.gap(&seen, "a"), Some(Duration::from_millis(33)));
-        assert_eq!(history.gap(&seen[..2], "a"), None);
+        assert_eq!(history.between(&seen, "a"), Some((seen[1].at, seen[2].at)));
+        assert_eq!(history.between(&seen[..2], "a"), None);
     }
 
     #[test]
