@@ -36,7 +36,7 @@ use evidence::Evidence;
 
 /// Free Leases are taken after a random pause of up to this, so that two standbys
 /// seldom write at once. When they do, one of them is refused, and nothing is lost.
-const JITTER: Duration = Duration::from_millis(10);
+const JITTER: Duration = Duration::from_millis(2);
 
 /// What an elector has to know of its replica.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

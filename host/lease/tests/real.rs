@@ -3,6 +3,8 @@
 //! Lease 2 s, renew deadline 1.5 s, retry 0.25 s: what is waited for is short, and
 //! nothing else is scaled.
 
+use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -11,6 +13,7 @@ use windlass_core::claim::{BootClock, Claim, Gate, Term};
 use windlass_lease::clock::Boottime;
 use windlass_lease::driver::{Config, Handle, LeaseDriver, identity};
 use windlass_lease::durations::Durations;
+use windlass_lease::pulse::Pulse;
 use windlass_lease::step::Leadership;
 use windlass_testbed::{ControlPlane, Options, Server, Signal, Writes, shared};
 
@@ -18,10 +21,25 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(2);
 const RENEW_DEADLINE: Duration = Duration::from_millis(1_500);
 
-fn start(cluster: &ControlPlane, namespace: &str, user: &str) -> Result<(Handle, std::sync::Arc<Gate>)> {
-    let gate = Gate::new();
+fn start(cluster: &ControlPlane, namespace: &str, user: &str) -> Result<(Handle, Arc<Gate>)> {
+    run(cluster, user, config(namespace, user)?)
+}
+
+/// One that does not act on a death.
+fn start_deaf(cluster: &ControlPlane, namespace: &str, user: &str) -> Result<(Handle, Arc<Gate>)> {
+    run(cluster, user, Config { death_evidence: false, ..config(namespace, user)? })
+}
+
+fn config(namespace: &str, user: &str) -> Result<Config> {
     let durations = Durations::try_new(LEASE, RENEW_DEADLINE, Duration::from_millis(250))?;
-    let config = Config::new(namespace, "windlass", identity(user), durations);
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let advertise = listener.local_addr()?;
+    let pulse = Some(Pulse { listener, advertise });
+    Ok(Config { pulse, ..Config::new(namespace, "windlass", identity(user), durations) })
+}
+
+fn run(cluster: &ControlPlane, user: &str, config: Config) -> Result<(Handle, Arc<Gate>)> {
+    let gate = Gate::new();
     Ok((LeaseDriver::start(config, cluster.config_for(user)?, gate.clone())?, gate))
 }
 
@@ -93,7 +111,7 @@ async fn a_release_is_taken_at_once_and_a_crash_after_the_lease() -> Result<()> 
     println!("release to leading: median {:?}, most {:?}", gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
     assert!(gaps[gaps.len() / 2] < Duration::from_millis(200), "{gaps:?}");
 
-    let (standby, _) = start(cluster, &namespace, "windlass-2")?;
+    let (standby, _) = start_deaf(cluster, &namespace, "windlass-2")?;
     follows(&standby, &claim).await?;
     let begun = Instant::now();
     drop(leader);
@@ -107,6 +125,42 @@ async fn a_release_is_taken_at_once_and_a_crash_after_the_lease() -> Result<()> 
     let denied = writes.iter().filter(|write| write.code() == 403).count();
     assert_eq!(denied, 0);
     assert!(writes.iter().all(|write| ["create", "update"].contains(&&*write.verb)));
+    Ok(())
+}
+
+/// Waits until the status says so: there is no event for this.
+async fn listens(handle: &Handle) -> Result<()> {
+    let verified = async {
+        while handle.status().pulse.peer_state != "verified" {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, verified).await.context("the leader's pulse is never heard")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_is_taken_over_in_milliseconds() -> Result<()> {
+    let cluster = shared()?;
+    let namespace = cluster.namespace("pulse").await?;
+    grant(cluster, &namespace).await?;
+    let mut gaps = Vec::new();
+    let (mut leader, _) = start(cluster, &namespace, "windlass-0")?;
+    leads(&leader).await?;
+    for round in 1..=20 {
+        let (standby, _) = start(cluster, &namespace, &format!("windlass-{}", round % 3))?;
+        listens(&standby).await?;
+        let begun = Instant::now();
+        // As a crash is, for others: nothing is released, the port closes.
+        drop(leader);
+        let claim = leads(&standby).await?;
+        gaps.push(begun.elapsed());
+        assert_eq!(claim.term, Term(round + 1));
+        leader = standby;
+    }
+    gaps.sort();
+    println!("death to open gate, of 20: median {:?}, most {:?}", gaps[10], gaps[19]);
+    assert!(gaps[10] < Duration::from_millis(100), "{gaps:?}");
+    leader.shutdown(PATIENCE).await?;
     Ok(())
 }
 

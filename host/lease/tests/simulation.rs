@@ -28,6 +28,7 @@ fn disasters() -> impl Strategy<Value = Deed> {
         (0..3_usize, 100..8_000_u64).prop_map(|(i, ms)| Deed::Cut(i, ms)),
         (0..3_usize, 0..5_000_u64).prop_map(|(i, ms)| Deed::Kill(i, ms)),
         (0..3_usize, 0..5_000_u64).prop_map(|(i, ms)| Deed::Shutdown(i, ms)),
+        (0..3_usize).prop_map(Deed::Fence),
     ]
 }
 
@@ -46,12 +47,14 @@ fn edits() -> impl Strategy<Value = Deed> {
 fn faults(deed: impl Strategy<Value = Deed>) -> impl Strategy<Value = Faults> {
     let script = prop::collection::vec((0..SPAN_MS, deed), 0..14);
     let rates = prop::collection::vec(prop_oneof![Just(-9_900_i64), Just(9_900), -9_900..9_900_i64], 3);
-    (any::<u64>(), 0..250_u64, 0..200_u64, 0..60_u64, rates, script).prop_map(
-        |(seed, loss, slow, repeat, rates, script)| Faults {
+    (any::<u64>(), 0..250_u64, 0..200_u64, 0..60_u64, 0..=1_000_u64, rates, script).prop_map(
+        |(seed, loss, slow, repeat, evidence, rates, script)| Faults {
             seed,
             loss,
             slow,
             repeat,
+            evidence,
+            mutant: None,
             rates,
             script,
             until_ms: SPAN_MS,
@@ -111,6 +114,8 @@ fn an_undisturbed_leader_keeps_its_term() {
         loss: 0,
         slow: 0,
         repeat: 0,
+        evidence: 0,
+        mutant: None,
         rates: vec![0, 9_000, -9_000],
         script: Vec::new(),
         until_ms: SPAN_MS,
@@ -130,6 +135,8 @@ fn faults_do_change_leaders() {
             loss: 100,
             slow: 100,
             repeat: 20,
+            evidence: 500,
+            mutant: None,
             rates: vec![0, 9_000, -9_000],
             script,
             until_ms: SPAN_MS,
@@ -139,4 +146,68 @@ fn faults_do_change_leaders() {
         terms += world.reigns.len();
     }
     assert!(terms > 60, "the world is too kind: {terms} terms in 20 runs");
+}
+
+/// How many terms there were when whoever may lead was killed six times, and for how
+/// many ms nobody led, at most.
+fn killed(evidence: u64) -> (usize, u64) {
+    let script = (0..6).map(|n| (3_000 + n * 6_000, Deed::Kill(n as usize % 3, 1_000))).collect();
+    let faults = Faults {
+        seed: 7,
+        loss: 0,
+        slow: 0,
+        repeat: 0,
+        evidence,
+        mutant: None,
+        rates: vec![0, 9_000, -9_000],
+        script,
+        until_ms: SPAN_MS,
+    };
+    let mut world = World::new(faults, tight());
+    world.run(CALM_MS);
+    let gaps = world.reigns.windows(2).map(|pair| pair[1].from.saturating_sub(pair[0].to));
+    (world.reigns.len(), gaps.max().unwrap_or_default() / world::MS)
+}
+
+#[test]
+fn a_death_that_is_known_costs_milliseconds_instead_of_the_lease() {
+    let (terms, known) = killed(1_000);
+    assert!(terms > 1, "nobody who led was killed");
+    assert!(known < 150, "{known} ms");
+    let (_, unknown) = killed(0);
+    assert!(unknown >= 2_500, "{unknown} ms");
+}
+
+/// Each broken rule opens two gates at once in some run of many.
+#[cfg(feature = "mutants")]
+#[test]
+fn what_is_broken_is_found() {
+    use windlass_lease::mutant::Mutant;
+    for mutant in [
+        Mutant::ResponseAnchored,
+        Mutant::NoResourceVersion,
+        Mutant::WallClock { zero_ms: 20_000 },
+        Mutant::EvidenceFromSilence,
+    ] {
+        let found = (0..2_000).find(|seed| {
+            let script =
+                (0..12).map(|n| (1_000 + n * 3_000, Deed::Pause((n + seed) as usize % 3, 2_000))).collect();
+            let faults = Faults {
+                seed: *seed,
+                loss: 50,
+                slow: 150,
+                repeat: 20,
+                evidence: 1_000,
+                mutant: Some(mutant),
+                rates: vec![0, 9_000, -9_000],
+                script,
+                until_ms: SPAN_MS,
+            };
+            let mut world = World::new(faults, tight());
+            world.run(CALM_MS);
+            assert_no_overlap(&world.reigns).is_err()
+        });
+        println!("{mutant}: found in run {found:?}");
+        assert!(found.is_some(), "{mutant} was not found");
+    }
 }

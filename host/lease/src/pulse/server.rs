@@ -4,12 +4,11 @@
 //! ends it is the end of the process, or that of this handle.
 
 use std::collections::VecDeque;
-use std::io;
-use std::sync::Arc;
+use std::io::{self, Write};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
@@ -22,9 +21,6 @@ const MOST_CONNECTIONS: usize = 64;
 
 /// A standby says nothing. Who says more than this is none.
 const MOST_BYTES: usize = 1024;
-
-/// A connection that does not take the line within this time is closed.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The pause after an accept that failed, as when there are no file descriptors left.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -44,7 +40,7 @@ impl Server {
     pub fn start(listener: std::net::TcpListener, nonce: &str) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let line: Arc<[u8]> = format!("{GREETING}{nonce}\n").into_bytes().into();
+        let line = format!("{GREETING}{nonce}\n");
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("pulse".to_owned()).spawn(move || {
             runtime.block_on(async {
@@ -55,7 +51,7 @@ impl Server {
                 tokio::select! {
                     // Said, or the handle is gone: both are the end.
                     _ = stopped => {}
-                    () = serve(&listener, &line) => {}
+                    () = serve(&listener, line.as_bytes()) => {}
                 }
             });
         })?;
@@ -73,7 +69,7 @@ impl Drop for Server {
     }
 }
 
-async fn serve(listener: &TcpListener, line: &Arc<[u8]>) {
+async fn serve(listener: &TcpListener, line: &[u8]) {
     let mut connections = JoinSet::new();
     let mut order: VecDeque<AbortHandle> = VecDeque::new();
     loop {
@@ -81,30 +77,37 @@ async fn serve(listener: &TcpListener, line: &Arc<[u8]>) {
             accepted = listener.accept() => accepted,
             Some(_) = connections.join_next() => continue,
         };
-        match stream {
-            Ok((stream, _)) => {
-                order.retain(|connection| !connection.is_finished());
-                if order.len() >= MOST_CONNECTIONS
-                    && let Some(oldest) = order.pop_front()
-                {
-                    oldest.abort();
-                }
-                order.push_back(connections.spawn(hold(stream, line.clone())));
-            }
+        let stream = match stream {
+            Ok((stream, _)) => greet(stream, line),
             Err(error) => {
                 tracing::debug!(%error, "a connection to the pulse could not be accepted");
                 tokio::time::sleep(PAUSE).await;
+                continue;
             }
+        };
+        // Who has gone already is not held.
+        if let Ok(stream) = stream {
+            order.retain(|connection| !connection.is_finished());
+            if order.len() >= MOST_CONNECTIONS
+                && let Some(oldest) = order.pop_front()
+            {
+                oldest.abort();
+            }
+            order.push_back(connections.spawn(hold(stream)));
         }
     }
 }
 
-/// Says the line and waits for the other side to go.
-async fn hold(mut stream: TcpStream, line: Arc<[u8]>) {
-    let said = tokio::time::timeout(PATIENCE, stream.write_all(&line)).await;
-    if !matches!(said, Ok(Ok(()))) {
-        return;
-    }
+/// Says the line. It fits into the buffer of any new socket, so this waits for nobody, and
+/// everybody who is accepted is told, however many come at once.
+fn greet(stream: TcpStream, line: &[u8]) -> io::Result<TcpStream> {
+    let mut stream = stream.into_std()?;
+    stream.write_all(line)?;
+    TcpStream::from_std(stream)
+}
+
+/// Waits for the other side to go.
+async fn hold(mut stream: TcpStream) {
     let (mut buffer, mut heard) = ([0; 256], 0);
     while heard <= MOST_BYTES {
         match stream.read(&mut buffer).await {

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use windlass_core::claim::{BootTime, Claim, Term};
 use windlass_lease::durations::Durations;
 use windlass_lease::elector::{Elector, Settings};
+use windlass_lease::mutant::Mutant;
 use windlass_lease::record::{Copy, Lease};
 use windlass_lease::step::{Failure, Input, Order, Step, StepDown, Write};
 
@@ -24,6 +25,10 @@ pub(crate) struct Faults {
     pub(crate) loss: u64,
     pub(crate) slow: u64,
     pub(crate) repeat: u64,
+    /// How often a standby learns that a process was killed.
+    pub(crate) evidence: u64,
+    /// What all replicas do wrong.
+    pub(crate) mutant: Option<Mutant>,
     /// How fast each clock runs, in parts per million beside true time.
     pub(crate) rates: Vec<i64>,
     pub(crate) script: Vec<(u64, Deed)>,
@@ -42,6 +47,8 @@ pub(crate) enum Deed {
     Shutdown(usize, u64),
     /// Cuts a replica off from the API server for so many ms.
     Cut(usize, u64),
+    /// The API server refuses a write of its present term.
+    Fence(usize),
     /// Somebody annotates the Lease.
     Touch,
     /// Somebody removes the holder.
@@ -197,8 +204,8 @@ impl World {
             durations: self.durations,
             elect: true,
             seed: seed | 1,
-            pulse: None,
-            mutant: None,
+            pulse: Some(format!("10.0.0.{i}:8082/{incarnation}").into()),
+            mutant: self.faults.mutant,
         };
         replica.elector = Some(Elector::new(settings, now));
         self.step(i, Input::Tick);
@@ -239,15 +246,19 @@ impl World {
                 self.plan(at, i, Event::Input(Input::Prepared { term: claim.term, done: true }));
             }
             Order::OpenGate(claim) => self.open(i, claim),
-            // Writes that are on the wire at a shutdown end one by one, whatever is done next.
-            Order::CloseGate(StepDown::Shutdown) => {
+            // Writes that are on the wire end one by one, whatever is done next.
+            Order::CloseGate(StepDown::Shutdown | StepDown::Fenced) => {
                 let at = self.now + self.below(500) * MS;
-                self.replicas[i].drained_at = at;
+                self.replicas[i].drained_at = self.replicas[i].drained_at.max(at);
                 self.finish(i, at);
             }
-            Order::CloseGate(_) => self.finish(i, self.now),
+            Order::CloseGate(reason) => {
+                let impostor = reason == StepDown::Impostor && self.faults.mutant.is_none();
+                assert!(!impostor, "there is none in this world");
+                self.finish(i, self.now);
+            }
             Order::WaitDrain => {
-                let at = self.replicas[i].drained_at;
+                let at = self.replicas[i].drained_at.max(self.now);
                 self.plan(at, i, Event::Drained);
             }
             Order::End(_) => self.end(i),
@@ -279,6 +290,13 @@ impl World {
         }
     }
 
+    /// Writes that a shutdown was still waiting for end with the process too.
+    fn cut_short(&mut self, i: usize) {
+        for reign in self.reigns.iter_mut().filter(|reign| reign.holder == self.replicas[i].identity) {
+            reign.to = reign.to.min(self.now);
+        }
+    }
+
     fn end(&mut self, i: usize) {
         self.finish(i, self.now);
         let replica = &mut self.replicas[i];
@@ -291,12 +309,22 @@ impl World {
         match deed {
             Deed::Pause(i, ms) => {
                 let until = self.now + ms * MS;
+                // What others hear of a process that is stopped.
+                self.tell_of_pulse(i, Input::Silent(self.replicas[i].identity.clone()));
                 self.replicas[i].stopped_until = self.replicas[i].stopped_until.max(until);
             }
             Deed::Cut(i, ms) => self.replicas[i].cut_until = self.now + ms * MS,
             Deed::Kill(i, after) if self.replicas[i].elector.is_some() => {
                 self.replicas[i].restart_after = after;
+                self.tell_of_pulse(i, Input::Died(self.replicas[i].identity.clone()));
+                self.cut_short(i);
                 self.end(i);
+            }
+            Deed::Fence(i) => {
+                if let Some(reign) = &self.replicas[i].reign {
+                    let (term, incarnation) = (reign.term, self.replicas[i].incarnation);
+                    self.plan_for(self.now, i, incarnation, Event::Input(Input::Fenced(term)));
+                }
             }
             Deed::Shutdown(i, after) if self.replicas[i].elector.is_some() => {
                 self.replicas[i].restart_after = after;
@@ -318,6 +346,18 @@ impl World {
             }
             Deed::Shorten => self.edit(|lease| lease.spec.lease_duration_seconds = Some(2)),
             Deed::Kill(..) | Deed::Shutdown(..) | Deed::Delete => {}
+        }
+    }
+
+    /// What the other replicas learn from the pulse of replica `i`, within milliseconds,
+    /// each of them perhaps. It comes by a connection of its own: no API server is needed.
+    fn tell_of_pulse(&mut self, i: usize, input: Input) {
+        for other in (0..self.replicas.len()).filter(|other| *other != i) {
+            if self.chance(self.faults.evidence) {
+                let (at, incarnation) =
+                    (self.now + (1 + self.below(30)) * MS, self.replicas[other].incarnation);
+                self.plan_for(at, other, incarnation, Event::Input(input.clone()));
+            }
         }
     }
 
@@ -350,7 +390,8 @@ impl World {
     /// A write reaches the API server, which compares and swaps.
     fn arrive(&mut self, i: usize, incarnation: u64, write: Write) {
         let same = |base: &Lease, lease: &Lease| {
-            base.metadata.resource_version == lease.metadata.resource_version
+            let unconditional = base.metadata.resource_version.is_none();
+            (unconditional || base.metadata.resource_version == lease.metadata.resource_version)
                 && base.metadata.annotations.get("uid") == lease.metadata.annotations.get("uid")
         };
         let result = match (&write.base, &self.lease) {
@@ -358,7 +399,8 @@ impl World {
             (Some(_), None) => Err(Failure::Absent),
             (Some(base), Some(lease)) if !same(base, lease) => Err(Failure::Conflict),
             (base, _) => {
-                let mut lease = Lease::written(&write, "ns", "windlass", Timestamp::UNIX_EPOCH);
+                let wall = Timestamp::from_nanosecond(i128::from(self.now)).expect("runs are short");
+                let mut lease = Lease::written(&write, "ns", "windlass", wall);
                 if base.is_none() {
                     self.uid += 1;
                     lease.metadata.annotations.insert("uid".to_owned(), self.uid.to_string());
@@ -460,7 +502,11 @@ impl Replica {
 impl Deed {
     fn replica(self) -> usize {
         match self {
-            Deed::Pause(i, _) | Deed::Kill(i, _) | Deed::Shutdown(i, _) | Deed::Cut(i, _) => i,
+            Deed::Pause(i, _)
+            | Deed::Kill(i, _)
+            | Deed::Shutdown(i, _)
+            | Deed::Cut(i, _)
+            | Deed::Fence(i) => i,
             Deed::Touch | Deed::Empty | Deed::Rename | Deed::Shorten | Deed::Delete => 0,
         }
     }

@@ -1,16 +1,11 @@
-//! The driver on its thread against an API server in this process: real time, with
-//! durations scaled down. Tests wait for events, never for a while.
-
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod fake;
+//! What the driver does with its Lease: leads, renews, releases, survives.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use fake::{Fake, Mood};
+use crate::fake::{Fake, Mood};
 use serde_json::json;
 use tokio::time::timeout;
 use windlass_core::claim::{BootClock, Claim, Gate, Term};
