@@ -37,8 +37,8 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
     let mut report = Report::new("baseline");
     report.figures = runtime.block_on(measure(bench.quick, &binary, &package))?;
-    report.write()?;
-    println!("{}", serde_json::to_string_pretty(&report.figures)?);
+    let path = report.write()?;
+    println!("{}\n-> {}", serde_json::to_string_pretty(&report.figures)?, path.display());
     Ok(())
 }
 

@@ -32,7 +32,7 @@ impl Report {
     pub(crate) fn new(name: &'static str) -> Self {
         Self {
             name,
-            started: jiff::Timestamp::now().to_string(),
+            started: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             machine: machine(),
             versions: Map::from_iter([("windlass".to_owned(), json!(windlass_version()))]),
             conditions: Map::new(),

@@ -14,12 +14,18 @@ const FLOOR_MOVES: f64 = 0.1;
 
 /// Marks the rounds whose floor had moved. If that were most of them the machine was never quiet, and none is dropped.
 pub(super) fn judge(rounds: &mut [Round]) {
-    let Some(median) = floor(rounds) else { return };
-    let moved = |round: &Round| round.floor_ms.is_none_or(|floor| (floor / median - 1.0).abs() > FLOOR_MOVES);
+    let median = floor(rounds);
+    let moved = |round: &Round| has_moved(round, median);
     let many = rounds.iter().filter(|round| moved(round)).count() * 2 > rounds.len();
     for round in rounds {
         round.dropped = !many && moved(round);
     }
+}
+
+/// Whether the floor of a round differs too much from the median floor.
+fn has_moved(round: &Round, median: Option<f64>) -> bool {
+    let share = round.floor_ms.zip(median).map(|(floor, median)| (floor / median - 1.0).abs());
+    share.is_none_or(|share| share > FLOOR_MOVES)
 }
 
 fn floor(rounds: &[Round]) -> Option<f64> {
@@ -46,6 +52,11 @@ pub(super) fn of(rounds: &[Round], contenders: &[Contender]) -> Map<String, Valu
     figures.insert("floor_range_ms".to_owned(), json!([floors.first(), floors.last()]));
     let dropped = rounds.iter().filter(|round| round.dropped).count();
     figures.insert("rounds_dropped".to_owned(), json!(format!("{dropped} of {}", rounds.len())));
+    let moved = rounds.iter().filter(|round| has_moved(round, floor(rounds))).count();
+    if moved > dropped {
+        let says = format!("in {moved} of {} rounds, which is most: none is dropped", rounds.len());
+        figures.insert("floor_moved".to_owned(), json!(says));
+    }
     for contender in contenders {
         of_one(rounds, *contender, &mut figures);
     }
@@ -140,7 +151,9 @@ mod tests {
     fn no_round_is_left_out_when_the_floor_never_stands_still() {
         let mut rounds: Vec<_> = [5, 10, 20, 40].map(|floor| round(Contender::Ours, 0, 20, floor)).into();
         judge(&mut rounds);
-        assert_eq!(of(&rounds, &[Contender::Ours])["rounds_dropped"], "0 of 4");
+        let figures = of(&rounds, &[Contender::Ours]);
+        assert_eq!(figures["rounds_dropped"], "0 of 4");
+        assert_eq!(figures["floor_moved"], "in 3 of 4 rounds, which is most: none is dropped");
     }
 
     #[test]

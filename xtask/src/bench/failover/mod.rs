@@ -49,6 +49,8 @@ pub(super) struct Order {
     turns: usize,
     quick: bool,
     rounds: Option<usize>,
+    /// Where the host's binary comes from; if it was given, its version is not known.
+    binary: &'static str,
     /// Between two changes; measured at the start unless somebody said it.
     every: Option<Duration>,
     /// How long the API server is away.
@@ -67,6 +69,11 @@ impl Order {
             turns: if bench.quick { 1 } else { TURNS },
             quick: bench.quick,
             rounds: bench.rounds,
+            binary: if bench.binary.is_some() {
+                "given with --binary"
+            } else {
+                "built from this tree for release"
+            },
             every: bench.every_ms.map(Duration::from_millis),
             outage: if bench.quick { OUTAGE / 3 } else { OUTAGE },
         })
@@ -185,6 +192,7 @@ async fn conditions(report: &mut Report, stage: &Stage, order: &Order) -> Result
         ("etcd_fsync", json!(true)),
         ("audit_log", json!("blocking-strict, writes of children, Leases and Roles with both bodies")),
         ("fence", json!(stage.fenced)),
+        ("host_binary", json!(order.binary)),
         ("peers_rights", json!("cluster-admin")),
         ("outage_s", json!(order.outage.as_secs())),
         (
@@ -223,7 +231,7 @@ mod tests {
 
     fn order(turns: usize, rounds: Option<usize>) -> Order {
         let contenders = vec![Contender::Ours, Contender::Cr];
-        Order { contenders, turns, quick: false, rounds, every: None, outage: OUTAGE }
+        Order { contenders, turns, quick: false, rounds, binary: "", every: None, outage: OUTAGE }
     }
 
     #[test]
