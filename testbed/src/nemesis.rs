@@ -55,6 +55,8 @@ pub struct Plan {
     pub request: Duration,
     /// Whether the API server judges claims, which is what `deploy/components/fence` brings about. Default true.
     pub fence: bool,
+    /// How many API servers there are, 1 or 2. With two, every second replica talks to the other one. Default 1.
+    pub servers: usize,
     /// Further flags for every replica; they win over ours.
     pub flags: Vec<String>,
     /// How often each fault falls on the leader; the seed decides on the order.
@@ -77,6 +79,7 @@ impl Plan {
             retry: Duration::from_millis(400),
             request: Duration::from_secs(2),
             fence: true,
+            servers: 1,
             flags: Vec::new(),
             rounds: Vec::new(),
             rate: 50,
@@ -178,7 +181,8 @@ async fn rounds(plan: &Plan, sequence: &[Fault], progress: &dyn Progress) -> Res
     settle::settle(&stage, &wanted, &mut report).await?;
 
     let history = stage.records.read(&stage.plane).await?;
-    let mut rules = stage.pods().iter().fold(Rules::new(HOST), |rules, (sender, pod)| rules.pod(sender, pod));
+    let rules = Rules::new(HOST).servers(plan.servers);
+    let mut rules = stage.pods().iter().fold(rules, |rules, (sender, pod)| rules.pod(sender, pod));
     // The host publishes Events where it does not know the digest; their messages carry it.
     rules.digest_optional.push("events".to_owned());
     if !history.requests.iter().any(|request| rules.pods.contains_key(&request.sender)) {

@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use windlass_testbed::nemesis::{Fault, Plan, Report, run};
-use windlass_testbed::progress;
+use windlass_testbed::progress::Progress;
 
 use crate::{build, root};
 
@@ -21,11 +23,11 @@ const ROUNDS: &str = "kill=10,freeze=5,stop=5,cut=5,slow=5,hold=5";
 /// Faults under which a broken build shows itself, by the rule that it breaks.
 const MUTANTS: [(&str, &str); 8] = [
     ("no-fence", "hold=6"),
-    ("response-anchored", "slow=6"),
-    ("no-resource-version", "kill=6,stop=4"),
+    ("response-anchored", "lag=6"),
+    ("no-resource-version", "race=6"),
     ("wall-clock", "doze=6,kill=2"),
     ("term-from-transitions", "wipe=6,kill=2"),
-    ("release-before-drain", "stop=8"),
+    ("release-before-drain", "drain=6"),
     ("unchecked-claim", "freeze=4,slow=4"),
     ("evidence-from-silence", "doze=6,freeze=2"),
 ];
@@ -33,7 +35,7 @@ const MUTANTS: [(&str, &str); 8] = [
 /// How to go about it.
 #[derive(clap::Args)]
 pub(crate) struct Nemesis {
-    /// Rounds of each fault: kill, freeze, stop, cut, slow, hold, doze, wipe. Default: kill=10,freeze=5,stop=5,cut=5,slow=5,hold=5, or what shows the mutant.
+    /// Rounds of each fault: kill, freeze, stop, cut, slow, hold, lag, race, drain, doze, wipe. Default: kill=10,freeze=5,stop=5,cut=5,slow=5,hold=5, or what shows the mutant.
     #[arg(long, value_name = "FAULT=N,..")]
     rounds: Option<String>,
     /// A lease of 3 s, a claim of 2 s. This is the default.
@@ -48,6 +50,9 @@ pub(crate) struct Nemesis {
     /// Rounds on one control plane, after which the checker judges.
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=200))]
     rounds_per_run: u32,
+    /// API servers on the same etcd. With two, every second replica talks to the other one.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    servers: u8,
     /// Changes a second that the load makes.
     #[arg(long, default_value_t = 50)]
     rate: u32,
@@ -82,8 +87,11 @@ impl Nemesis {
     }
 
     fn label(&self) -> String {
-        let durations = if self.defaults { "defaults" } else { "scaled" };
-        self.mutant.as_ref().map_or_else(|| durations.to_owned(), |name| format!("{durations}-{name}"))
+        let mut label = if self.defaults { "defaults" } else { "scaled" }.to_owned();
+        if self.servers > 1 {
+            label += "-two-servers";
+        }
+        self.mutant.iter().fold(label, |label, name| format!("{label}-{name}"))
     }
 
     /// The runs that are still to be done.
@@ -91,7 +99,8 @@ impl Nemesis {
         let done = series.runs.len() as u64;
         let plan = |number: u64, rounds: Vec<(Fault, u32)>| {
             let base = if self.defaults { Plan::defaults(binary) } else { Plan::scaled(binary) };
-            let mut plan = Plan { rounds, rate: self.rate, ..base.seed(self.seed + done + number) };
+            let servers = usize::from(self.servers);
+            let mut plan = Plan { rounds, rate: self.rate, servers, ..base.seed(self.seed + done + number) };
             if let Some(name) = &self.mutant {
                 plan = plan.unfenced();
                 if name != "no-fence" {
@@ -174,7 +183,7 @@ impl Series {
 
     async fn play(&mut self, plan: &Plan) -> Result<&Report> {
         let began = Instant::now();
-        let done = Box::pin(run(plan, &*progress::detect())).await?;
+        let done = Box::pin(run(plan, &Shown::default())).await?;
         let number = self.runs.len();
         fs::write(self.file(number, "svg"), done.picture)?;
         fs::write(self.file(number, "json"), serde_json::to_string_pretty(&done.report)?)?;
@@ -203,6 +212,41 @@ impl Series {
         fs::write(&verdict, serde_json::to_string_pretty(&total)?)?;
         println!("\n{}\n\n{} and one picture a run beside it", total.summary(), verdict.display());
         Ok(total)
+    }
+}
+
+/// Between two lines where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+
+/// How far a run is: one line that changes on a terminal, a line now and then elsewhere.
+#[derive(Default)]
+struct Shown {
+    state: Mutex<Option<(Instant, Instant)>>,
+}
+
+impl Progress for Shown {
+    fn begin(&self, label: &str, note: &str) {
+        eprintln!("{label}: {note}");
+        let now = Instant::now();
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, now));
+    }
+
+    fn step(&self, done: u64, total: u64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((began, last)) = state.as_mut() else { return };
+        let line = format!("  round {done} of {total}, {} s", began.elapsed().as_secs());
+        if std::io::stderr().is_terminal() {
+            eprint!("\r{line}\x1b[K");
+        } else if last.elapsed() > LINE_EVERY {
+            *last = Instant::now();
+            eprintln!("{line}");
+        }
+    }
+
+    fn finish(&self, _success: bool) {
+        if std::io::stderr().is_terminal() {
+            eprint!("\r\x1b[K");
+        }
     }
 }
 

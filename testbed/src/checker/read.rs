@@ -99,10 +99,22 @@ impl Records {
         Ok(History { changes, requests, first: self.first, last, kinds: self.kinds.clone() })
     }
 
+    /// What the plugins of the host asked for until now, whatever became of it.
+    ///
+    /// # Errors
+    /// If a log cannot be read.
+    pub fn plugin_requests(&self) -> Result<Vec<Request>> {
+        self.requests_about(&[])
+    }
+
     fn requests(&self) -> Result<Vec<Request>> {
+        self.requests_about(&self.kinds)
+    }
+
+    fn requests_about(&self, kinds: &[Kind]) -> Result<Vec<Request>> {
         let mut all = Vec::new();
         for (audit, mark) in &self.audits {
-            all.extend(requests(audit, *mark, &self.kinds, &self.host_namespace)?);
+            all.extend(requests(audit, *mark, kinds, &self.host_namespace)?);
         }
         Ok(all)
     }

@@ -64,9 +64,17 @@ impl Faultd {
     /// # Errors
     /// If the cluster is external: its authority signs nothing for us.
     pub fn start(control_plane: &ControlPlane) -> Result<Self> {
+        Self::before(control_plane, control_plane.server_url())
+    }
+
+    /// The same in front of another API server of the same control plane.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub fn before(control_plane: &ControlPlane, server_url: &str) -> Result<Self> {
         let identity = control_plane.issue_serving_certificate(&["127.0.0.1", "localhost"])?;
         Ok(Self {
-            server: control_plane.server_url().to_owned(),
+            server: server_url.to_owned(),
             roots: upstream::client_config(control_plane.ca_pem())?,
             acceptor: upstream::server_config(&identity)?,
             tasks: Tasks::new()?,

@@ -18,6 +18,12 @@ use crate::process::Signal;
 /// How long a replica may take to end after SIGTERM: more than `--shutdown-timeout`.
 const END_WITHIN: Duration = Duration::from_secs(25);
 
+/// How long a standby's writes of the Lease are on their way.
+const RACE: Duration = Duration::from_secs(1);
+
+/// How long the writes of a leader that ends are on their way: less than it may wait for them.
+const ON_THE_WAY: Duration = Duration::from_millis(700);
+
 /// A way to lose a leader, or to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -34,6 +40,12 @@ pub enum Fault {
     Slow,
     /// Its renewals and its writes are held on their way; the writes arrive when another leads and has written.
     Hold,
+    /// Its last renewal is answered only shortly before its claim ends, and no later one arrives.
+    Lag,
+    /// SIGKILL, while one standby's writes of the Lease are on their way for a second: they arrive in the other's term.
+    Race,
+    /// SIGTERM, while its writes are on their way for most of a second.
+    Drain,
     /// SIGSTOP for less than its claim lasts, then SIGCONT: no reason for anybody to take over.
     Doze,
     /// The Lease is deleted by hand.
@@ -42,8 +54,19 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Kill, Self::Freeze, Self::Stop, Self::Cut, Self::Slow, Self::Hold, Self::Doze, Self::Wipe];
+    pub const ALL: [Self; 11] = [
+        Self::Kill,
+        Self::Freeze,
+        Self::Stop,
+        Self::Cut,
+        Self::Slow,
+        Self::Hold,
+        Self::Lag,
+        Self::Race,
+        Self::Drain,
+        Self::Doze,
+        Self::Wipe,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -53,6 +76,9 @@ impl Fault {
             Self::Cut => "cut",
             Self::Slow => "slow",
             Self::Hold => "hold",
+            Self::Lag => "lag",
+            Self::Race => "race",
+            Self::Drain => "drain",
             Self::Doze => "doze",
             Self::Wipe => "wipe",
         }
@@ -79,12 +105,14 @@ impl Fault {
                 stage.take(seat)?.kill().await?;
                 stage.successor(&leader, plan).await?
             }
-            Self::Stop => {
-                let (status, took) = stage.take(seat)?.terminate(END_WITHIN).await?;
-                if status.code() != Some(0) {
-                    report.problems.push(format!("{} ended with {status} after {took:?}", leader.pod));
-                }
-                stage.successor(&leader, plan).await?
+            Self::Stop => stop(stage, seat, &leader, plan, report).await?,
+            Self::Drain => {
+                let late = Action::Delay(Way::Request, ON_THE_WAY);
+                let late = stage.port(seat).rule(Rule::new(late).writes().resource("configmaps"));
+                late.hit(1, END_WITHIN).await.context("a leader under load writes")?;
+                let next = stop(stage, seat, &leader, plan, report).await;
+                late.remove();
+                next?
             }
             Self::Freeze => {
                 stage.signal(seat, Signal::STOP)?;
@@ -102,6 +130,16 @@ impl Fault {
             }
             Self::Slow => slow(stage, seat, &leader, plan).await?,
             Self::Hold => hold(stage, seat, &leader, plan, beyond).await?,
+            Self::Lag => lag(stage, seat, &leader, plan, beyond).await?,
+            Self::Race => {
+                let late = Rule::new(Action::Delay(Way::Request, RACE)).writes().resource("leases");
+                let late = stage.port(stage.after(seat)).rule(late);
+                stage.take(seat)?.kill().await?;
+                let next = stage.successor(&leader, plan).await;
+                tokio::time::sleep(RACE + beyond).await;
+                late.remove();
+                next?
+            }
             Self::Doze => {
                 stage.signal(seat, Signal::STOP)?;
                 tokio::time::sleep(plan.claim.mul_f64(dice.random_range(0.3..0.9))).await;
@@ -123,6 +161,21 @@ impl Fault {
     }
 }
 
+/// Asks it to end as a kubelet does.
+async fn stop(
+    stage: &mut Stage,
+    seat: usize,
+    leader: &Leader,
+    plan: &Plan,
+    report: &mut Report,
+) -> Result<Option<Leader>> {
+    let (status, took) = stage.take(seat)?.terminate(END_WITHIN).await?;
+    if status.code() != Some(0) {
+        report.problems.push(format!("{} ended with {status} after {took:?}", leader.pod));
+    }
+    stage.successor(leader, plan).await
+}
+
 /// Renewals are answered after the claim's end, and what was sent arrives half a claim late: often in somebody else's term.
 async fn slow(stage: &Stage, seat: usize, leader: &Leader, plan: &Plan) -> Result<Option<Leader>> {
     let port = stage.port(seat);
@@ -134,6 +187,25 @@ async fn slow(stage: &Stage, seat: usize, leader: &Leader, plan: &Plan) -> Resul
     let next = stage.successor(leader, plan).await;
     port.clear();
     next.context("while the leader was slow")
+}
+
+/// A leader that counts its claim from the answer, and not from when it asked, writes on beyond the lease.
+async fn lag(
+    stage: &Stage,
+    seat: usize,
+    leader: &Leader,
+    plan: &Plan,
+    beyond: Duration,
+) -> Result<Option<Leader>> {
+    let port = stage.port(seat);
+    let answer = Action::Delay(Way::Response, plan.claim.mul_f64(0.9));
+    let last = port.rule(Rule::new(answer).writes().resource("leases").first(1));
+    last.hit(1, plan.retry * 10).await.context("a leader renews")?;
+    port.rule(Rule::new(Action::Blackhole(Way::Request)).writes().resource("leases"));
+    let next = stage.successor(leader, plan).await;
+    tokio::time::sleep(Duration::from_millis(500) + beyond).await;
+    port.clear();
+    next
 }
 
 /// Its writes are carried out only when somebody else leads: the oldest of them had not been answered for a whole claim by then.

@@ -6,12 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::HOST;
 use super::load::Wanted;
 use super::report::Report;
-use super::stage::Stage;
-use crate::audit::Mark;
-use crate::checker::requests;
+use super::stage::{Stage, now_us};
 
 /// How long it may take until everything is as it is wanted.
 const CONVERGE_WITHIN: Duration = Duration::from_secs(30);
@@ -50,16 +47,13 @@ pub(super) async fn settle(stage: &Stage, wanted: &Wanted, report: &mut Report) 
 
 /// How many writes there are in a time in which none should be. The last status may still be on its way when it begins.
 async fn writes_in_silence(stage: &Stage) -> Result<u64> {
-    let audit = stage.plane.audit()?;
-    let count = |mark: Mark| -> Result<u64> {
-        let plugins = requests(&audit, mark, &[], HOST)?;
-        Ok(plugins.iter().filter(|request| request.succeeded().is_some()).count() as u64)
-    };
     let began = Instant::now();
     loop {
-        let mark = audit.mark()?;
+        let from = now_us();
         tokio::time::sleep(SILENCE).await;
-        let writes = count(mark)?;
+        let done = stage.records.plugin_requests()?;
+        let late = done.iter().filter(|request| request.received_us > from && request.succeeded().is_some());
+        let writes = late.count() as u64;
         if writes == 0 || began.elapsed() > CONVERGE_WITHIN {
             return Ok(writes);
         }

@@ -19,6 +19,7 @@ use crate::faultd::{Faultd, Port};
 use crate::process::Signal;
 use crate::replica::{Replica, ReplicaOptions};
 use crate::runtime::blocking;
+use crate::second::SecondApiserver;
 
 /// How many replicas there are.
 const REPLICAS: usize = 3;
@@ -67,13 +68,14 @@ const CRD: &str = include_str!("../../../plugins/fixtures/crd.yaml");
 /// Everything that runs. The fields are dropped in this order.
 pub(super) struct Stage {
     seats: Vec<Seat>,
-    _faultd: Faultd,
+    _faultds: Vec<Faultd>,
     client: kube::Client,
     /// Namespace of the load's objects.
     pub(super) namespace: String,
     /// Where the records begin.
     pub(super) records: Records,
     logs: PathBuf,
+    _second: Option<SecondApiserver>,
     pub(super) plane: ControlPlane,
 }
 
@@ -116,18 +118,24 @@ impl Stage {
             Kind::new("", "configmaps"),
             Kind::new("", "events").expiring(),
         ];
-        let records = Records::begin(&plane, &kinds).await?;
-        let faultd = Faultd::start(&plane)?;
+        let mut records = Records::begin(&plane, &kinds).await?;
+        let mut faultds = vec![Faultd::start(&plane)?];
+        let second = if plan.servers > 1 { Some(plane.second_apiserver().await?) } else { None };
+        if let Some(second) = &second {
+            faultds.push(Faultd::before(&plane, second.server_url())?);
+            records = records.and(second.audit().clone());
+        }
         let mut seats = Vec::new();
         for number in 0..REPLICAS {
             let name = format!("windlass-{number}");
             let token = plane.service_account_token(HOST, "windlass").await?;
-            let port = faultd.listen().await?;
+            let port = faultds[number % faultds.len()].listen().await?;
             let kubeconfig = port.kubeconfig(&plane, &name, &token)?;
             seats.push(Seat { name, port, kubeconfig, sender: sender(&token)?, replica: None });
         }
         let logs = plane.directory()?.to_owned();
-        let mut stage = Self { seats, _faultd: faultd, client, namespace, records, logs, plane };
+        let mut stage =
+            Self { seats, _faultds: faultds, client, namespace, records, logs, _second: second, plane };
         stage.recover(plan, &mut Report::default()).await?;
         Ok(stage)
     }
@@ -139,6 +147,11 @@ impl Stage {
 
     pub(super) fn port(&self, seat: usize) -> &Port {
         &self.seats[seat].port
+    }
+
+    /// Another seat than this one.
+    pub(super) fn after(&self, seat: usize) -> usize {
+        (seat + 1) % self.seats.len()
     }
 
     /// Pods by what the audit log calls them.
@@ -167,10 +180,23 @@ impl Stage {
         })
     }
 
-    /// Who leads, and on which seat.
+    /// Whom the claim Role names: who may write. Without a Role it is whom the Lease names.
+    async fn claimant(&self) -> Option<Leader> {
+        let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{HOST}/roles/windlass-claim");
+        let Some(role) = self.get(&path).await else { return self.holder().await };
+        let (identity, term) = role["rules"][0]["resourceNames"][0].as_str()?.rsplit_once('/')?;
+        Some(Leader {
+            pod: identity.split('_').next()?.to_owned(),
+            identity: identity.to_owned(),
+            term: term.parse().ok()?,
+        })
+    }
+
+    /// Who leads, by the Lease and by the Role, and on which seat.
     pub(super) async fn leading(&self) -> Result<(Leader, usize)> {
         let leads = async || {
-            let leader = self.holder().await?;
+            let leader = self.claimant().await?;
+            self.holder().await.filter(|holder| holder.identity == leader.identity)?;
             let seat =
                 self.seats.iter().position(|seat| seat.name == leader.pod && seat.replica.is_some())?;
             Some((leader, seat))
@@ -179,11 +205,9 @@ impl Stage {
         leading.with_context(|| format!("nobody leads\n{}", self.ends_of_logs()))
     }
 
-    /// Waits for a later term than this one.
+    /// Waits until somebody may write in another term than this one. Holding the Lease alone is not enough.
     pub(super) async fn successor(&self, leader: &Leader, plan: &Plan) -> Result<Option<Leader>> {
-        let next = async || {
-            self.holder().await.filter(|next| next.term != leader.term || next.identity != leader.identity)
-        };
+        let next = async || self.claimant().await.filter(|next| next != leader);
         Ok(until(plan.lease + TAKEOVER, next).await)
     }
 
