@@ -274,7 +274,6 @@ async fn a_leader_whose_renewals_are_answered_late_stops_as_if_they_were_lost() 
 
 /// F04, as long as it lasts.
 #[tokio::test]
-#[ignore = "known: the elector takes back its own Lease at once each time, so nobody else ever sees it expire"]
 async fn a_leader_whose_renewals_stay_late_leaves_the_lease_to_another() {
     let lab = Lab::new("f04-other").await;
     lab.under_load(async {

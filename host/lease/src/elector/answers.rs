@@ -35,6 +35,7 @@ impl Elector {
                 self.observe(now, self.gone(), orders);
             }
             (Request::Write { purpose, term, .. }, Ok(lease)) => {
+                self.answers_come();
                 let copy = Copy::Present(lease.clone());
                 if self.seen.as_ref().is_none_or(|seen| copy.is_newer_than(&seen.copy)) {
                     self.observe(now, copy, orders);
@@ -56,6 +57,9 @@ impl Elector {
                 let unknown = request != Request::Read && failure == Failure::Unknown;
                 (self.unsure, self.own.unsure) = (self.unsure || unknown, self.own.unsure || unknown);
                 self.not_before = now.plus(self.pause());
+                if unknown && matches!(request, Request::Write { purpose: Purpose::Acquire, .. }) {
+                    self.unanswered(now);
+                }
             }
         }
         self.create_out &= !(create && definite);

@@ -14,11 +14,17 @@ use crate::step::{Order, StepDown};
 /// long; twice as long after each further one.
 const FIRST_REST: Duration = Duration::from_millis(10);
 
+/// After so many acquisitions in a row without an answer others get their turn.
+const UNANSWERED: u32 = 2;
+
 /// Why the Lease is not taken although it is free: terms that came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Rest {
     /// How many there were, since one that lasted.
     failures: u32,
+    /// Acquisitions in a row of which no answer came in time; not counted beyond
+    /// [`UNANSWERED`].
+    unanswered: u32,
     pub(super) until: BootTime,
 }
 
@@ -33,7 +39,7 @@ pub(super) struct Own {
 
 impl Default for Rest {
     fn default() -> Self {
-        Self { failures: 0, until: BootTime(0) }
+        Self { failures: 0, unanswered: 0, until: BootTime(0) }
     }
 }
 
@@ -47,6 +53,23 @@ impl Rest {
 }
 
 impl Elector {
+    /// An acquisition may have been carried out, and was not answered in time. Where that is
+    /// so for as long as a fault lasts (requests arrive, answers come late) this replica can
+    /// never lead, and each attempt keeps the others away, because they see the Lease change. So it is left
+    /// alone for longer than they wait.
+    pub(super) fn unanswered(&mut self, now: BootTime) {
+        self.rest.unanswered = (self.rest.unanswered + 1).min(UNANSWERED);
+        if self.rest.unanswered == UNANSWERED {
+            let durations = self.settings.durations;
+            self.rest.until = self.rest.until.max(now.plus(durations.lease() + durations.retry_period()));
+        }
+    }
+
+    /// A write of the Lease was answered in time.
+    pub(super) fn answers_come(&mut self) {
+        self.rest.unanswered = 0;
+    }
+
     /// Ends what time ends, and forgets what it has made unimportant.
     pub(super) fn end_by_time(&mut self, now: BootTime, orders: &mut Vec<Order>) {
         match &self.state {

@@ -6,7 +6,7 @@ use windlass_core::claim::Term;
 use windlass_lease::record::{Copy, Lease};
 use windlass_lease::step::{Failure, Input, Leadership, Order, Purpose, StepDown};
 
-use crate::desk::{Desk, at, closed, ends, has_requests, lease, present, read, write};
+use crate::desk::{Desk, at, closed, ends, has_requests, lease, present, read, write, writes};
 
 /// The elector's next write comes, at the latest, at `until`; what time it was then.
 fn next_write(desk: &mut Desk, until: u64) -> (u64, windlass_lease::step::Write) {
@@ -216,4 +216,48 @@ fn an_own_renewal_that_was_sent_twice_is_no_impostors() {
     let renewal = write(&desk.tell(2_040, Input::Answered { id, result: Ok(stored) }));
     desk.version = 150;
     assert_eq!(ends(&desk.accept(2_050, &renewal)), Some(12_040));
+}
+
+/// Requests that are carried out and answered too late, for as long as a fault lasts: each
+/// acquisition changes the Lease, and whoever waits for it to rest would wait for ever.
+#[test]
+fn a_lease_that_is_taken_without_an_answer_is_left_to_others_after_the_second_time() {
+    let mut desk = Desk::standby(true);
+    let mut ms = 15_020;
+    let mut orders = desk.tick(ms);
+    for _ in 0..2 {
+        let taking = write(&orders);
+        let stored = desk.stored(&taking);
+        desk.fail(ms + 5_000, taking.id, Failure::Unknown);
+        ms += 7_000;
+        let id = read(&desk.tick(ms));
+        orders = desk.tell(ms, Input::Answered { id, result: Ok(stored) });
+    }
+    assert!(writes(&orders).is_empty(), "it is our own, and it is left alone");
+    let unanswered = ms - 2_000;
+    // Another one takes it within its lease duration and a little; until then nothing is written.
+    for ms in (ms..unanswered + 17_000).step_by(500) {
+        for order in desk.tick(ms) {
+            match order {
+                Order::Read { id, .. } => {
+                    let lease = desk.last.clone().unwrap();
+                    assert!(writes(&desk.tell(ms, Input::Answered { id, result: Ok(lease) })).is_empty());
+                }
+                order => panic!("{order:?} at {ms}"),
+            }
+        }
+    }
+    let again = desk.tick(unanswered + 17_000);
+    assert_eq!(write(&again).purpose, Purpose::Acquire, "nobody did, so it is tried again");
+}
+
+#[test]
+fn one_acquisition_without_an_answer_costs_no_more_than_a_look() {
+    let mut desk = Desk::standby(true);
+    let taking = write(&desk.tick(15_020));
+    let stored = desk.stored(&taking);
+    desk.fail(20_020, taking.id, Failure::Unknown);
+    let id = read(&desk.tick(22_020));
+    let again = write(&desk.tell(22_020, Input::Answered { id, result: Ok(stored) }));
+    assert_eq!((again.purpose, again.term), (Purpose::Acquire, Term(9)), "in a new term");
 }
