@@ -102,7 +102,7 @@ fn a_crash_and_a_fault() {
 fn people_edit_the_lease_and_the_role() {
     let scenario = candidates(3, ticks(5, 8), Budget { edits: 1, ..NOTHING });
     holds("three, an edit", Scenario { edits: EDITS, ..scenario });
-    let scenario = candidates(2, ticks(3, 5), Budget { edits: 1, faults: 1, ..NOTHING });
+    let scenario = candidates(2, ticks(2, 5), Budget { edits: 1, faults: 1, ..NOTHING });
     holds("two, an edit and a fault", Scenario { edits: EDITS, ..scenario });
 }
 
@@ -115,12 +115,12 @@ fn wild(ticks: u8, faults: u8) -> Scenario {
 #[test]
 fn the_fence_holds_whatever_the_clocks_do() {
     holds("fenced, wild clocks", wild(ticks(5, 8), 0));
-    holds("fenced, wild clocks and a fault", wild(ticks(5, 7), 1));
+    holds("fenced, wild clocks and a fault", wild(ticks(4, 7), 1));
 }
 
 #[test]
 fn the_fence_holds_when_each_of_two_api_servers_learns_late() {
-    let scenario = candidates(2, ticks(3, 4), Budget { crashes: 1, writes: 2, ..NOTHING });
+    let scenario = candidates(2, ticks(2, 5), Budget { crashes: 1, writes: 2, ..NOTHING });
     holds("fenced, two API servers", Scenario { servers: 2, slow_fence: true, ..scenario });
 }
 
