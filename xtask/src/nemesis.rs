@@ -25,7 +25,7 @@ const MUTANTS: [(&str, &str); 8] = [
     ("no-fence", "hold=6"),
     ("response-anchored", "lag=6"),
     ("no-resource-version", "race=6"),
-    ("wall-clock", "doze=6,kill=2"),
+    ("wall-clock", "doze=8"),
     ("term-from-transitions", "wipe=6,kill=2"),
     ("release-before-drain", "drain=6"),
     ("unchecked-claim", "freeze=4,slow=4"),
@@ -103,8 +103,11 @@ impl Nemesis {
             let mut plan = Plan { rounds, rate: self.rate, servers, ..base.seed(self.seed + done + number) };
             if let Some(name) = &self.mutant {
                 plan = plan.unfenced();
-                if name != "no-fence" {
-                    plan = plan.flag(format!("--mutant={name}"));
+                match name.as_str() {
+                    "no-fence" => {}
+                    // As far ahead as leaves somebody time to lead: by more than the lease, everybody takes over from everybody.
+                    "wall-clock" => plan = plan.flag("--mutant=wall-clock:2000"),
+                    _ => plan = plan.flag(format!("--mutant={name}")),
                 }
             }
             plan

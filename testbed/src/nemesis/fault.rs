@@ -18,8 +18,8 @@ use crate::process::Signal;
 /// How long a replica may take to end after SIGTERM: more than `--shutdown-timeout`.
 const END_WITHIN: Duration = Duration::from_secs(25);
 
-/// How long a standby's writes of the Lease are on their way.
-const RACE: Duration = Duration::from_secs(1);
+/// How long it takes a standby to read or write the Lease: less than it waits for an answer.
+const RACE: Duration = Duration::from_millis(700);
 
 /// How long the writes of a leader that ends are on their way: less than it may wait for them.
 const ON_THE_WAY: Duration = Duration::from_millis(700);
@@ -42,7 +42,7 @@ pub enum Fault {
     Hold,
     /// Its last renewal is answered only shortly before its claim ends, and no later one arrives.
     Lag,
-    /// SIGKILL, while one standby's writes of the Lease are on their way for a second: they arrive in the other's term.
+    /// SIGKILL, while one standby is slow to read and to write the Lease: what it sends arrives in the other's term.
     Race,
     /// SIGTERM, while its writes are on their way for most of a second.
     Drain,
@@ -132,7 +132,8 @@ impl Fault {
             Self::Hold => hold(stage, seat, &leader, plan, beyond).await?,
             Self::Lag => lag(stage, seat, &leader, plan, beyond).await?,
             Self::Race => {
-                let late = Rule::new(Action::Delay(Way::Request, RACE)).writes().resource("leases");
+                let late = Rule::new(Action::Delay(Way::Request, RACE)).resource("leases");
+                let late = late.verb(Verb::Get).verb(Verb::Update).verb(Verb::Create);
                 let late = stage.port(stage.after(seat)).rule(late);
                 stage.take(seat)?.kill().await?;
                 let next = stage.successor(&leader, plan).await;
@@ -198,7 +199,9 @@ async fn lag(
     beyond: Duration,
 ) -> Result<Option<Leader>> {
     let port = stage.port(seat);
-    let answer = Action::Delay(Way::Response, plan.claim.mul_f64(0.9));
+    // As late as an answer may come: the claim that it is to prolong began a retry period before.
+    let late = plan.claim.saturating_sub(plan.retry).mul_f64(0.95);
+    let answer = Action::Delay(Way::Response, late);
     let last = port.rule(Rule::new(answer).writes().resource("leases").first(1));
     last.hit(1, plan.retry * 10).await.context("a leader renews")?;
     port.rule(Rule::new(Action::Blackhole(Way::Request)).writes().resource("leases"));
