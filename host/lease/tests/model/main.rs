@@ -106,6 +106,13 @@ fn people_edit_the_lease_and_the_role() {
     holds("two, an edit and a fault", Scenario { edits: EDITS, ..scenario });
 }
 
+#[test]
+fn a_leader_that_writes_is_told_to_end() {
+    let scenario = candidates(2, ticks(3, 4), Budget { faults: 2, writes: 2, ..NOTHING });
+    let faults = &[Fault::Shutdown, Fault::Cut];
+    holds("two, a shutdown while writing", Scenario { faults, evidence: Evidence::None, ..scenario });
+}
+
 /// One clock runs six times as fast as the other: two do lead at once.
 fn wild(ticks: u8, faults: u8) -> Scenario {
     let scenario = candidates(2, ticks, Budget { faults, writes: 2, ..NOTHING });

@@ -300,7 +300,9 @@ impl Model for Scenario {
                 w.past.flags & flag::BY_EVIDENCE != 0
             }));
         }
-        if self.budget.writes > 1 && self.fence {
+        // Otherwise no write need ever outlive its term.
+        let outlived = self.budget.crashes > 0 || !self.in_bounds;
+        if self.budget.writes > 1 && self.fence && outlived {
             properties.push(Property::<Self>::sometimes(name::LATE, |_, w| w.past.flags & flag::FENCED != 0));
             properties.push(Property::<Self>::sometimes(name::OVERTAKEN, |_, w| {
                 w.past.flags & flag::OVERTAKEN != 0
