@@ -59,10 +59,10 @@ impl Demo {
         Ok(demo)
     }
 
-    /// `deploy/base` without the Deployment: the replicas are processes here.
+    /// `deploy/overlays/production` without the Deployment: the replicas are processes here.
     async fn install_base(&mut self) -> Result<()> {
-        let rendered =
-            self.kubectl(&["kustomize", &root().join("deploy/base").display().to_string()]).await?;
+        let overlay = root().join("deploy/overlays/production");
+        let rendered = self.kubectl(&["kustomize", &overlay.display().to_string()]).await?;
         self.base = without_pods(&rendered);
         self.control.apply(&self.base).await?;
         if self.ours {
@@ -70,21 +70,6 @@ impl Demo {
             self.host_kubeconfig = self.control.kubeconfig_with_token("windlass", &token)?;
         }
         Ok(())
-    }
-
-    /// Installs `deploy/components/fence`, if there is one. Says whether.
-    pub(crate) async fn install_fence(&self) -> Result<bool> {
-        if !root().join("deploy/components/fence/kustomization.yaml").exists() {
-            return Ok(false);
-        }
-        // kustomize takes neither absolute paths nor a component as a root.
-        let overlay = root().join("target/bench/fenced");
-        std::fs::create_dir_all(&overlay).context("create target/bench/fenced")?;
-        let text = "resources: [../../../deploy/base]\ncomponents: [../../../deploy/components/fence]\n";
-        std::fs::write(overlay.join("kustomization.yaml"), text).context("write the overlay")?;
-        let rendered = self.kubectl(&["kustomize", &overlay.display().to_string()]).await?;
-        self.control.apply(&without_pods(&rendered)).await?;
-        Ok(true)
     }
 
     /// Makes the replicas that are started from now on use a fresh token: one lasts an hour.

@@ -34,6 +34,7 @@ impl Test {
         steps.step("components", components);
         steps.step("control plane", || Binaries::locate_or_build(&*progress::detect()).map(drop));
         steps.step("unit, component and integration tests", || tests(self.full));
+        steps.step("tests of the tests: each broken rule of leadership is found", mutants);
         steps.step("documentation tests", || run("cargo", &["test", "--workspace", "--locked", "--doc"]));
         steps.step("README: cargo xtask up --tour", || run("cargo", &["xtask", "up", "--tour"]));
         steps.step("README: cargo xtask dist", || run("cargo", &["xtask", "dist"]));
@@ -78,6 +79,14 @@ fn tests(full: bool) -> Result<()> {
         command.env("WINDLASS_TEST_FULL", "1");
     }
     run_with(&mut command)
+}
+
+/// The elector with one rule broken at a time: the model and the simulation must find each.
+fn mutants() -> Result<()> {
+    run("cargo", &["check", "--locked", "-p", "windlass-host", "--features", "mutants"])?;
+    let tests = ["--test", "model", "--test", "simulation"];
+    let package = ["test", "--locked", "-p", "windlass-lease", "--features", "mutants"];
+    run("cargo", &[&package[..], &tests[..]].concat())
 }
 
 fn deny() -> Result<()> {

@@ -53,6 +53,7 @@ impl Up {
                 demo.control.kubeconfig_path().display()
             ),
         );
+        line("fence", "the API server itself refuses what a stale leader sends (deploy/overlays/production)");
         demo.install(package).await?;
         let leader = demo.replicas(self.replicas).await?;
         let names: Vec<_> = demo.replicas.iter().map(|r| r.name()).collect();
@@ -210,7 +211,7 @@ async fn watch(demo: &mut Demo) -> Result<()> {
             };
             line(&now(), &format!("{text}{after}"));
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -104,7 +104,7 @@ impl Writer {
         self.write(Verb::Announce, call, &Actor::Host, claim).await.map_err(failed)?;
         let (severity, reason) = what.severity();
         let notice = Notice { severity, reason: reason.to_owned(), message: what.sentence(&message) };
-        let target = EventTarget { object, uid: on.uid.clone(), plugin: None };
+        let target = EventTarget { object, uid: on.uid.clone(), plugin: None, digest: None };
         self.publish(&target, &notice, claim).await;
         Ok(true)
     }

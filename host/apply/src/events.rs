@@ -200,10 +200,10 @@ impl<'a> Publication<'a> {
         Self { on, notice, reason, message, identity }
     }
 
-    /// The account that publishes. The digest of the component is not known here.
+    /// The account that publishes.
     fn actor<'s>(&'s self, host_namespace: &'s str, claim: &'s Claim) -> Actor<'s> {
         match &self.on.plugin {
-            Some(name) => Actor::Plugin { host_namespace, name, digest: None, claim },
+            Some(name) => Actor::Plugin { host_namespace, name, digest: self.on.digest.as_ref(), claim },
             None => Actor::Host,
         }
     }
@@ -285,6 +285,7 @@ mod tests {
             object: primary.object,
             uid: primary.uid,
             plugin: plugin.then(|| windlass_core::name::PluginName::try_new("webapp").expect("valid")),
+            digest: plugin.then(|| windlass_core::name::Digest::of(b"x")),
         }
     }
 
@@ -302,6 +303,9 @@ mod tests {
         assert_eq!(requests.len(), 2);
         assert_eq!(requests[0].method, "POST");
         assert_eq!(requests[0].path, "/api/v1/namespaces/ns/events");
+        let said = &requests[0].headers["impersonate-extra-windlass.dev%2fplugin"];
+        let digest = windlass_core::name::Digest::of(b"x");
+        assert_eq!(said.to_str().ok(), Some(&*format!("webapp@{digest}")), "who decided is on record");
         let made = &requests[0].body;
         assert_eq!(
             (&made["count"], &made["type"], &made["reason"]),

@@ -62,7 +62,7 @@ impl Writer {
             200..=299 => {
                 let pod = parse(&reply, &object).map_err(failed)?;
                 let uid: Arc<str> = pod.meta().uid.clone();
-                Ok(Some(EventTarget { object, uid, plugin: None }))
+                Ok(Some(EventTarget { object, uid, plugin: None, digest: None }))
             }
             404 => Ok(None),
             _ => Err(failed(refused(&reply, &Actor::Host))),

@@ -168,6 +168,8 @@ pub struct EventTarget {
     pub uid: Arc<str>,
     /// The plugin in whose name it is published, if any.
     pub plugin: Option<PluginName>,
+    /// The component that decided, if one did: the audit log keeps it with the Event.
+    pub digest: Option<Digest>,
 }
 
 /// Takes keys that something may have changed for. Never waits.

@@ -198,7 +198,8 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         let object = primary_of(&pass.key, &kind.gvk);
         let primary = cache.object(&object).ok_or_else(|| self.gone(&pass.key))?;
         let uid = primary.meta().uid.clone();
-        let target = EventTarget { object, uid, plugin: Some(pass.key.plugin.clone()) };
+        let plugin = Some(pass.key.plugin.clone());
+        let target = EventTarget { object, uid, plugin, digest: Some(serving.digest.clone()) };
         pass.subject = Some((target, serving.digest.clone()));
         self.synced(pass, &others(&serving.manifest))?;
         self.caught_up(&pass.key)?;

@@ -36,5 +36,9 @@ async fn without_the_fence_what_arrives_late_is_flagged() {
     // What was sent in time and is held on its way arrives under another leader: no care of the host's can take it back.
     let report = report(Plan::scaled(BINARY).unfenced().rounds(Fault::Hold, 3)).await;
     let late = report.verdict.late + report.verdict.interleaved;
-    assert!(report.flagged() && late > 0, "a checker that passes this is worth nothing: {}", report.summary());
+    assert!(
+        report.flagged() && late > 0,
+        "a checker that passes this is worth nothing: {}",
+        report.summary()
+    );
 }

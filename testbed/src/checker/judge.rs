@@ -26,8 +26,6 @@ pub struct Rules {
     pub servers: usize,
     /// Which pod sent with which credential, where that is known: see [`Request::sender`].
     pub pods: BTreeMap<String, String>,
-    /// Resources whose writes need not say which build of the plugin decided, only which plugin. Default: none.
-    pub digest_optional: Vec<String>,
     /// How long after the new Role a write of the old claim may still arrive and be accepted. Default 100 ms.
     pub tail: Duration,
     /// How long a create in flight may stay that a newer term did not want. Default 30 s.
@@ -41,7 +39,6 @@ impl Rules {
             host_namespace: host_namespace.to_owned(),
             servers: 1,
             pods: BTreeMap::new(),
-            digest_optional: Vec::new(),
             tail: Duration::from_millis(100),
             gone: Duration::from_secs(30),
         }
@@ -188,10 +185,9 @@ impl<'a> Judge<'a> {
 
     fn labels(&mut self, write: &Write<'_>) {
         let name = write.request.account.strip_prefix(&self.plugins).unwrap_or_default();
-        let optional = self.rules.digest_optional.contains(&write.object.resource);
         let said = write.request.plugin.as_deref().unwrap_or_default();
         let (plugin, digest) = said.split_once('@').unwrap_or((said, ""));
-        if plugin != name || (digest.is_empty() && !optional) {
+        if plugin != name || digest.is_empty() {
             self.violate(
                 Breach::Unexplained,
                 write,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::report::{Report, Round};
 use super::stage::{Leader, Stage, now_us};
 use super::{HOST, Plan};
-use crate::faultd::{Action, Rule, Verb, Way};
+use crate::faultd::{Action, EventFault, Rule, Verb, Way};
 use crate::process::Signal;
 
 /// How long a replica may take to end after SIGTERM: more than `--shutdown-timeout`.
@@ -21,8 +21,15 @@ const END_WITHIN: Duration = Duration::from_secs(25);
 /// How long it takes a standby to read or write the Lease: less than it waits for an answer.
 const RACE: Duration = Duration::from_millis(700);
 
-/// How long the writes of a leader that ends are on their way: less than it may wait for them.
-const ON_THE_WAY: Duration = Duration::from_millis(700);
+/// The pieces of the time for which writes of a leader that ends are on their way; all together
+/// less than it may wait for them. Each write is late by some of them, so that some arrive when
+/// another leads and has not come to the same object yet.
+const ON_THE_WAY: [Duration; 4] = [
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(350),
+];
 
 /// A way to lose a leader, or to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -107,11 +114,9 @@ impl Fault {
             }
             Self::Stop => stop(stage, seat, &leader, plan, report).await?,
             Self::Drain => {
-                let late = Action::Delay(Way::Request, ON_THE_WAY);
-                let late = stage.port(seat).rule(Rule::new(late).writes().resource("configmaps"));
-                late.hit(1, END_WITHIN).await.context("a leader under load writes")?;
+                drain(stage, seat, dice).await?;
                 let next = stop(stage, seat, &leader, plan, report).await;
-                late.remove();
+                stage.port(seat).clear();
                 next?
             }
             Self::Freeze => {
@@ -133,7 +138,7 @@ impl Fault {
             Self::Lag => lag(stage, seat, &leader, plan, beyond).await?,
             Self::Race => {
                 let late = Rule::new(Action::Delay(Way::Request, RACE)).resource("leases");
-                let late = late.verb(Verb::Get).verb(Verb::Update).verb(Verb::Create);
+                let late = late.verb(Verb::Get).verb(Verb::Update).verb(Verb::Create).verb(Verb::Patch);
                 let late = stage.port(stage.after(seat)).rule(late);
                 stage.take(seat)?.kill().await?;
                 let next = stage.successor(&leader, plan).await;
@@ -160,6 +165,19 @@ impl Fault {
         }
         Ok(Round::new(self, at_us, &leader, next.as_ref()))
     }
+}
+
+/// Makes its writes late, and waits until some are on their way.
+async fn drain(stage: &Stage, seat: usize, dice: &mut Xoshiro256PlusPlus) -> Result<()> {
+    let mut on_their_way = Vec::new();
+    for piece in ON_THE_WAY {
+        let late = Rule::new(Action::Delay(Way::Request, piece)).writes().resource("configmaps");
+        on_their_way.push(stage.port(seat).rule(late.share(0.5, dice.random())));
+    }
+    for late in on_their_way {
+        late.hit(2, END_WITHIN).await.context("a leader under load writes")?;
+    }
+    Ok(())
 }
 
 /// Asks it to end as a kubelet does.
@@ -204,7 +222,9 @@ async fn lag(
     let answer = Action::Delay(Way::Response, late);
     let last = port.rule(Rule::new(answer).writes().resource("leases").first(1));
     last.hit(1, plan.retry * 10).await.context("a leader renews")?;
-    port.rule(Rule::new(Action::Blackhole(Way::Request)).writes().resource("leases"));
+    // Nor does it see who else takes the Lease: only its own clock can tell it to stop.
+    port.rule(Rule::new(Action::Events(EventFault::Hold)).resource("leases"));
+    port.rule(Rule::new(Action::Blackhole(Way::Request)).resource("leases"));
     let next = stage.successor(leader, plan).await;
     tokio::time::sleep(Duration::from_millis(500) + beyond).await;
     port.clear();

@@ -221,6 +221,7 @@ async fn an_event_is_seen_by_kubectl_describe() -> Result<()> {
         object: primary.reference(&crate::world::gvk("apply.windlass.dev/v1/WebApp")),
         uid: primary.meta().uid.clone(),
         plugin: Some(PluginName::try_new("webapp")?),
+        digest: None,
     };
     let notice = Notice {
         severity: Severity::Warning,
@@ -258,7 +259,10 @@ async fn an_event_on_a_cluster_scoped_object_is_accepted() -> Result<()> {
     };
     let notice =
         Notice { severity: Severity::Normal, reason: "Seen".to_owned(), message: "hello".to_owned() };
-    world.writer.notify(&EventTarget { object, uid: uid.clone(), plugin: None }, &notice, &world.claim).await;
+    world
+        .writer
+        .notify(&EventTarget { object, uid: uid.clone(), plugin: None, digest: None }, &notice, &world.claim)
+        .await;
     let (_, events) = world
         .get(&format!("/api/v1/namespaces/default/events?fieldSelector=involvedObject.uid%3D{uid}"))
         .await?;

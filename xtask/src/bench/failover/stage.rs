@@ -38,8 +38,6 @@ rules:
 /// A control plane with everything on it that any contender needs.
 pub(super) struct Stage {
     pub(super) demo: Demo,
-    /// Whether `deploy/components/fence` is installed.
-    pub(super) fenced: bool,
     binaries: BTreeMap<Contender, PathBuf>,
     logs: tempfile::TempDir,
 }
@@ -59,10 +57,9 @@ impl Stage {
         let demo = Demo::start(None, ours, options).await?.with_flags(&["--log=warn"]);
         // The CRD is what everybody needs; the plugin itself is only read by Windlass.
         demo.install(&Package::build(&root().join("plugins/webapp"))?).await?;
-        let fenced = demo.install_fence().await?;
         demo.control.apply(&peers_rights()).await?;
         let logs = tempfile::tempdir().context("make a temporary directory")?;
-        Ok(Self { demo, fenced, binaries, logs })
+        Ok(Self { demo, binaries, logs })
     }
 
     /// Starts one replica of a contender. It is not ready yet when this returns.
