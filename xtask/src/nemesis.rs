@@ -107,6 +107,11 @@ impl Nemesis {
                     "no-fence" => {}
                     // As far ahead as leaves somebody time to lead: by more than the lease, everybody takes over from everybody.
                     "wall-clock" => plan = plan.flag("--mutant=wall-clock:2000"),
+                    // Close to the lease, as it may be: so what is wrong about the anchor lasts longer.
+                    "response-anchored" => {
+                        plan.claim = plan.lease.mul_f64(0.96);
+                        plan = plan.flag(format!("--mutant={name}"));
+                    }
                     _ => plan = plan.flag(format!("--mutant={name}")),
                 }
             }

@@ -262,14 +262,19 @@ fn precondition(body: Option<&RawValue>) -> Option<u64> {
     text.parse().ok().filter(|version| *version > 0)
 }
 
-/// The claim that a write of the Role or of the Lease makes the current one.
+/// The claim that a write of the Role or of the Lease makes the current one; empty when it gives the Lease up. Nothing
+/// when the log does not say.
 fn announces(event: &AuditEvent, object: &Object) -> Option<String> {
     let body = if event.succeeded() { &event.response_object } else { &event.request_object };
     let body: serde_json::Value = parse(body.as_deref());
     match object.resource.as_str() {
         "roles.rbac.authorization.k8s.io" => body["rules"][0]["resourceNames"][0].as_str().map(str::to_owned),
         "leases.coordination.k8s.io" => {
-            let holder = body["spec"]["holderIdentity"].as_str().filter(|holder| !holder.is_empty())?;
+            let spec = body["spec"].as_object()?;
+            let holder = spec.get("holderIdentity").and_then(|holder| holder.as_str()).unwrap_or_default();
+            if holder.is_empty() {
+                return Some(String::new());
+            }
             let term = body["metadata"]["annotations"]["windlass.dev/term"].as_str().unwrap_or("0");
             Some(format!("{holder}/{term}"))
         }
@@ -320,6 +325,22 @@ mod tests {
         }
         let kinds = [Kind::new("", "configmaps")];
         requests(&Audit::new(file.path()), Mark::default(), &kinds, "windlass-system").unwrap()
+    }
+
+    /// A release whose answer was lost says what it says all the same; a write of which nothing is on record does not.
+    #[test]
+    fn a_release_announces_nobody_and_no_body_announces_nothing() {
+        let lease = Object::new("leases.coordination.k8s.io", "windlass-system", "windlass");
+        let of = |object: &str| {
+            let text = RECEIVED.replace("\"stageTimestamp\"", &format!("{object}\"stageTimestamp\""));
+            announces(&serde_json::from_str(&text).unwrap(), &lease)
+        };
+        let lost = |spec: &str| {
+            format!("\"responseStatus\":{{\"code\":504}},\"requestObject\":{{\"spec\":{spec}}},")
+        };
+        assert_eq!(of(&lost(r#"{"holderIdentity":""}"#)).as_deref(), Some(""));
+        assert_eq!(of(&lost(r#"{"holderIdentity":"p_1"}"#)).as_deref(), Some("p_1/0"));
+        assert_eq!(of(""), None);
     }
 
     #[test]

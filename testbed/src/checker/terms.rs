@@ -21,14 +21,15 @@ pub(crate) fn terms(
         }
         let Some(request) = cause.request().map(|number| requests[number]) else { continue };
         let Some(claim) = request.announces.clone() else {
-            // An answer says everything; a Lease without a holder is a released one.
+            // An answer says everything.
             if request.succeeded().is_none() {
                 let detail = "which claim was written here is not on record".to_owned();
                 verdict.miss(Hole { revision: change.revision, object: change.object.to_string(), detail });
             }
             continue;
         };
-        if terms.last().is_some_and(|term| term.claim == claim) {
+        // A Lease without a holder is a released one.
+        if claim.is_empty() || terms.last().is_some_and(|term| term.claim == claim) {
             continue;
         }
         let term = Term {
