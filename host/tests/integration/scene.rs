@@ -361,11 +361,14 @@ impl Scene {
         self.control().audit().and_then(|audit| audit.mark()).expect("an audit log")
     }
 
-    /// The host's own writes since `mark`, other than to its Lease.
+    /// The host's own writes since `mark`, other than the election's: Lease, claim Role, label of its pod.
     pub(crate) fn writes_since(&self, mark: Mark) -> Vec<AuditEvent> {
         let writes = self.control().audit().and_then(|a| a.writes(mark, &Writes::new().by(HOST_USER)));
         let mut writes = writes.expect("an audit log");
-        writes.retain(|w| w.object_ref.as_ref().is_none_or(|o| o.resource != "leases"));
+        let of_the_election = ["leases", "roles", "pods"];
+        writes.retain(|w| {
+            w.object_ref.as_ref().is_none_or(|object| !of_the_election.contains(&&*object.resource))
+        });
         writes
     }
 
