@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-const STAGES: [&str; 7] = [
+const STAGES: [&str; 8] = [
     "windlass-watch",
     "windlass-queue",
     "windlass-reconcile",
@@ -11,6 +11,7 @@ const STAGES: [&str; 7] = [
     "windlass-apply",
     "windlass-lease",
     "windlass-admin",
+    "windlass-worker",
 ];
 
 /// Every crate that `package` needs to run, by name.

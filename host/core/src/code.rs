@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 macro_rules! codes {
     ($($(#[doc = $doc:expr])+ $name:ident = $number:literal,)+) => {
@@ -13,6 +13,16 @@ macro_rules! codes {
         impl Code {
             /// Every code, in ascending order.
             pub const ALL: &'static [Code] = &[$(Code::$name,)+];
+
+            /// Whether the pass goes on: the plugin's author should know, nobody has to act.
+            pub fn is_warning(self) -> bool {
+                (300..400).contains(&(self as u16))
+            }
+
+            /// The code with this number.
+            pub fn of_number(number: u16) -> Option<Self> {
+                Self::ALL.iter().copied().find(|code| *code as u16 == number)
+            }
 
             /// The name after the number: `KindNotAllowed`.
             pub fn name(self) -> &'static str {
@@ -43,12 +53,30 @@ codes! {
     TooComplex = 116,
     /// Decompresses to more than the host accepts.
     DecompressedTooLarge = 117,
+    /// The numbered parts of a component do not make a whole: one is missing, twice there or of another set.
+    PartsIncomplete = 118,
     /// An import outside the contract and the few WASI interfaces.
     ForbiddenImport = 120,
     /// Another version of the contract.
     WorldVersion = 121,
     /// An export that is missing or has another signature.
     ExportMismatch = 122,
+    /// The component hands over text in another encoding than UTF-8.
+    StringEncoding = 123,
+    /// The signature is missing, does not parse or is not of this component.
+    SignatureInvalid = 130,
+    /// The signature was made with a key that the host does not trust.
+    UnknownKey = 131,
+    /// The component is not the one that its ConfigMap announces.
+    DigestMismatch = 132,
+    /// The key that made the signature may no longer be used.
+    KeyExpired = 133,
+    /// A signature with a lower sequence than one that was accepted before.
+    Downgrade = 134,
+    /// The compiler ran out of time.
+    CompileTimeout = 150,
+    /// The compiler ran out of memory, at the cheapest setting too.
+    CompileMemory = 151,
     /// The component could not be compiled.
     CompileFailed = 152,
     /// The plugin trapped while it was started or asked for its manifest.
@@ -57,18 +85,26 @@ codes! {
     InitTimeout = 161,
     /// The manifest breaks a rule of the contract.
     BadManifest = 170,
+    /// A limit that the ConfigMap asks for is above what the host allows.
+    LimitAboveMax = 171,
     /// The manifest's name is not the ConfigMap's label.
     NameMismatch = 172,
     /// `settings.yaml` does not parse.
     BadSettings = 173,
     /// Another ConfigMap already carries a plugin of this name.
     DuplicatePlugin = 140,
+    /// Two plugins would write the same kind of child for the same kind of primary.
+    OwnershipOverlap = 141,
     /// The guest trapped.
     Trap = 201,
     /// The guest used up its CPU time.
     Timeout = 202,
+    /// The process that runs guests did not answer in time and was ended.
+    WorkerUnresponsive = 203,
     /// The guest asked for more memory than its limit.
     MemoryLimit = 204,
+    /// The process that runs guests ended while this plugin ran in it.
+    WorkerDied = 205,
     /// The guest's stack overflowed.
     StackOverflow = 206,
     /// The decision is larger than its limit.
@@ -79,6 +115,10 @@ codes! {
     BadAbiValue = 211,
     /// A text that should be JSON is not.
     InvalidJson = 220,
+    /// A JSON text that is nested deeper than the host accepts.
+    TooDeep = 221,
+    /// A JSON object with the same key twice.
+    DuplicateKey = 222,
     /// A JSON value that is not a Kubernetes object.
     NotAnObject = 223,
     /// A child of a kind that the manifest does not list.
@@ -101,13 +141,24 @@ codes! {
     ReservedKind = 238,
     /// A field that cannot be applied.
     UnsupportedField = 239,
+    /// The same object was written too often in a short time: two writers disagree, or a decision never settles.
+    WriteLoop = 250,
     /// The plugin answered with a fault.
     PluginError = 260,
+    /// A field that only the server sets was left out of what is applied.
+    ServerFieldDropped = 301,
+    /// The same inputs gave another decision.
+    NonDeterministic = 310,
+    /// A pause outside the bounds was brought inside them.
+    RequeueClamped = 311,
+    /// Output beyond the limit was dropped.
+    LogDropped = 320,
 }
 
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "E{} {}", *self as u16, self.name())
+        let letter = if self.is_warning() { 'W' } else { 'E' };
+        write!(f, "{letter}{} {}", *self as u16, self.name())
     }
 }
 
@@ -117,8 +168,19 @@ impl Serialize for Code {
     }
 }
 
+impl<'de> Deserialize<'de> for Code {
+    /// From what [`Serialize`] writes; only the number counts.
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        let number = text.get(1..4).and_then(|digits| digits.parse().ok());
+        number
+            .and_then(Self::of_number)
+            .ok_or_else(|| serde::de::Error::custom(format!("{:?} is no code", printable(&text, 32))))
+    }
+}
+
 /// A refusal with its code: what was found, what was expected, what to do.
-#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq, Serialize, Deserialize)]
 #[error("{code}: {message}")]
 pub struct Refusal {
     /// Which rule.
@@ -156,6 +218,18 @@ mod tests {
     #[test]
     fn a_code_shows_number_and_name() {
         assert_eq!(Code::KindNotAllowed.to_string(), "E230 KindNotAllowed");
+        assert_eq!(Code::LogDropped.to_string(), "W320 LogDropped");
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for code in Code::ALL {
+            let text = serde_json::to_string(code).expect("a text");
+            assert_eq!(serde_json::from_str::<Code>(&text).expect(&text), *code);
+        }
+        for bad in ["\"E999 None\"", "\"\"", "\"Eüü\"", "7"] {
+            assert!(serde_json::from_str::<Code>(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Decisions: what an untrusted guest wants. Nothing here has been checked.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What a guest asked for. Only [`plan`](crate::plan::plan) turns it into something
 /// that may be applied.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
     /// Each child as JSON text, unchecked.
     pub children: Vec<String>,
@@ -18,7 +18,7 @@ pub struct Decision {
 }
 
 /// The type of a Kubernetes Event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Severity {
     /// All is well.
     Normal,
@@ -27,7 +27,7 @@ pub enum Severity {
 }
 
 /// A Kubernetes Event to publish on an object.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Notice {
     /// Type of the Event.
     pub severity: Severity,
@@ -38,7 +38,7 @@ pub struct Notice {
 }
 
 /// What a call into a plugin answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// What should exist.
     Decision(Decision),
@@ -47,7 +47,7 @@ pub enum Verdict {
 }
 
 /// Why a plugin did not decide: its own words.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Fault {
     /// May pass by itself.
     #[error("transient: {0}")]

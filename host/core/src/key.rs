@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::kind::Gvk;
 use crate::name::PluginName;
@@ -50,7 +50,7 @@ impl fmt::Debug for Key {
 }
 
 /// One object of any kind, by name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObjectRef {
     /// Its kind.
     pub gvk: Gvk,

@@ -13,6 +13,7 @@ pub mod class;
 pub mod code;
 pub mod decision;
 pub mod equal;
+pub mod guests;
 pub mod key;
 pub mod kind;
 pub mod limits;

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// What one plugin may use. Defaults are meant for the shipped 512 MiB pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Limits {
     /// Largest compressed or plain component in one ConfigMap, in bytes. Default 1 MiB.
     pub component_bytes: usize,

@@ -1,6 +1,6 @@
 //! Manifests: what a plugin says of itself, checked.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::code::{Code, Refusal};
 use crate::kind::Gvk;
@@ -10,7 +10,7 @@ use crate::name::PluginName;
 pub const KINDS_MAX: usize = 32;
 
 /// What becomes of a child that is no longer wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unwanted {
     /// It is deleted.
@@ -20,7 +20,7 @@ pub enum Unwanted {
 }
 
 /// A kind that a plugin may create.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChildRule {
     /// The kind.
     pub kind: Gvk,
@@ -29,7 +29,7 @@ pub struct ChildRule {
 }
 
 /// A kind that a plugin may look at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadRule {
     /// The kind.
     pub kind: Gvk,
@@ -38,7 +38,7 @@ pub struct ReadRule {
 }
 
 /// A plugin's manifest after every rule of the contract has been checked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Its name.
     pub name: PluginName,

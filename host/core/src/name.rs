@@ -1,6 +1,7 @@
 //! Names that come from people: checked once, at the edge, and then trusted.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -85,8 +86,16 @@ impl<'de> Deserialize<'de> for PluginName {
     }
 }
 
+/// Why a text is not a digest.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{found:?} is not a digest: expected sha256: and 64 hexadecimal digits in lower case")]
+pub struct DigestError {
+    /// The text that was found, cut to 80 characters.
+    pub found: String,
+}
+
 /// The sha256 of an uncompressed component. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(Arc<str>);
 
 impl Digest {
@@ -129,6 +138,24 @@ impl fmt::Debug for Digest {
 impl Serialize for Digest {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&self.0)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        let hex = text.strip_prefix("sha256:").unwrap_or_default();
+        if hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Ok(Self(text.into()));
+        }
+        Err(DigestError { found: text.chars().take(80).collect() })
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -180,5 +207,9 @@ mod tests {
         let digest = Digest::of(b"");
         assert_eq!(digest.short(), "e3b0c44298fc");
         assert_eq!(digest.as_str().len(), 71);
+        assert_eq!(digest.as_str().parse(), Ok(digest.clone()));
+        for bad in ["", "sha256:", &digest.as_str()[7..], &digest.as_str().to_uppercase()] {
+            assert!(bad.parse::<Digest>().is_err(), "{bad}");
+        }
     }
 }

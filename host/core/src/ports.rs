@@ -7,6 +7,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::claim::Claim;
 use crate::class::Class;
 use crate::code::Refusal;
@@ -89,7 +91,7 @@ pub struct Pass {
 }
 
 /// Why a call into a plugin gave no verdict.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum CallError {
     /// The plugin answered with a fault of its own.
     #[error("plugin answered {0}")]

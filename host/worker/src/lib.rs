@@ -1,0 +1,8 @@
+//! A process without powers that runs guests, and how the host talks to it.
+//!
+//! The host starts its own binary again over a socket pair; that process takes away
+//! from itself whatever it could do harm with and then runs what strangers wrote. Whatever
+//! happens to it, an abort, a bomb or an escape, is a plugin's fault and never the host's.
+//!
+//! What is absent: tokio, kube and wasmtime. How a guest is run is the business of whoever
+//! implements [`Guests`](windlass_core::guests::Guests).
