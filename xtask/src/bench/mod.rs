@@ -37,6 +37,9 @@ pub(crate) struct Bench {
     /// failover: milliseconds between two changes; else as fast as 30 % of what the slowest can follow, and at least 5.
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=1000))]
     every_ms: Option<u64>,
+    /// failover: go on with the turns that this report of an interrupted run lacks.
+    #[arg(long, value_name = "JSON")]
+    resume: Option<PathBuf>,
 }
 
 /// The benchmarks.

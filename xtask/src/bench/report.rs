@@ -1,19 +1,19 @@
 //! The file that a benchmark leaves behind, and the arithmetic that all of them share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use serde::Serialize;
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::root;
 
 /// What `target/bench/NAME.json` holds.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Report {
-    name: &'static str,
+    name: String,
     /// When the run began, RFC 3339.
     started: String,
     /// Processor, cores, memory, kernel.
@@ -29,9 +29,9 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(name: &'static str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self {
-            name,
+            name: name.to_owned(),
             started: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             machine: machine(),
             versions: Map::from_iter([("windlass".to_owned(), json!(windlass_version()))]),
@@ -39,6 +39,24 @@ impl Report {
             rounds: Vec::new(),
             figures: Map::new(),
         }
+    }
+
+    /// An earlier run of the same benchmark on this machine, to go on with; says in its conditions that it was interrupted.
+    pub(crate) fn resume(name: &str, path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        let mut report: Self =
+            serde_json::from_str(&text).with_context(|| format!("{} is no report", path.display()))?;
+        ensure!(report.name == name, "{} is of the benchmark {}, not {name}", path.display(), report.name);
+        let here = Self::new(name);
+        ensure!(
+            report.machine == here.machine,
+            "{} is of another machine ({}), this one is {}",
+            path.display(),
+            report.machine,
+            here.machine
+        );
+        report.conditions.insert("resumed".to_owned(), json!({"at": here.started, "host": here.versions}));
+        Ok(report)
     }
 
     /// Writes what there is so far, so that a run that is cut short is not lost.

@@ -31,6 +31,11 @@ impl Contender {
         }
     }
 
+    /// Who is called so; the other way round than [`name`](Self::name).
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::value_variants().iter().copied().find(|contender| contender.name() == name)
+    }
+
     /// For people.
     pub(crate) fn title(self) -> &'static str {
         match self {

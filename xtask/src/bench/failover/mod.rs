@@ -114,11 +114,19 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
     runtime.block_on(async {
         let stage = Stage::start(binaries).await?;
-        let mut report = Report::new("failover");
-        calibrate(&mut report, &stage, &mut order).await?;
-        conditions(&mut report, &stage, &order).await?;
-        let mut rounds = Vec::new();
+        let (mut report, mut rounds) = match &bench.resume {
+            Some(path) => resume(path, &mut order)?,
+            None => {
+                let mut report = Report::new("failover");
+                calibrate(&mut report, &stage, &mut order).await?;
+                conditions(&mut report, &stage, &order).await?;
+                (report, Vec::new())
+            }
+        };
         for (turn, contender) in order.sequence() {
+            if played(&report, turn, contender) {
+                continue;
+            }
             let counts = order.counts(contender, turn);
             eprintln!("turn {}: {}: {counts}", turn + 1, contender.title());
             let notes = match turn::play(&stage, contender, turn, counts, &order, &mut rounds).await {
@@ -129,7 +137,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
                     json!({ "failed": format!("{error:#}") })
                 }
             };
-            report.conditions.insert(format!("turn_{}_{}", turn + 1, contender.name()), notes);
+            report.conditions.insert(key(turn, contender), notes);
             save(&mut report, &mut rounds, &order.contenders)?;
         }
         println!("{}", serde_json::to_string_pretty(&report.figures)?);
@@ -138,6 +146,28 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         ensure!(failed == 0, "{failed} turns ended early; see the conditions in the JSON");
         Ok(())
     })
+}
+
+/// What an interrupted run has shown, under the conditions that it had; rounds of turns that did not end are left out.
+fn resume(path: &std::path::Path, order: &mut Order) -> Result<(Report, Vec<Round>)> {
+    let report = Report::resume("failover", path)?;
+    let every = report.conditions.get("change_every_ms").and_then(serde_json::Value::as_f64);
+    let every = every.context("the report does not say how often something changed")?;
+    order.every = Some(Duration::from_secs_f64(every / 1000.0));
+    let mut rounds: Vec<Round> =
+        report.rounds.iter().cloned().map(serde_json::from_value).collect::<Result<_, _>>()?;
+    rounds.retain(|round| played(&report, round.turn, round.contender));
+    Ok((report, rounds))
+}
+
+/// Whether a turn has been played to its end.
+fn played(report: &Report, turn: usize, contender: Contender) -> bool {
+    report.conditions.get(&key(turn, contender)).is_some_and(|notes| notes["failed"].is_null())
+}
+
+/// Under which name a turn's notes are kept.
+fn key(turn: usize, contender: Contender) -> String {
+    format!("turn_{}_{}", turn + 1, contender.name())
 }
 
 fn binaries(bench: &Bench, contenders: &[Contender]) -> Result<BTreeMap<Contender, PathBuf>> {

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::contender::Contender;
 use super::writes::{Late, Path};
 use crate::bench::report::{load_average, milliseconds, quantile};
 
 /// What is done to a leader.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Fault {
     /// SIGKILL.
@@ -23,9 +23,9 @@ pub(super) enum Fault {
 }
 
 /// What a round has shown, as the JSON holds it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Round {
-    #[serde(serialize_with = "name")]
+    #[serde(serialize_with = "name", deserialize_with = "named")]
     pub(super) contender: Contender,
     pub(super) turn: usize,
     pub(super) kind: Fault,
@@ -43,15 +43,15 @@ pub(super) struct Round {
     pub(super) late_writes: usize,
     pub(super) interleaved_writes: usize,
     late_refused: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     path: Option<Path>,
     /// Processes that ended by themselves and had to be started again.
     pub(super) restarts: usize,
     /// Outage: from the API server's return to the first effect.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) resume_ms: Option<f64>,
     /// Graceful: how the process ended, and after how long.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     exit: Option<String>,
 }
 
@@ -133,4 +133,9 @@ impl Round {
 
 fn name<S: serde::Serializer>(contender: &Contender, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(contender.name())
+}
+
+fn named<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Contender, D::Error> {
+    let name = String::deserialize(from)?;
+    Contender::named(&name).ok_or_else(|| serde::de::Error::custom(format!("no contender is called {name}")))
 }

@@ -208,7 +208,7 @@ impl Moment {
 }
 
 /// A takeover step by step: milliseconds since the fault, `received` and `answered` by the API server, `seen` by the observer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Path {
     /// The last effect of the old leader; negative if it was before the fault.
     last_seen_ms: Option<f64>,
