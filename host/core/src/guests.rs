@@ -167,13 +167,16 @@ pub trait Texts: Send + Sync {
     fn list(&self, query: &Query) -> Result<Vec<Text>, Refusal>;
 }
 
-impl<R: Reader + ?Sized> Texts for R {
+/// The cache's own answers as text.
+pub struct Reading(pub Arc<dyn Reader>);
+
+impl Texts for Reading {
     fn get(&self, of: &ObjectRef) -> Result<Option<Text>, Refusal> {
-        Ok(Reader::get(self, of)?.map(Text::Held))
+        Ok(self.0.get(of)?.map(Text::Held))
     }
 
     fn list(&self, query: &Query) -> Result<Vec<Text>, Refusal> {
-        Ok(Reader::list(self, query)?.into_iter().map(Text::Held).collect())
+        Ok(self.0.list(query)?.into_iter().map(Text::Held).collect())
     }
 }
 
@@ -188,7 +191,7 @@ pub trait Guests: Send + Sync + 'static {
     /// runs it fails.
     fn load(&self, load: &Load) -> Result<Manifest, Refusal>;
     /// Asks a loaded component.
-    fn call(&self, call: &Call<'_>, texts: &dyn Texts) -> Called;
+    fn call(&self, call: &Call<'_>, texts: Arc<dyn Texts>) -> Called;
     /// Forgets a component; calls under way end as they would have.
     fn unload(&self, id: LoadId);
 }
