@@ -67,11 +67,11 @@ codes! {
     SignatureInvalid = 130,
     /// The signature was made with a key that the host does not trust.
     UnknownKey = 131,
-    /// The component is not the one that its ConfigMap announces.
+    /// The component is not the one that its ConfigMap announces or that its signature is of.
     DigestMismatch = 132,
-    /// The key that made the signature may no longer be used.
+    /// The key that made the signature, or the signature itself, is past its date.
     KeyExpired = 133,
-    /// A signature with a lower sequence than one that was accepted before.
+    /// A signature with a lower sequence than one that was accepted before, or with that one for another component.
     Downgrade = 134,
     /// The compiler ran out of time.
     CompileTimeout = 150,
@@ -105,6 +105,8 @@ codes! {
     MemoryLimit = 204,
     /// The process that runs guests ended while this plugin ran in it.
     WorkerDied = 205,
+    /// There was no process to run the guest in: the host's trouble, never the plugin's.
+    WorkerMissing = 207,
     /// The guest's stack overflowed.
     StackOverflow = 206,
     /// The decision is larger than its limit.
@@ -137,7 +139,7 @@ codes! {
     DuplicateChild = 236,
     /// A name that cannot be an object's.
     BadName = 237,
-    /// A kind that no plugin may write.
+    /// A kind that no plugin may write, or an object of the host's own.
     ReservedKind = 238,
     /// A field that cannot be applied.
     UnsupportedField = 239,

@@ -6,3 +6,20 @@
 //!
 //! What is absent: tokio, kube and wasmtime. How a guest is run is the business of whoever
 //! implements [`Guests`](windlass_core::guests::Guests).
+
+pub mod budget;
+pub mod compile;
+mod compile_serve;
+pub mod confine;
+pub mod frame;
+mod known;
+mod lane;
+pub mod message;
+pub mod pool;
+pub mod process;
+mod rights;
+pub mod serve;
+mod shared;
+mod solo;
+pub mod spare;
+mod worker;

@@ -1,0 +1,317 @@
+//! One process that runs guests, as the host sees it: its lanes, what is loaded in it,
+//! and why it was ended if the host ended it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use windlass_core::guests::{Call, Called, LoadId, Texts};
+use windlass_core::manifest::Manifest;
+use windlass_core::ports::CallError;
+
+use crate::confine::Report;
+use crate::frame::{Buffer, Wire};
+use crate::known::Known;
+use crate::lane::{Lane, LaneError, OpenError};
+use crate::message::{Control, Hello, Ready, SMALL_MAX_BYTES};
+use crate::process::{Ended, Launch, Process, StartError};
+
+/// How long a process may take until it is ready.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+/// How long a process that has closed a lane may take to end before it is ended.
+const END_WITHIN: Duration = Duration::from_millis(200);
+/// How long a killed process is waited for.
+const REAP_WITHIN: Duration = Duration::from_secs(2);
+/// How long a wait for a lane goes on before it looks whether another may be opened.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Why the host ended a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Doom {
+    /// A call was not answered in time.
+    Hung,
+    /// It said what makes no sense.
+    Nonsense(String),
+}
+
+/// What became of a call that was not answered.
+#[derive(Debug)]
+pub(crate) enum Lost {
+    /// Nothing was asked: the process was gone before, or no lane was free in time.
+    NotAsked,
+    /// It was asked and did not answer in time: the process was ended for it.
+    Hung,
+    /// The process ended while it was asked.
+    InFlight {
+        /// How it ended; nothing if it did not in time.
+        ended: Option<Ended>,
+        /// Why the host ended it, if it did.
+        doom: Option<Doom>,
+    },
+}
+
+/// Why a worker is not ready.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// There is no process.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// It said why it cannot run guests.
+    #[error("the process cannot run guests: {0}")]
+    Failed(String),
+    /// It did not say that it is ready.
+    #[error("the process did not get ready: {said}, {ended}")]
+    Silent {
+        /// What happened instead.
+        said: String,
+        /// How it ended.
+        ended: String,
+    },
+}
+
+#[derive(Debug, Default)]
+struct Lanes {
+    idle: Vec<Lane>,
+    open: usize,
+}
+
+/// What is known of a component in one process: its manifest once it is loaded there.
+type Slot = Arc<Mutex<Option<Manifest>>>;
+
+/// A process that runs guests. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    number: u64,
+    process: Process,
+    control: Mutex<(Wire, Buffer)>,
+    lanes: Mutex<Lanes>,
+    lanes_max: usize,
+    free: Condvar,
+    loaded: Mutex<HashMap<LoadId, Slot>>,
+    doom: OnceLock<Doom>,
+    confined: Report,
+}
+
+impl Worker {
+    /// Starts a process and waits until it is ready.
+    pub(crate) fn start(launch: &Launch, number: u64, lanes_max: usize) -> Result<Self, WorkerError> {
+        let (process, control) = Process::start(launch)?;
+        let silent = |said: String| {
+            process.kill();
+            let ended = process.wait(Some(Instant::now() + REAP_WITHIN));
+            WorkerError::Silent { said, ended: how(ended) }
+        };
+        let control = Wire::punctual(control).map_err(|error| silent(error.to_string()))?;
+        let mut buffer = Buffer::default();
+        let until = Some(Instant::now() + READY_WITHIN);
+        match control.receive::<Ready>(&mut buffer, SMALL_MAX_BYTES, until) {
+            Ok(Ok(Hello { confined })) => Ok(Self {
+                number,
+                process,
+                control: Mutex::new((control, buffer)),
+                lanes: Mutex::default(),
+                lanes_max,
+                free: Condvar::new(),
+                loaded: Mutex::default(),
+                doom: OnceLock::new(),
+                confined,
+            }),
+            Ok(Err(why)) => Err(WorkerError::Failed(windlass_core::code::printable(&why, 1024))),
+            Err(error) => Err(silent(error.to_string())),
+        }
+    }
+
+    /// Which one it is; later ones have higher numbers.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Its process's number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// What it has taken away from itself.
+    pub(crate) fn confined(&self) -> &Report {
+        &self.confined
+    }
+
+    /// Lanes that are open.
+    pub(crate) fn lanes(&self) -> usize {
+        lock(&self.lanes).open
+    }
+
+    /// Whether it can be asked anything.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.doom.get().is_none() && self.process.ended().is_none()
+    }
+
+    /// Ends it; whoever waits for an answer learns of it.
+    pub(crate) fn kill(&self) {
+        self.process.kill();
+        self.free.notify_all();
+    }
+
+    /// Waits for its end and says how that came about.
+    pub(crate) fn wait(&self) -> String {
+        let ended = self.process.wait(None);
+        self.free.notify_all();
+        match self.doom.get() {
+            Some(Doom::Hung) => "ended by the host: a call was not answered in time".to_owned(),
+            Some(Doom::Nonsense(what)) => format!("ended by the host: it said {what}"),
+            None => how(ended),
+        }
+    }
+
+    /// Has `known` loaded, if it is not yet.
+    pub(crate) fn load(&self, known: &Known, until: Instant) -> Result<Result<Manifest, CallError>, Lost> {
+        self.on_lane(until, |lane| {
+            let slot = self.slot(known.id());
+            let manifest = ready(&slot, lane, known)?;
+            Ok(manifest.clone().expect("a slot is filled once its component is ready"))
+        })
+    }
+
+    /// Asks `known`, which is loaded before if it has to be. `until` is for finding a lane;
+    /// the call has its own time.
+    pub(crate) fn call(
+        &self,
+        known: &Known,
+        call: &Call<'_>,
+        texts: &dyn Texts,
+        until: Instant,
+    ) -> Result<Called, Lost> {
+        let called = self.on_lane(until, |lane| {
+            drop(ready(&self.slot(known.id()), lane, known)?);
+            lane.call(&known.load.limits, call, texts)
+        })?;
+        if known.is_gone() {
+            self.unload(known.id());
+        }
+        Ok(called.unwrap_or_else(Called::failed))
+    }
+
+    /// Tells it to forget a component. Does not wait.
+    pub(crate) fn unload(&self, id: LoadId) {
+        if lock(&self.loaded).remove(&id).is_none() {
+            return;
+        }
+        let (wire, buffer) = &mut *lock(&self.control);
+        if wire.send_with(buffer, &Control::Unload(id), &[], SMALL_MAX_BYTES).is_err() && self.is_alive() {
+            self.end(Doom::Nonsense("nothing: its control socket is full".into()));
+        }
+    }
+
+    fn slot(&self, id: LoadId) -> Slot {
+        Arc::clone(lock(&self.loaded).entry(id).or_default())
+    }
+
+    fn on_lane<R>(
+        &self,
+        until: Instant,
+        speak: impl FnOnce(&mut Lane) -> Result<R, LaneError>,
+    ) -> Result<Result<R, CallError>, Lost> {
+        let mut lane = self.check_out(until)?;
+        match speak(&mut lane) {
+            Ok(answer) => {
+                self.check_in(lane);
+                Ok(Ok(answer))
+            }
+            Err(LaneError::Refused(refusal)) => {
+                self.check_in(lane);
+                Ok(Err(CallError::Refused(refusal)))
+            }
+            Err(LaneError::Hung) => {
+                self.lost(Some(Doom::Hung));
+                Err(Lost::Hung)
+            }
+            Err(LaneError::Nonsense(what)) => Err(self.lost(Some(Doom::Nonsense(what)))),
+            Err(LaneError::Gone) => Err(self.lost(None)),
+        }
+    }
+
+    /// A lane that nobody else uses: an idle one, a new one, or the next that is free.
+    fn check_out(&self, until: Instant) -> Result<Lane, Lost> {
+        let mut lanes = lock(&self.lanes);
+        loop {
+            if !self.is_alive() {
+                return Err(Lost::NotAsked);
+            }
+            if let Some(lane) = lanes.idle.pop() {
+                return Ok(lane);
+            }
+            if lanes.open < self.lanes_max {
+                match Lane::open(&lock(&self.control).0) {
+                    Ok(lane) => {
+                        lanes.open += 1;
+                        return Ok(lane);
+                    }
+                    Err(OpenError::Here(error)) => {
+                        tracing::debug!(%error, lanes = lanes.open, "no further lane to the worker");
+                    }
+                    Err(OpenError::There(error)) => {
+                        drop(lanes);
+                        self.lost(None);
+                        tracing::debug!(%error, "the worker takes no lane");
+                        return Err(Lost::NotAsked);
+                    }
+                }
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Lost::NotAsked);
+            }
+            let (held, _) =
+                self.free.wait_timeout(lanes, left.min(LOOK_AGAIN)).unwrap_or_else(PoisonError::into_inner);
+            lanes = held;
+        }
+    }
+
+    fn check_in(&self, mut lane: Lane) {
+        lane.settle();
+        lock(&self.lanes).idle.push(lane);
+        self.free.notify_one();
+    }
+
+    fn end(&self, doom: Doom) {
+        // The first reason is the one: later ones are what it led to.
+        let _known_already = self.doom.set(doom);
+        self.kill();
+    }
+
+    /// What to say when a lane broke: by then the process has ended.
+    fn lost(&self, doom: Option<Doom>) -> Lost {
+        match doom {
+            Some(doom) => self.end(doom),
+            None if self.process.wait(Some(Instant::now() + END_WITHIN)).is_none() => {
+                self.end(Doom::Nonsense("nothing and closed a lane".into()));
+            }
+            None => {}
+        }
+        let ended = self.process.wait(Some(Instant::now() + REAP_WITHIN));
+        self.free.notify_all();
+        Lost::InFlight { ended, doom: self.doom.get().cloned() }
+    }
+}
+
+/// Fills the slot over this lane unless somebody else has.
+fn ready<'s>(
+    slot: &'s Slot,
+    lane: &mut Lane,
+    known: &Known,
+) -> Result<MutexGuard<'s, Option<Manifest>>, LaneError> {
+    let mut manifest = lock(slot);
+    if manifest.is_none() {
+        *manifest = Some(lane.load(&known.load)?);
+    }
+    Ok(manifest)
+}
+
+/// How a process ended, in words.
+pub(crate) fn how(ended: Option<Ended>) -> String {
+    ended.map_or_else(|| "did not end when it was killed".to_owned(), |ended| ended.to_string())
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
