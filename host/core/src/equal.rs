@@ -33,6 +33,44 @@ pub fn covers(wanted: &Value, live: &Value) -> bool {
     value_covers(wanted, live, false)
 }
 
+/// The first field of `wanted` that `live` does not cover, as a JSON pointer; nothing when
+/// [`covers`] says yes. In the order of fields, not of importance.
+pub fn first_uncovered(wanted: &Value, live: &Value) -> Option<String> {
+    let mut path = String::new();
+    uncovered(wanted, live, false, &mut path).then_some(path)
+}
+
+/// Whether there is a difference; `path` is then extended to the innermost one.
+fn uncovered(wanted: &Value, live: &Value, quantity: bool, path: &mut String) -> bool {
+    if value_covers(wanted, live, quantity) {
+        return false;
+    }
+    match (wanted, live) {
+        (Value::Object(wanted), Value::Object(live)) => {
+            let differs = wanted.iter().find(|(name, value)| !field_covers(name, value, live, quantity));
+            if let Some((name, value)) = differs {
+                push_pointer(path, name);
+                uncovered(value, live.get(name).unwrap_or(&Value::Null), is_quantity(name, quantity), path);
+            }
+        }
+        (Value::Array(wanted), Value::Array(live)) if wanted.len() == live.len() => {
+            let differs = wanted.iter().zip(live).position(|(w, l)| !value_covers(w, l, quantity));
+            if let Some(i) = differs {
+                push_pointer(path, &i.to_string());
+                uncovered(&wanted[i], &live[i], quantity, path);
+            }
+        }
+        _ => {}
+    }
+    true
+}
+
+/// Adds a part to a JSON pointer (RFC 6901).
+pub(crate) fn push_pointer(path: &mut String, part: &str) {
+    path.push('/');
+    path.push_str(&part.replace('~', "~0").replace('/', "~1"));
+}
+
 /// Whether two values are equal in both directions.
 pub fn same(a: &Value, b: &Value) -> bool {
     covers(a, b) && covers(b, a)
@@ -52,14 +90,19 @@ fn value_covers(wanted: &Value, live: &Value, quantity: bool) -> bool {
 }
 
 fn map_covers(wanted: &Map<String, Value>, live: &Map<String, Value>, quantity: bool) -> bool {
-    wanted.iter().all(|(name, value)| {
-        let quantity =
-            quantity || QUANTITY_PARENTS.contains(&name.as_str()) || QUANTITY_KEYS.contains(&name.as_str());
-        match live.get(name) {
-            Some(live) => value_covers(value, live, quantity),
-            None => is_left_out(name, value),
-        }
-    })
+    wanted.iter().all(|(name, value)| field_covers(name, value, live, quantity))
+}
+
+fn field_covers(name: &str, value: &Value, live: &Map<String, Value>, quantity: bool) -> bool {
+    match live.get(name) {
+        Some(live) => value_covers(value, live, is_quantity(name, quantity)),
+        None => is_left_out(name, value),
+    }
+}
+
+/// Whether the value of this field is a quantity, or holds some.
+fn is_quantity(name: &str, parent: bool) -> bool {
+    parent || QUANTITY_PARENTS.contains(&name) || QUANTITY_KEYS.contains(&name)
 }
 
 /// Whether the API server leaves the field `name` out when it has this value. Never so
@@ -182,6 +225,24 @@ mod tests {
         ] {
             assert!(!covers(&wanted, &live), "{wanted} / {live}");
         }
+    }
+
+    #[test]
+    fn the_first_difference_is_named_where_it_is() {
+        for (wanted, live, at) in [
+            (json!({"a": {"b": [1, {"c/d": 2}]}}), json!({"a": {"b": [1, {"c/d": 3}]}}), "/a/b/1/c~1d"),
+            (json!({"a": 1, "b": {"c": 2}}), json!({"a": 1}), "/b"),
+            (json!({"args": ["a"]}), json!({"args": ["a", "b"]}), "/args"),
+            (
+                json!({"limits": {"cpu": "1", "memory": "1Gi"}}),
+                json!({"limits": {"cpu": "1000m", "memory": "2Gi"}}),
+                "/limits/memory",
+            ),
+            (json!(1), json!(2), ""),
+        ] {
+            assert_eq!(first_uncovered(&wanted, &live).as_deref(), Some(at), "{wanted} / {live}");
+        }
+        assert_eq!(first_uncovered(&json!({"limits": {"cpu": 1}}), &json!({"limits": {"cpu": "1"}})), None);
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl Gvk {
         }
     }
 
+    /// Whether both are the same kind in maybe another version: two views of the same objects.
+    pub fn is_same_kind(&self, other: &Self) -> bool {
+        self.group == other.group && self.kind == other.kind
+    }
+
     /// `apps/v1` or `v1`: an object's `apiVersion`.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() {

@@ -7,16 +7,21 @@
 //! demands. What is absent here: tokio, kube, wasmtime, clocks, files, sockets.
 //! A rule that can be stated on values belongs here, where a table can test it.
 
+pub mod accepted;
 pub mod backoff;
+pub mod breaker;
 pub mod claim;
 pub mod class;
 pub mod code;
 pub mod decision;
 pub mod equal;
+pub mod flood;
 pub mod guests;
+pub mod json;
 pub mod key;
 pub mod kind;
 pub mod limits;
+pub mod loops;
 pub mod manifest;
 pub mod memory;
 pub mod name;
@@ -25,4 +30,5 @@ pub mod outcome;
 pub mod plan;
 pub mod ports;
 pub mod reads;
+pub mod sampling;
 pub mod snapshot;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::code::{Code, Refusal};
 use crate::kind::Gvk;
 use crate::name::PluginName;
+use crate::plan::Policy;
 
 /// Kinds that a manifest may list as children, and again as reads.
 pub const KINDS_MAX: usize = 32;
@@ -65,6 +66,8 @@ const RESERVED_GROUPS: &[&str] = &[
     "certificates.k8s.io",
     "authentication.k8s.io",
     "authorization.k8s.io",
+    "internal.apiserver.k8s.io",
+    "storagemigration.k8s.io",
 ];
 
 /// Whether no plugin may write objects of this kind, whatever its manifest says (E238).
@@ -79,6 +82,14 @@ impl Manifest {
     /// # Errors
     /// E170 with the field, or E238 for a reserved kind.
     pub fn check(self) -> Result<Self, Refusal> {
+        self.check_under(&Policy::default())
+    }
+
+    /// As [`check`](Self::check), on a host that lets plugins write some reserved kinds.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn check_under(self, policy: &Policy) -> Result<Self, Refusal> {
         let bad = |text: String| Err(Refusal::new(Code::BadManifest, text));
         if self.version.is_empty() || self.version.len() > 64 {
             return bad(format!("version: {} bytes, expected 1 to 64", self.version.len()));
@@ -91,16 +102,19 @@ impl Manifest {
             ));
         }
         for (i, child) in self.children.iter().enumerate() {
-            if is_reserved(&child.kind) {
+            if is_reserved(&child.kind) && !policy.unreserved.contains(&child.kind) {
                 return Err(Refusal::new(
                     Code::ReservedKind,
                     format!("children[{i}]: {} is a kind that no plugin may write", child.kind),
                 ));
             }
-            if self.children[..i].iter().any(|c| c.kind == child.kind) {
-                return bad(format!("children[{i}]: {} is listed twice", child.kind));
+            if let Some(before) = self.children[..i].iter().find(|c| c.kind.is_same_kind(&child.kind)) {
+                let (kind, before) = (&child.kind, &before.kind);
+                return bad(format!(
+                    "children[{i}]: {kind} is listed twice, as {before} before; list one version"
+                ));
             }
-            if child.kind == self.primary {
+            if child.kind.is_same_kind(&self.primary) {
                 return bad(format!("children[{i}]: {} is the primary kind itself", child.kind));
             }
         }
@@ -126,5 +140,47 @@ impl Manifest {
         let rules: Vec<_> =
             self.reads.iter().filter(|r| r.kind == *kind).map(|r| r.labels.as_slice()).collect();
         (!rules.is_empty()).then_some(rules)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(children: &[&str]) -> Manifest {
+        let kind = |text: &&str| text.parse().expect("a kind");
+        let rule = |text| ChildRule { kind: kind(text), unwanted: Unwanted::Delete };
+        Manifest {
+            name: PluginName::try_new("web").expect("valid"),
+            version: "1".into(),
+            primary: kind(&"x.dev/v1/Web"),
+            children: children.iter().map(rule).collect(),
+            reads: vec![],
+            finalizes: false,
+        }
+    }
+
+    #[test]
+    fn two_versions_of_a_kind_are_two_views_of_the_same_children() {
+        for bad in [
+            &["autoscaling/v1/HorizontalPodAutoscaler", "autoscaling/v2/HorizontalPodAutoscaler"][..],
+            &["x.dev/v2/Web"],
+        ] {
+            assert_eq!(
+                manifest(bad).check().expect_err("one object twice").code,
+                Code::BadManifest,
+                "{bad:?}"
+            );
+        }
+        assert!(manifest(&["apps/v1/Deployment", "x.dev/v1/Deployment"]).check().is_ok());
+    }
+
+    #[test]
+    fn a_reserved_kind_is_written_only_where_the_operator_of_the_host_says_so() {
+        let role = "rbac.authorization.k8s.io/v1/Role";
+        assert_eq!(manifest(&[role]).check().expect_err("reserved").code, Code::ReservedKind);
+        let unreserved = [role.parse().expect("a kind")].into();
+        let policy = Policy { unreserved, ..Policy::default() };
+        assert!(manifest(&[role]).check_under(&policy).is_ok());
     }
 }

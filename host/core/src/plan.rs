@@ -2,7 +2,10 @@
 //!
 //! # Guarantees
 //! A plan holds only objects of kinds that the manifest lists, in the primary's own
-//! scope, each with our inventory on it; nothing is in it that is already so.
+//! scope and never beside the host, each with our inventory on it; nothing is in it
+//! that is already so. Names and namespaces in it have been checked, so that a path
+//! made of them stays the path it was meant to be. A decision, whatever it is, costs
+//! no more memory than [`UNFOLDED_MAX`](crate::json::UNFOLDED_MAX).
 //!
 //! # Assumptions
 //! The cache has caught up with our own writes; the snapshot was taken from it.
@@ -13,8 +16,13 @@
 
 mod child;
 mod desired;
+mod identity;
+mod metadata;
+mod policy;
 #[cfg(test)]
 mod tests;
+
+pub use policy::Policy;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +49,7 @@ pub struct Plan {
     steps: Vec<Step>,
     notices: Vec<Notice>,
     requeue_after: Option<Duration>,
+    warnings: Vec<Refusal>,
 }
 
 /// An existing object, and the preconditions that every write to it carries.
@@ -136,6 +145,11 @@ impl Plan {
     pub fn requeue_after(&self) -> Option<Duration> {
         self.requeue_after
     }
+
+    /// What the plugin's author should know and nobody has to act on (W3xx), at most 16.
+    pub fn warnings(&self) -> &[Refusal] {
+        &self.warnings
+    }
 }
 
 /// All that a decision is judged by.
@@ -146,6 +160,8 @@ pub struct Inputs<'a> {
     pub serving: &'a Serving,
     /// The namespace of this host: part of the inventory.
     pub host_namespace: &'a str,
+    /// What is allowed here beyond the rules.
+    pub policy: &'a Policy,
     /// The primary's kind.
     pub primary_kind: &'a Kind,
     /// The primary as it was shown to the plugin.

@@ -77,6 +77,8 @@ pub struct Serving {
     pub digest: Digest,
     /// Its settings as JSON text.
     pub settings: Option<Arc<str>>,
+    /// Children that one of its decisions may have.
+    pub children_max: usize,
 }
 
 /// One call into a plugin.

@@ -13,12 +13,15 @@ use windlass_core::code::{Code, Refusal};
 use windlass_core::decision::{Fault, Notice, Verdict};
 use windlass_core::key::Key;
 use windlass_core::kind::{Gvk, Kind};
+use windlass_core::loops::{Cause, Paused, Wrote};
 use windlass_core::manifest::Manifest;
 use windlass_core::name::Digest;
 use windlass_core::object::Object;
 use windlass_core::outcome::{Failure, Outcome};
 use windlass_core::plan::{Inputs, Plan, PlanError, Step, plan, prepare};
-use windlass_core::ports::{Apply, ApplyError, Cache, CallError, Decide, EventTarget, Pass, Serving};
+use windlass_core::ports::{
+    Apply, ApplyError, Cache, CallError, Decide, EventTarget, Pass, Serving, Written,
+};
 use windlass_core::snapshot::Snapshot;
 
 use crate::recorder::Recorder;
@@ -37,6 +40,8 @@ const FINALIZE_AGAIN: Duration = Duration::from_secs(10);
 const UNFOUNDED_MOST: Duration = Duration::from_secs(25);
 /// Longest pause that a server's `Retry-After` can bring about.
 const RETRY_AFTER_MOST: Duration = Duration::from_secs(300);
+/// For how long a key that wrote too often rests, whatever changes meanwhile.
+const LOOPING_LEAST: Duration = Duration::from_secs(60);
 /// After so many failures in a row only what the last pass read is watched: until
 /// then it is all that any of them read, and that has to end somewhere.
 const UNION_MOST: u32 = 16;
@@ -137,13 +142,14 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
     async fn steps(&self, pass: &mut Attempt) -> Result<Outcome, Outcome> {
         self.under_claim(pass)?;
         let seen = self.look(pass)?;
+        self.not_looping(pass, &seen)?;
         let verdict = match seen.purpose(&pass.key) {
             Purpose::Leave => return Err(self.gone(&pass.key)),
             Purpose::Release => Verdict::Finalized,
             Purpose::Finalize => self.ask(pass, &seen, true).await?,
             Purpose::Reconcile => {
                 if let Some(plan) = self.with_inputs(pass, &seen, prepare) {
-                    self.carry_out(pass, &plan).await?;
+                    self.carry_out(pass, &seen, &plan).await?;
                     return Ok(Outcome::Waiting);
                 }
                 self.ask(pass, &seen, false).await?
@@ -152,7 +158,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         let pending = matches!(verdict, Verdict::Decision(_)) && seen.primary.meta().deleting;
         let plan = self.with_inputs(pass, &seen, |inputs| plan(inputs, verdict));
         let plan = plan.map_err(|error| unplanned(pass, &error))?;
-        let writes = self.carry_out(pass, &plan).await?;
+        let writes = self.carry_out(pass, &seen, &plan).await?;
         if pass.standby && !plan.notices().is_empty() {
             // Whether the leader has said it, nobody here knows.
             return Ok(Outcome::Planned { steps: 0 });
@@ -275,7 +281,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
 
     /// Writes what the plan holds, and keeps in mind what was written. Without a claim a
     /// plan that holds anything ends the pass.
-    async fn carry_out(&self, pass: &mut Attempt, plan: &Plan) -> Result<usize, Outcome> {
+    async fn carry_out(&self, pass: &mut Attempt, seen: &Seen, plan: &Plan) -> Result<usize, Outcome> {
         let steps = plan.steps().len();
         if steps == 0 {
             return Ok(0);
@@ -286,15 +292,40 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         let applied = self.ports.apply.execute(plan, claim).await;
         let writes = applied.writes.len();
         debug!(writes, claim = %claim, "applied");
+        let paused = self.wrote(seen, plan, &applied.writes);
         self.traces().wrote(&pass.key, claim.term, applied.writes, Instant::now());
         match applied.result {
-            Ok(()) => Ok(writes),
+            Ok(()) => paused.map_or(Ok(writes), |paused| Err(looping(pass, paused))),
             Err(error) if error.class == Class::Conflict && writes > 0 => {
                 debug!(%error, "overtaken by another writer");
                 Err(Outcome::Overtaken { writes })
             }
             Err(error) => Err(unapplied(pass, error)),
         }
+    }
+
+    /// Whether this key's objects are not written over and over. A standby writes nothing.
+    fn not_looping(&self, pass: &mut Attempt, seen: &Seen) -> Result<(), Outcome> {
+        let (now, cause) = (Instant::now().into_std(), Cause::new(&seen.serving, &seen.primary));
+        let paused = self.traces().loops().paused(now, &pass.key, &cause).filter(|_| !pass.standby);
+        let Some(paused) = paused else {
+            return Ok(());
+        };
+        debug!(left = ?paused.left, "waiting: {}", paused.refusal);
+        pass.wait = Some(paused.left);
+        Err(Outcome::Waiting)
+    }
+
+    /// Counts what was written.
+    fn wrote(&self, seen: &Seen, plan: &Plan, writes: &[Written]) -> Option<Paused> {
+        let wrote = Wrote {
+            cause: Cause::new(&seen.serving, &seen.primary),
+            plan,
+            writes,
+            primary: &seen.primary,
+            children: &seen.children,
+        };
+        self.traces().loops().wrote(Instant::now().into_std(), &wrote)
     }
 
     /// Calls one of plan's functions with all that they judge by.
@@ -305,6 +336,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
             key: &pass.key,
             serving: &seen.serving,
             host_namespace: &self.config.host_namespace,
+            policy: &self.config.policy,
             primary_kind: &seen.kind,
             primary: &seen.primary,
             children: &seen.children,
@@ -365,6 +397,12 @@ fn unapplied(pass: &mut Attempt, error: ApplyError) -> Outcome {
     let code = error.refusal.as_ref().map(|refusal| refusal.code);
     let message = error.refusal.map_or(error.message, |refusal| refusal.to_string());
     failed(error.class, code, message)
+}
+
+/// A change may be the cure, and is looked at during a long pause too.
+fn looping(pass: &mut Attempt, paused: Paused) -> Outcome {
+    pass.at_least = Some(paused.left.min(LOOPING_LEAST));
+    failed(Class::Guest, Some(paused.refusal.code), paused.refusal.to_string())
 }
 
 fn no_answer(after: Duration) -> Outcome {

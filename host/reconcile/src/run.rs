@@ -15,7 +15,9 @@ use tracing::{Instrument as _, debug, error, info_span};
 use windlass_core::claim::{BootClock, Gate};
 use windlass_core::class::Class;
 use windlass_core::key::{Key, ObjectRef};
+use windlass_core::loops::Rules;
 use windlass_core::outcome::{Failure, Outcome, WAITING};
+use windlass_core::plan::Policy;
 use windlass_core::ports::{Apply, Cache, Decide};
 use windlass_queue::{Queue, Running, Urgency};
 
@@ -29,6 +31,10 @@ use crate::traces::Traces;
 pub struct Config {
     /// The namespace of this host: part of each child's inventory.
     pub host_namespace: Arc<str>,
+    /// What plugins may do here beyond the rules. Default nothing.
+    pub policy: Policy,
+    /// When writes to one object are a loop, and for how long its key then rests.
+    pub write_loop: Rules,
     /// Passes that may be under way at once; at least 1. Default 8.
     pub concurrency: usize,
     /// How long a plugin may take to decide, waiting for a worker included. The
@@ -51,6 +57,8 @@ impl Config {
     pub fn new(host_namespace: impl Into<Arc<str>>) -> Self {
         Self {
             host_namespace: host_namespace.into(),
+            policy: Policy::default(),
+            write_loop: Rules::default(),
             concurrency: 8,
             decide_most: Duration::from_secs(30),
             unseen_most: Duration::from_secs(45),
@@ -98,9 +106,9 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
     pub fn new(ports: Ports<C, D, A, K>, config: Config) -> Arc<Self> {
         Arc::new(Self {
             ports,
-            config,
             quota: Mutex::default(),
-            traces: Mutex::default(),
+            traces: Mutex::new(Traces::new(config.write_loop)),
+            config,
             passes: AtomicU64::new(0),
         })
     }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use windlass_core::claim::Term;
 use windlass_core::decision::Notice;
 use windlass_core::key::Key;
+use windlass_core::loops::{Loops, Rules};
 use windlass_core::memory::Memory;
 use windlass_core::ports::Written;
 
@@ -28,6 +29,8 @@ pub(crate) struct Traces {
     keys: HashMap<Key, Trace>,
     /// What is remembered for a key without a trace.
     nothing: Memory,
+    /// How often each object was written lately.
+    loops: Loops,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +48,16 @@ struct Trace {
 }
 
 impl Traces {
+    /// Nothing yet.
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self { loops: Loops::new(rules), ..Self::default() }
+    }
+
+    /// How often each object was written lately.
+    pub(crate) fn loops(&mut self) -> &mut Loops {
+        &mut self.loops
+    }
+
     /// A pass begins in `term`. What is remembered of an earlier one is dropped:
     /// another leader may have written in between, under our own name.
     pub(crate) fn begin(&mut self, term: Term) {
@@ -154,6 +167,7 @@ impl Traces {
 
     /// The key's primary or plugin is gone, and so is all that is known of it.
     pub(crate) fn forget(&mut self, key: &Key) {
+        self.loops.forget(key);
         self.keys.remove(key);
     }
 

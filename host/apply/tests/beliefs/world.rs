@@ -18,7 +18,7 @@ use windlass_core::manifest::{ChildRule, Manifest, Unwanted};
 use windlass_core::memory::Memory;
 use windlass_core::name::{Digest, PluginName};
 use windlass_core::object::Object;
-use windlass_core::plan::{Inputs, Plan, plan, prepare};
+use windlass_core::plan::{Inputs, Plan, Policy, plan, prepare};
 use windlass_core::ports::{Applied, Serving};
 use windlass_testbed::{ControlPlane, shared};
 
@@ -130,7 +130,12 @@ subjects: [{{ kind: ServiceAccount, name: plugin-webapp, namespace: {namespace} 
             reads: Vec::new(),
             finalizes: true,
         };
-        let serving = Serving { manifest: Arc::new(manifest), digest: Digest::of(b"x"), settings: None };
+        let serving = Serving {
+            manifest: Arc::new(manifest),
+            digest: Digest::of(b"x"),
+            settings: None,
+            children_max: 100,
+        };
         Ok(Self { plane, client, namespace, writer, gate, claim, memory: Memory::default(), serving })
     }
 
@@ -139,6 +144,12 @@ subjects: [{{ kind: ServiceAccount, name: plugin-webapp, namespace: {namespace} 
         let clock = Arc::new(Boot(Instant::now()));
         let config = Config::new(&*self.namespace, identity);
         Ok(Writer::new(self.client.clone(), self.gate.clone(), clock, config))
+    }
+
+    /// The same writer through another connection, such as the host's own account's.
+    pub(crate) fn writer_with(&self, client: Client) -> Writer {
+        let clock = Arc::new(Boot(Instant::now()));
+        Writer::new(client, self.gate.clone(), clock, Config::new(&*self.namespace, "host-0"))
     }
 
     pub(crate) fn key(&self) -> Key {
@@ -262,6 +273,7 @@ subjects: [{{ kind: ServiceAccount, name: plugin-webapp, namespace: {namespace} 
             key: &self.key(),
             serving: &self.serving,
             host_namespace: &self.namespace,
+            policy: &Policy { beside_host: true, ..Policy::default() },
             primary_kind: &primary_kind,
             primary: &primary,
             children: &observed,

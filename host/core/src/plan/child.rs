@@ -1,18 +1,22 @@
 //! One child of a decision: from a guest's text to a configuration that may be applied.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::Inputs;
+use super::identity::{identity, kind_of, metadata_of};
+use super::metadata::metadata;
+use super::policy::{kind_is_free, object_is_free};
+use super::{Inputs, PlanError};
 use crate::code::{Code, Refusal, printable};
+use crate::json::{Room, parse};
 use crate::key::ObjectRef;
-use crate::kind::{Gvk, Kind};
-use crate::manifest::is_reserved;
-use crate::name::{
-    ANNOTATION_APPLIED, ANNOTATION_PRIMARY, DOMAIN, LABEL_HOST, LABEL_OWNED_BY, is_dns_label, is_path_segment,
-};
+use crate::kind::Kind;
+use crate::name::ANNOTATION_APPLIED;
 use crate::object::hash64;
 
-use super::PlanError;
+/// One object as text, in bytes: what etcd takes in one request.
+const CHILD_MAX_BYTES: usize = 3 << 19;
+/// Warnings of one decision; further ones are left out.
+const WARNINGS_MAX: usize = 16;
 
 /// A checked child with our labels, annotations and owner reference on it.
 pub(super) struct Child {
@@ -22,45 +26,117 @@ pub(super) struct Child {
     pub(super) wanted: String,
 }
 
-/// Metadata that a guest may set; what only the server sets is dropped.
-const SERVER_SET: &[&str] = &[
-    "uid",
-    "resourceVersion",
-    "generation",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-    "managedFields",
-    "selfLink",
-];
+/// What is left of the room for a decision, and what its author should know.
+#[derive(Default)]
+pub(super) struct Reading {
+    room: Room,
+    warnings: Vec<Refusal>,
+}
 
-/// Checks one child of a decision and completes it.
-pub(super) fn child(inputs: &Inputs<'_>, text: &str) -> Result<Child, PlanError> {
-    let mut body = parse_object(text, "a child")?;
-    let gvk = kind_of(&body)?;
-    let rule = inputs.serving.manifest.child(&gvk);
-    if is_reserved(&gvk) {
-        return refuse(Code::ReservedKind, format!("{gvk} is a kind that no plugin may write"));
+impl Reading {
+    pub(super) fn warn(&mut self, code: Code, message: impl AsRef<str>) {
+        if self.warnings.len() < WARNINGS_MAX {
+            self.warnings.push(Refusal::new(code, message));
+        }
     }
-    if rule.is_none() {
-        let allowed: Vec<_> = inputs.serving.manifest.children.iter().map(|c| c.kind.to_string()).collect();
-        return refuse(
-            Code::KindNotAllowed,
-            format!("{gvk} is not among its children ({})", allowed.join(", ")),
-        );
+
+    pub(super) fn into_warnings(self) -> Vec<Refusal> {
+        self.warnings
     }
-    let kind = (inputs.kinds)(&gvk).ok_or_else(|| PlanError::NoKind(gvk.clone()))?;
-    let object = identity(inputs, &kind, &body)?;
-    body.remove("status");
-    if &*gvk.kind == "Secret" && gvk.group.is_empty() && body.contains_key("stringData") {
+
+    /// Reads text that must be one JSON object.
+    pub(super) fn object(&mut self, what: &str, text: &str) -> Result<Map<String, Value>, PlanError> {
+        match parse(text, &mut self.room) {
+            Ok(Value::Object(fields)) => Ok(fields),
+            Ok(other) => refuse(
+                Code::NotAnObject,
+                format!("{what}: expected a JSON object, found {}", printable(&other.to_string(), 64)),
+            ),
+            Err(e) => Err(PlanError::Refused(e.refusal(what))),
+        }
+    }
+}
+
+/// Checks the child at `index` of a decision and completes it.
+pub(super) fn child(
+    inputs: &Inputs<'_>,
+    index: usize,
+    text: &str,
+    reading: &mut Reading,
+) -> Result<Child, PlanError> {
+    let what = format!("children[{index}]");
+    if text.len() > CHILD_MAX_BYTES {
+        let most = CHILD_MAX_BYTES >> 10;
+        let why = format!("{what}: an object of {} KiB, at most {most} KiB can be stored", text.len() >> 10);
+        return refuse(Code::OutputTooLarge, why);
+    }
+    let mut body = reading.object(&what, text)?;
+    let kind = allowed_kind(inputs, &what, &body)?;
+    let object = identity(inputs, &kind, metadata_of(&what, &body)?)?;
+    object_is_free(inputs, &object, &body)?;
+    if &*object.gvk.kind == "Secret" && object.gvk.group.is_empty() && body.contains_key("stringData") {
         return refuse(
             Code::UnsupportedField,
             format!("{object}: stringData is written only, so drift cannot be seen; use data with base64"),
         );
     }
-    let metadata = metadata(inputs, &object, &body)?;
+    let mut dropped = Vec::new();
+    let given = match body.remove("metadata") {
+        Some(Value::Object(given)) => given,
+        _ => Map::new(),
+    };
+    let metadata = metadata(inputs, &object, given, &mut dropped)?;
     body.insert("metadata".into(), Value::Object(metadata));
+    if body.remove("status").is_some_and(|status| !says_nothing(&status)) {
+        dropped.push("status".into());
+    }
+    left_out(inputs, &object, &dropped, reading)?;
     Ok(finish(kind, object, body))
+}
+
+/// The kind of a child as discovery knows it, if this plugin may write it.
+fn allowed_kind(inputs: &Inputs<'_>, what: &str, body: &Map<String, Value>) -> Result<Kind, PlanError> {
+    let gvk = kind_of(what, body)?;
+    kind_is_free(inputs, &gvk)?;
+    let manifest = &inputs.serving.manifest;
+    if manifest.child(&gvk).is_none() {
+        let allowed: Vec<_> = manifest.children.iter().map(|c| c.kind.to_string()).collect();
+        return refuse(
+            Code::KindNotAllowed,
+            format!("{gvk} is not among its children ({})", allowed.join(", ")),
+        );
+    }
+    (inputs.kinds)(&gvk).ok_or(PlanError::NoKind(gvk))
+}
+
+/// Says what was left out because only the server sets it; in strict mode nothing is.
+fn left_out(
+    inputs: &Inputs<'_>,
+    object: &ObjectRef,
+    dropped: &[String],
+    reading: &mut Reading,
+) -> Result<(), PlanError> {
+    if dropped.is_empty() {
+        return Ok(());
+    }
+    let fields = dropped.join(", ");
+    if inputs.policy.strict {
+        return refuse(
+            Code::UnsupportedField,
+            format!("{object}: only the server sets {fields}; leave it out"),
+        );
+    }
+    reading.warn(Code::ServerFieldDropped, format!("{object}: only the server sets {fields}: left out"));
+    Ok(())
+}
+
+/// What typed objects write for a status that they do not have.
+fn says_nothing(status: &Value) -> bool {
+    match status {
+        Value::Null => true,
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => false,
+    }
 }
 
 fn finish(kind: Kind, object: ObjectRef, body: Map<String, Value>) -> Child {
@@ -105,149 +181,9 @@ fn write_sorted(value: &Value, out: &mut String) {
     }
 }
 
-/// Parses text that must be one JSON object.
-pub(super) fn parse_object(text: &str, what: &str) -> Result<Map<String, Value>, PlanError> {
-    match serde_json::from_str(text) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(other) => refuse(
-            Code::NotAnObject,
-            format!("{what}: expected a JSON object, found {}", printable(&other.to_string(), 64)),
-        ),
-        Err(e) => refuse(
-            Code::InvalidJson,
-            format!("{what} at {}:{}: {}", e.line(), e.column(), printable(text, 64)),
-        ),
-    }
-}
-
-fn kind_of(body: &Map<String, Value>) -> Result<Gvk, PlanError> {
-    let text = |name: &str| body.get(name).and_then(Value::as_str);
-    let (Some(api_version), Some(kind)) = (text("apiVersion"), text("kind")) else {
-        return refuse(Code::NotAnObject, "a child: apiVersion or kind is missing");
-    };
-    match Gvk::from_api_version(api_version, kind) {
-        Ok(gvk)
-            if !kind.ends_with("List") || body.contains_key("metadata") && !body.contains_key("items") =>
-        {
-            Ok(gvk)
-        }
-        Ok(gvk) => refuse(Code::NotAnObject, format!("{gvk} is a list; return each object by itself")),
-        Err(e) => refuse(Code::NotAnObject, format!("a child: {e}")),
-    }
-}
-
-fn identity(inputs: &Inputs<'_>, kind: &Kind, body: &Map<String, Value>) -> Result<ObjectRef, PlanError> {
-    let metadata = body.get("metadata").and_then(Value::as_object);
-    let text = |name: &str| metadata.and_then(|m| m.get(name)).and_then(Value::as_str);
-    let Some(name) = text("name").filter(|n| !n.is_empty()) else {
-        return refuse(Code::NotAnObject, format!("{}: metadata.name is missing", kind.gvk));
-    };
-    if !is_path_segment(name) {
-        return refuse(Code::BadName, format!("{}: {name:?} cannot be an object's name", kind.gvk));
-    }
-    let of_primary = &*inputs.primary.meta().namespace;
-    let namespace = match (kind.namespaced, text("namespace").filter(|n| !n.is_empty())) {
-        (false, _) if inputs.primary_kind.namespaced => {
-            return refuse(
-                Code::NamespaceEscape,
-                format!("{} {name} is cluster-scoped, its primary is not: it could not be owned", kind.gvk),
-            );
-        }
-        (false, _) => "",
-        (true, None) if of_primary.is_empty() => {
-            return refuse(
-                Code::NamespaceEscape,
-                format!("{} {name}: metadata.namespace is missing, and the primary has none", kind.gvk),
-            );
-        }
-        (true, None) => of_primary,
-        (true, Some(ns)) if !of_primary.is_empty() && ns != of_primary => {
-            return refuse(
-                Code::NamespaceEscape,
-                format!("{} {name} is for namespace {ns:?}, its primary is in {of_primary:?}", kind.gvk),
-            );
-        }
-        (true, Some(ns)) if !is_dns_label(ns, 63) => {
-            return refuse(Code::BadName, format!("{ns:?} cannot be a namespace"));
-        }
-        (true, Some(ns)) => ns,
-    };
-    Ok(ObjectRef { gvk: kind.gvk.clone(), namespace: namespace.into(), name: name.into() })
-}
-
-fn metadata(
-    inputs: &Inputs<'_>,
-    object: &ObjectRef,
-    body: &Map<String, Value>,
-) -> Result<Map<String, Value>, PlanError> {
-    let mut metadata = Map::new();
-    let mut labels = Map::new();
-    let mut annotations = Map::new();
-    let given = body.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
-    for (name, value) in given {
-        match (name.as_str(), value) {
-            ("name" | "namespace", _) => {}
-            ("labels", value) => labels = strings(object, "labels", value)?,
-            ("annotations", value) => annotations = strings(object, "annotations", value)?,
-            (name, _) if SERVER_SET.contains(&name) => {}
-            (_, Value::Null) => {}
-            (name, _) => {
-                return refuse(
-                    Code::ReservedField,
-                    format!("{object}: metadata.{name} is the host's to set; leave it out"),
-                );
-            }
-        }
-    }
-    labels.insert(LABEL_OWNED_BY.into(), inputs.key.plugin.as_str().into());
-    labels.insert(LABEL_HOST.into(), inputs.host_namespace.into());
-    annotations.insert(ANNOTATION_PRIMARY.into(), inputs.key.primary().into());
-    metadata.insert("name".into(), (*object.name).into());
-    if !object.namespace.is_empty() {
-        metadata.insert("namespace".into(), (*object.namespace).into());
-    }
-    metadata.insert("labels".into(), labels.into());
-    metadata.insert("annotations".into(), annotations.into());
-    metadata.insert("ownerReferences".into(), json!([owner_reference(inputs)]));
-    Ok(metadata)
-}
-
-fn owner_reference(inputs: &Inputs<'_>) -> Value {
-    json!({
-        "apiVersion": inputs.primary_kind.gvk.api_version(),
-        "kind": &*inputs.primary_kind.gvk.kind,
-        "name": &*inputs.primary.meta().name,
-        "uid": &*inputs.primary.meta().uid,
-        "controller": true,
-        "blockOwnerDeletion": true,
-    })
-}
-
-/// Labels or annotations of a guest: strings only, and none of ours.
-fn strings(object: &ObjectRef, field: &str, value: Value) -> Result<Map<String, Value>, PlanError> {
-    let map = match value {
-        Value::Null => return Ok(Map::new()),
-        Value::Object(map) => map,
-        _ => {
-            return refuse(Code::NotAnObject, format!("{object}: metadata.{field} is not an object"));
-        }
-    };
-    for (name, value) in &map {
-        let ours = name.split('/').next().is_some_and(|domain| name.contains('/') && domain == DOMAIN);
-        if ours {
-            return refuse(
-                Code::ReservedField,
-                format!("{object}: metadata.{field} {name:?} is the host's to set; leave it out"),
-            );
-        }
-        if !value.is_string() {
-            return refuse(
-                Code::NotAnObject,
-                format!("{object}: metadata.{field} {name:?} is not a string; quote it"),
-            );
-        }
-    }
-    Ok(map)
+/// A name of a guest's in a message: in quotes, printable, short.
+pub(super) fn shown(text: &str) -> String {
+    format!("\"{}\"", printable(text, 64))
 }
 
 /// Ends a check with a refusal.

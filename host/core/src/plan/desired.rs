@@ -1,23 +1,26 @@
 //! The steps from what is there to what is wanted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::child::{Child, child, hash_of, parse_object, refuse};
+use super::child::{Child, Reading, child, hash_of, refuse};
 use super::{Inputs, Plan, PlanError, Step, Target};
-use crate::code::{Code, printable};
+use crate::code::{Code, Refusal, printable};
 use crate::decision::{Decision, Notice};
 use crate::equal::{covers, same};
 use crate::key::ObjectRef;
 use crate::kind::Kind;
-use crate::limits::{CHILDREN_MAX, NOTICES_MAX, REQUEUE_MAX, REQUEUE_MIN};
+use crate::limits::{NOTICES_MAX, REQUEUE_MAX, REQUEUE_MIN};
 use crate::manifest::Unwanted;
 use crate::memory::Recall;
 use crate::name::{ANNOTATION_APPLIED, ANNOTATION_PRIMARY, LABEL_HOST, LABEL_OWNED_BY};
 use crate::object::Object;
+
+/// The reason of a notice that has none, or none that an Event can carry.
+const UNNAMED: &str = "Notice";
 
 /// A plan without steps.
 pub(super) fn empty(inputs: &Inputs<'_>) -> Plan {
@@ -29,6 +32,7 @@ pub(super) fn empty(inputs: &Inputs<'_>) -> Plan {
         steps: Vec::new(),
         notices: Vec::new(),
         requeue_after: None,
+        warnings: Vec::new(),
     }
 }
 
@@ -47,13 +51,15 @@ pub(super) fn finalized(inputs: &Inputs<'_>) -> Plan {
 /// The plan for a decision.
 pub(super) fn desired(inputs: &Inputs<'_>, decision: &Decision) -> Result<Plan, PlanError> {
     let mut plan = empty(inputs);
-    let wanted = wanted_children(inputs, decision)?;
-    let names: BTreeSet<&ObjectRef> = wanted.iter().map(|c| &c.object).collect();
+    let mut reading = Reading::default();
+    let wanted = wanted_children(inputs, decision, &mut reading)?;
+    let names: BTreeSet<_> = wanted.iter().map(|child| one_object(&child.object)).collect();
     let mut unwanted = Vec::new();
+    let mut uids = BTreeSet::new();
     for seen in inputs.children {
         let Some(gvk) = seen.gvk() else { continue };
         let object = seen.reference(&gvk);
-        if !names.contains(&object) {
+        if !names.contains(&one_object(&object)) && uids.insert(&seen.meta().uid) {
             unwanted.extend(unwanted_step(inputs, seen, object));
         }
     }
@@ -62,26 +68,46 @@ pub(super) fn desired(inputs: &Inputs<'_>, decision: &Decision) -> Result<Plan, 
     }
     plan.steps.extend(unwanted);
     if let Some(text) = &decision.status {
-        plan.steps.extend(status_step(inputs, text)?);
+        plan.steps.extend(status_step(inputs, text, &mut reading)?);
     }
     plan.notices = decision.notices.iter().take(NOTICES_MAX).map(bounded_notice).collect();
-    plan.requeue_after = decision.requeue_after.map(bounded_requeue);
+    if decision.notices.len() > NOTICES_MAX {
+        let found = decision.notices.len();
+        reading.warn(Code::LogDropped, format!("{found} notices, the first {NOTICES_MAX} are published"));
+    }
+    plan.requeue_after = decision.requeue_after.map(|after| bounded_requeue(after, &mut reading));
+    plan.warnings = reading.into_warnings();
     Ok(plan)
 }
 
-fn wanted_children(inputs: &Inputs<'_>, decision: &Decision) -> Result<Vec<Child>, PlanError> {
-    if decision.children.len() > CHILDREN_MAX {
+/// What tells one object from another: a kind's versions are views of the same objects.
+fn one_object(object: &ObjectRef) -> (Arc<str>, Arc<str>, Arc<str>, Arc<str>) {
+    let ObjectRef { gvk, namespace, name } = object;
+    (gvk.group.clone(), gvk.kind.clone(), namespace.clone(), name.clone())
+}
+
+fn wanted_children(
+    inputs: &Inputs<'_>,
+    decision: &Decision,
+    reading: &mut Reading,
+) -> Result<Vec<Child>, PlanError> {
+    let most = inputs.serving.children_max;
+    if decision.children.len() > most {
         return refuse(
             Code::TooManyChildren,
-            format!("{} children, at most {CHILDREN_MAX}", decision.children.len()),
+            format!("{} children, at most {most}", decision.children.len()),
         );
     }
-    let mut names = BTreeSet::new();
+    let mut names = BTreeMap::new();
     let mut wanted = Vec::with_capacity(decision.children.len());
-    for text in &decision.children {
-        let child = child(inputs, text)?;
-        if !names.insert(child.object.clone()) {
-            return refuse(Code::DuplicateChild, format!("{} is in the decision twice", child.object));
+    for (index, text) in decision.children.iter().enumerate() {
+        let child = child(inputs, index, text, reading)?;
+        if let Some(before) = names.insert(one_object(&child.object), index) {
+            let object = &child.object;
+            return refuse(
+                Code::DuplicateChild,
+                format!("{object} is in the decision twice, as children[{before}] and children[{index}]"),
+            );
         }
         wanted.push(child);
     }
@@ -93,14 +119,14 @@ fn child_step(inputs: &Inputs<'_>, child: Child) -> Result<Option<Step>, PlanErr
     let seen = inputs.children.iter().find(|seen| {
         seen.meta().name == object.name
             && seen.meta().namespace == object.namespace
-            && seen.gvk().as_ref() == Some(&object.gvk)
+            && seen.gvk().is_some_and(|gvk| gvk.is_same_kind(&object.gvk))
     });
     let Some(seen) = seen else {
         return Ok(Some(Step::Create { kind, object, body, wanted }));
     };
     let meta = seen.meta();
     if belongs_to_another(inputs, seen) {
-        return Err(PlanError::Collecting(object));
+        return Err(taken(inputs, seen, object));
     }
     // What is being deleted cannot be changed into what is wanted; its end brings the key back.
     if meta.deleting || is_as_wanted(inputs, seen, &body, &wanted) {
@@ -108,6 +134,20 @@ fn child_step(inputs: &Inputs<'_>, child: Child) -> Result<Option<Step>, PlanErr
     }
     let target = target(kind, object, seen);
     Ok(Some(Step::Update { target, body, wanted }))
+}
+
+/// Who has the child: an earlier primary of this name, which passes, or somebody else.
+fn taken(inputs: &Inputs<'_>, seen: &Object, object: ObjectRef) -> PlanError {
+    let value = seen.value();
+    let owners = value["metadata"]["ownerReferences"].as_array();
+    let owner = owners.into_iter().flatten().find(|owner| owner["controller"] == true);
+    let text = |field: &str| owner.and_then(|owner| owner[field].as_str()).unwrap_or_default();
+    let (kind, name) = (text("kind"), text("name"));
+    if kind == &*inputs.primary_kind.gvk.kind && name == &*inputs.primary.meta().name {
+        return PlanError::Collecting(object);
+    }
+    let why = format!("{object} is controlled by {} {}", printable(kind, 64), printable(name, 253));
+    PlanError::Refused(Refusal::new(Code::NotOwner, why))
 }
 
 /// Whether nothing would change: by memory if this process applied it, else by value.
@@ -153,8 +193,8 @@ fn let_go(inputs: &Inputs<'_>, seen: &Object) -> Value {
     }})
 }
 
-fn status_step(inputs: &Inputs<'_>, text: &str) -> Result<Option<Step>, PlanError> {
-    let status = Value::Object(parse_object(text, "the status")?);
+fn status_step(inputs: &Inputs<'_>, text: &str, reading: &mut Reading) -> Result<Option<Step>, PlanError> {
+    let status = Value::Object(reading.object("status", text)?);
     let gvk = &inputs.primary_kind.gvk;
     if !inputs.primary_kind.has_status {
         return refuse(
@@ -198,13 +238,19 @@ fn target(kind: Kind, object: ObjectRef, seen: &Object) -> Target {
 }
 
 fn bounded_notice(notice: &Notice) -> Notice {
+    let reason: String = notice.reason.chars().filter(char::is_ascii_alphanumeric).take(128).collect();
     Notice {
         severity: notice.severity,
-        reason: notice.reason.chars().filter(char::is_ascii_alphanumeric).take(128).collect(),
+        reason: if reason.is_empty() { UNNAMED.to_owned() } else { reason },
         message: printable(&notice.message, 1024),
     }
 }
 
-fn bounded_requeue(after: Duration) -> Duration {
-    after.clamp(REQUEUE_MIN, REQUEUE_MAX)
+fn bounded_requeue(after: Duration, reading: &mut Reading) -> Duration {
+    let bounded = after.clamp(REQUEUE_MIN, REQUEUE_MAX);
+    if bounded != after {
+        let found = format!("to be asked again after {after:?}: made {} s", bounded.as_secs());
+        reading.warn(Code::RequeueClamped, found);
+    }
+    bounded
 }

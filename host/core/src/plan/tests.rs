@@ -1,5 +1,8 @@
 //! Tables over [`plan`](super::plan): decision in, steps or refusal out.
 
+mod hostile;
+mod metadata;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +30,7 @@ struct World {
     primary: Object,
     children: Vec<Arc<Object>>,
     memory: Memory,
+    policy: Policy,
 }
 
 impl World {
@@ -51,11 +55,17 @@ impl World {
             "finalizers": ["other", "windlass.dev/web"]}, "status": {"ready": 1}});
         World {
             key: Key::new(plugin, "ns", "a"),
-            serving: Serving { manifest: Arc::new(manifest), digest: Digest::of(b"x"), settings: None },
+            serving: Serving {
+                manifest: Arc::new(manifest),
+                digest: Digest::of(b"x"),
+                settings: None,
+                children_max: 100,
+            },
             primary_kind: kind("x.dev/v1/Web", "webs", true),
             primary: Object::parse(&gvk("x.dev/v1/Web"), &primary.to_string()).expect("valid"),
             children: vec![],
             memory: Memory::default(),
+            policy: Policy::default(),
         }
     }
 
@@ -77,6 +87,7 @@ impl World {
             key: &self.key,
             serving: &self.serving,
             host_namespace: "windlass-system",
+            policy: &self.policy,
             primary_kind: &self.primary_kind,
             primary: &self.primary,
             children: &self.children,
@@ -233,6 +244,14 @@ fn each_broken_rule_has_its_code() {
         (metadata(json!({"finalizers": ["x"]})), Code::ReservedField),
         (metadata(json!({"labels": {"windlass.dev/host": "x"}})), Code::ReservedField),
         (metadata(json!({"annotations": {"windlass.dev/applied": "x"}})), Code::ReservedField),
+        (metadata(json!({"labels": {"system:node": "x"}})), Code::ReservedField),
+        (metadata(json!({"ownerReferences": [{"uid": "p"}, {"uid": "another"}]})), Code::ReservedField),
+        (metadata(json!({"name": null, "generateName": "c-"})), Code::UnsupportedField),
+        (metadata(json!({"clusterName": "x"})), Code::UnsupportedField),
+        (json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": "c"}), Code::NotAnObject),
+        (metadata(json!({"name": 7})), Code::NotAnObject),
+        (metadata(json!({"namespace": 7})), Code::NotAnObject),
+        (json!({"apiVersion": "v1", "kind": "ConfigMapList", "items": []}), Code::NotAnObject),
         (
             json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {}}),
             Code::UnsupportedField,
@@ -248,16 +267,6 @@ fn each_broken_rule_has_its_code() {
     assert_eq!(World::new().plan(decision(&many)).expect_err("many").code(), Some(Code::TooManyChildren));
     let text = Decision { children: vec!["{\"a\":".into()], ..Decision::default() };
     assert_eq!(World::new().plan(text).expect_err("cut").code(), Some(Code::InvalidJson));
-}
-
-#[test]
-fn what_only_the_server_sets_is_dropped() {
-    let mut child = config("v");
-    child["status"] = json!({"x": 1});
-    child["metadata"]["creationTimestamp"] = Value::Null;
-    child["metadata"]["uid"] = "forged".into();
-    let Step::Create { body, .. } = World::new().child(child).expect("allowed") else { panic!() };
-    assert_eq!((&body["status"], &body["metadata"]["uid"]), (&Value::Null, &Value::Null));
 }
 
 #[test]
@@ -300,12 +309,20 @@ fn pauses_and_notices_are_bounded() {
         let wish = Decision { requeue_after: Some(Duration::from_millis(asked)), ..Decision::default() };
         let plan = world.plan(wish).expect("allowed");
         assert_eq!(plan.requeue_after().map(|d| d.as_millis()), Some(u128::from(got)));
+        let warned: Vec<_> = plan.warnings().iter().map(|warning| warning.code).collect();
+        let clamped = [Code::RequeueClamped];
+        assert_eq!(warned, if asked == got { &[][..] } else { &clamped }, "{asked}");
     }
     let notice = Notice { severity: Severity::Normal, reason: "A b\n".into(), message: "x\u{7}".into() };
     let wish = Decision { notices: vec![notice; 20], ..Decision::default() };
     let plan = world.plan(wish).expect("allowed");
     assert_eq!(plan.notices().len(), 16);
     assert_eq!((&*plan.notices()[0].reason, &*plan.notices()[0].message), ("Ab", "x "));
+    assert_eq!(plan.warnings()[0].to_string(), "W320 LogDropped: 20 notices, the first 16 are published");
+    let nameless = Notice { severity: Severity::Normal, reason: "ü/".into(), message: "x".repeat(4000) };
+    let plan = world.plan(Decision { notices: vec![nameless], ..Decision::default() }).expect("allowed");
+    assert_eq!(&*plan.notices()[0].reason, "Notice");
+    assert!(plan.notices()[0].message.len() <= 1024 + '…'.len_utf8());
 }
 
 const REQUEUE_MIN_MS: u64 = 1_000;

@@ -4,6 +4,7 @@ mod cache;
 mod claim;
 mod deletion;
 mod failures;
+mod loops;
 mod order;
 mod standby;
 mod takeover;

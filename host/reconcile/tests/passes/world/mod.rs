@@ -63,7 +63,12 @@ pub(crate) fn serving(name: &str, finalizes: bool) -> Serving {
         reads: vec![ReadRule { kind: gvk("v1/Secret"), labels: vec![("open".into(), "yes".into())] }],
         finalizes,
     };
-    Serving { manifest: Arc::new(manifest), digest: Digest::of(name.as_bytes()), settings: None }
+    Serving {
+        manifest: Arc::new(manifest),
+        digest: Digest::of(name.as_bytes()),
+        settings: None,
+        children_max: 100,
+    }
 }
 
 pub(crate) fn decision(children: &[Value]) -> Reply {

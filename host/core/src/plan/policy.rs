@@ -1,0 +1,126 @@
+//! What the operator of a host allows beyond the rules, and what no manifest can allow.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use super::child::refuse;
+use super::{Inputs, PlanError};
+use crate::code::Code;
+use crate::key::ObjectRef;
+use crate::kind::Gvk;
+use crate::manifest::is_reserved;
+use crate::name::DOMAIN;
+
+/// Exceptions from the rules for all plugins of a host. Without any by default: each of
+/// them gives plugins a part of the host's own rights.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Reserved kinds that plugins may write here after all, as their manifests say.
+    pub unreserved: BTreeSet<Gvk>,
+    /// Whether children may live in the namespace of the host. What runs there can run
+    /// under the host's account, or read its Secrets.
+    pub beside_host: bool,
+    /// Whether a field that only the server sets refuses the decision (E239) instead of
+    /// being left out with a warning (W301).
+    pub strict: bool,
+}
+
+/// Types of Secrets that the API server fills with a token, or takes for one.
+const TOKEN_TYPES: &[&str] = &["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"];
+/// Name of the host's own Deployment, Lease and account, and the first part of the names
+/// of its ConfigMaps, Secrets and Roles.
+const OWN_NAME: &str = "windlass";
+/// Labels and annotations by which somebody else keeps an account of an object, or by
+/// which the API server is told to hand out a token.
+const FOREIGN_KEYS: &[&str] = &[
+    "kubectl.kubernetes.io/last-applied-configuration",
+    "control-plane.alpha.kubernetes.io/leader",
+    "kubernetes.io/service-account.name",
+    "kubernetes.io/service-account.uid",
+];
+
+/// Refuses a kind that no plugin may write (E238).
+pub(super) fn kind_is_free(inputs: &Inputs<'_>, gvk: &Gvk) -> Result<(), PlanError> {
+    if is_reserved(gvk) && !inputs.policy.unreserved.contains(gvk) {
+        return refuse(Code::ReservedKind, format!("{gvk} is a kind that no plugin may write"));
+    }
+    Ok(())
+}
+
+/// Refuses the host's own objects, and those that are a right rather than a thing.
+pub(super) fn object_is_free(
+    inputs: &Inputs<'_>,
+    object: &ObjectRef,
+    body: &Map<String, Value>,
+) -> Result<(), PlanError> {
+    if *object.namespace == *inputs.host_namespace {
+        beside_host(inputs, object)?;
+    }
+    let kind = body.get("type").and_then(Value::as_str).unwrap_or_default();
+    if &*object.gvk.kind == "Secret" && object.gvk.group.is_empty() && TOKEN_TYPES.contains(&kind) {
+        return refuse(
+            Code::ReservedKind,
+            format!("{object}: a Secret of type {kind} is a token, which no plugin may make"),
+        );
+    }
+    Ok(())
+}
+
+fn beside_host(inputs: &Inputs<'_>, object: &ObjectRef) -> Result<(), PlanError> {
+    if !inputs.policy.beside_host {
+        return refuse(
+            Code::NamespaceEscape,
+            format!("{object} is for the namespace of the host itself; put its primary elsewhere"),
+        );
+    }
+    let own = object.name.strip_prefix(OWN_NAME).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+    if own {
+        return refuse(
+            Code::ReservedKind,
+            format!("{object}: beside the host, names that begin with {OWN_NAME} are its own"),
+        );
+    }
+    Ok(())
+}
+
+/// Whether only the host, or somebody else than a plugin, sets this label or annotation.
+pub(super) fn is_reserved_key(key: &str) -> bool {
+    let domain = key.split_once('/').map_or("", |(domain, _)| domain).to_ascii_lowercase();
+    let ours = domain.strip_suffix(DOMAIN).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    ours || key.starts_with("system:") || key.contains("/system:") || FOREIGN_KEYS.contains(&key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everyday_keys_are_free_and_those_of_the_host_are_not() {
+        for free in [
+            "app",
+            "app.kubernetes.io/name",
+            "kubernetes.io/ingress.class",
+            "service.beta.kubernetes.io/aws-load-balancer-type",
+            "k8s.io/x",
+            "notwindlass.dev/x",
+            "windlass.dev",
+            "windlass.dev.example.com/x",
+            "x/windlass.dev",
+        ] {
+            assert!(!is_reserved_key(free), "{free}");
+        }
+        for reserved in [
+            "windlass.dev/owned-by",
+            "windlass.dev/",
+            "Windlass.DEV/primary",
+            "fence.windlass.dev/x",
+            "system:x",
+            "a/system:x",
+            "kubectl.kubernetes.io/last-applied-configuration",
+            "kubernetes.io/service-account.name",
+        ] {
+            assert!(is_reserved_key(reserved), "{reserved}");
+        }
+    }
+}
