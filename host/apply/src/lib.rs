@@ -17,8 +17,10 @@
 //! | `execute` | the order of the steps, and when to stop |
 //! | `events` | Kubernetes Events, merged and limited |
 //! | `announce` | a plugin's state on its ConfigMap |
+//! | `accepted` | what was accepted of signed plugins, in a Secret |
 //! | `role` | the label on this replica's own pod |
 
+mod accepted;
 mod announce;
 mod answer;
 mod events;
@@ -35,6 +37,7 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
+pub use accepted::ACCEPTED_SECRET;
 pub use announce::{Announcement, PluginConfigMap};
 pub use request::service_account;
 pub use role::Role;

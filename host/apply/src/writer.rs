@@ -82,6 +82,8 @@ pub enum Verb {
     Event,
     /// Writes a plugin's state on its ConfigMap.
     Announce,
+    /// Records which signed version of a plugin was accepted.
+    Accept,
 }
 
 impl Verb {
@@ -97,6 +99,7 @@ impl Verb {
             Verb::Status => "status",
             Verb::Event => "event",
             Verb::Announce => "announce",
+            Verb::Accept => "accept",
         }
     }
 }

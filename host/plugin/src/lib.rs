@@ -38,6 +38,7 @@ mod signature;
 mod source;
 mod status;
 mod ticker;
+pub mod verify;
 mod wasi;
 
 pub use config_map::Offer;
