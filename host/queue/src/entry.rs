@@ -124,3 +124,18 @@ impl Entry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use windlass_core::key::Key;
+
+    use super::*;
+
+    #[test]
+    fn a_key_and_what_is_known_of_it_fit_into_144_bytes() {
+        // Besides that, one that is ready takes 64 bytes in its lane, one that is delayed
+        // as much in `State::due`, and both maps are less than full.
+        assert!(size_of::<(Key, Entry)>() <= 144, "{} bytes", size_of::<(Key, Entry)>());
+        assert!(size_of::<((Urgency, u64), Key)>() <= 64);
+    }
+}

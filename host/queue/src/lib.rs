@@ -26,6 +26,16 @@
 //! ([`Next::WhenLeading`](windlass_core::outcome::Next)) until [`Queue::lead`] hands it
 //! out first, or until it changes and is looked at again.
 //!
+//! # Fairness
+//! The plugin with the fewest keys in work goes first, and among equals they take turns.
+//! While there are several plugins none has more keys in work than its bound
+//! ([`Config::per_plugin`], [`Queue::bound`]), and the last slot is only for one that has
+//! none ([`Config::slots`]). So a key of a plugin with none in work is handed out at once
+//! beside any number of keys and passes of any length of others, as long as there are fewer
+//! such plugins than slots; beside more of them it gets the next slot that comes free.
+//! A pass that runs is never ended by the queue: how long it may take is the business
+//! of whoever runs it.
+//!
 //! # Bounds
 //! One entry for each key that somebody offered and that has not been worked off:
 //! at most one for each primary object. While the queue is paused nothing is
@@ -42,7 +52,7 @@ mod state;
 mod view;
 
 pub use lanes::Urgency;
-pub use queue::{Config, Observer, Queue, Silent};
+pub use queue::{Config, Observer, Queue, Silent, half_of};
 pub use running::Running;
 pub use state::{Stats, Waiting};
 pub use view::{ROWS_MAX, Row, RowState, View};

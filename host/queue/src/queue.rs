@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use windlass_core::name::PluginName;
 use windlass_core::ports::Sink;
 
 use crate::entry::Ended;
-use crate::lanes::Urgency;
+use crate::lanes::{Lanes, Urgency};
 use crate::running::Running;
 use crate::state::{Sizes, State, Stats, Waiting};
 use crate::view::View;
@@ -31,6 +32,23 @@ pub struct Config {
     pub paused: bool,
     /// Whether the queue begins as a standby's, see [`Queue::stand_by`]. Default false.
     pub standby: bool,
+    /// How many keys the caller works on at once. While there are several plugins, the last
+    /// of these slots is only for a plugin that has none in work. Default `None`: not known.
+    pub slots: Option<NonZeroUsize>,
+    /// Keys of one plugin that may run at once while there are others; [`Queue::bound`]
+    /// sets another number for one of them. A plugin that is the only one so far may
+    /// have all slots. Default `None`: as many as the caller has slots; a host with
+    /// several plugins wants [`half_of`] its slots.
+    pub per_plugin: Option<NonZeroUsize>,
+}
+
+/// Half of the slots, at least one: the bound of one plugin with which another still
+/// finds a free slot, however slow the first one is.
+pub const fn half_of(slots: usize) -> NonZeroUsize {
+    match NonZeroUsize::new(slots / 2) {
+        Some(half) => half,
+        None => NonZeroUsize::MIN,
+    }
 }
 
 const fn backoff(first: Duration, most: Duration) -> Backoff {
@@ -45,7 +63,7 @@ const HURRY: Backoff = backoff(Duration::from_millis(100), Duration::from_secs(5
 
 impl Default for Config {
     fn default() -> Self {
-        Self { backoff: BACKOFF, hurry: HURRY, paused: false, standby: false }
+        Self { backoff: BACKOFF, hurry: HURRY, paused: false, standby: false, slots: None, per_plugin: None }
     }
 }
 
@@ -84,7 +102,11 @@ impl Queue {
     /// An empty queue that tells `observer` of its durations.
     pub fn observed(config: Config, observer: impl Observer) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::new(State::new(config.paused, config.standby)),
+            state: Mutex::new(State::new(
+                config.paused,
+                config.standby,
+                Lanes::new(config.slots, config.per_plugin),
+            )),
             wake: Notify::new(),
             config,
             observer: Box::new(observer),
@@ -130,10 +152,26 @@ impl Queue {
         self.put(key, after, Urgency::Change);
     }
 
-    /// Drops every key of a plugin that is gone. One that runs is dropped when its
-    /// pass ends, unless it is offered again.
+    /// Drops every key of a plugin that is gone, and its bound. A key that runs is
+    /// dropped when its pass ends, unless it is offered again.
     pub fn forget_plugin(&self, plugin: &PluginName) {
         self.lock().forget_plugin(plugin);
+        // Whoever is left alone may have more slots than before.
+        self.wake.notify_one();
+    }
+
+    /// Lets at most `most` keys of a plugin run at once from now on, also while it is the
+    /// only one; `None` brings back [`Config::per_plugin`]. Passes that run are not
+    /// touched. Holds until the plugin is forgotten.
+    pub fn bound(&self, plugin: &PluginName, most: Option<NonZeroUsize>) {
+        self.lock().bound(plugin, most);
+        self.wake.notify_one();
+    }
+
+    /// How many keys of a plugin may run at once now; `None` for as many as the caller
+    /// has slots.
+    pub fn bound_of(&self, plugin: &PluginName) -> Option<NonZeroUsize> {
+        self.lock().bound_of(plugin)
     }
 
     /// Hands out nothing until [`resume`](Self::resume). Keys are still taken in,

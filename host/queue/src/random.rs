@@ -1,7 +1,8 @@
 //! Random orders of everything that can happen to the machine, against a model
-//! that knows only who runs and who is owed a pass.
+//! that knows only who runs, who is owed a pass and how many may run at once.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -11,7 +12,7 @@ use windlass_core::key::Key;
 use windlass_core::name::PluginName;
 
 use crate::entry::{Ended, Place};
-use crate::lanes::Urgency;
+use crate::lanes::{Lanes, Urgency};
 use crate::state::{Sizes, State};
 
 #[derive(Clone, Debug)]
@@ -25,6 +26,7 @@ enum Op {
     Lead,
     StandBy,
     Discard(u8),
+    Bound(u8, Option<NonZeroUsize>),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -38,6 +40,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Lead),
         2 => Just(Op::StandBy),
         1 => any::<u8>().prop_map(Op::Discard),
+        1 => (0..3u8, 0..4usize).prop_map(|(p, most)| Op::Bound(p, NonZeroUsize::new(most))),
     ]
 }
 
@@ -70,13 +73,22 @@ struct Model {
 
 impl Model {
     fn take(&mut self) -> bool {
+        let room: Vec<_> = (0..3).map(plugin).filter(|plugin| self.state.has_room(plugin)).collect();
         let Some(taken) = self.state.take(self.now) else {
+            assert!(self.state.is_paused() || self.nobody_may_run(), "a slot stays empty: {:?}", self.state);
             return false;
         };
         assert!(!self.running.contains(&taken.key), "{} runs twice at once", taken.key);
+        assert!(room.contains(&taken.key.plugin), "{} is above its plugin's bound", taken.key);
         self.owed.remove(&taken.key);
         self.running.push(taken.key);
         true
+    }
+
+    /// Whether every key that is ready is of a plugin at its bound.
+    fn nobody_may_run(&self) -> bool {
+        let ready = self.state.entries.iter().filter(|(_, entry)| matches!(entry.place, Place::Ready { .. }));
+        !ready.into_iter().any(|(key, _)| self.state.has_room(&key.plugin))
     }
 
     fn finish(&mut self, at: u8, how: u8, ms: u64) {
@@ -121,6 +133,7 @@ impl Model {
                     self.owed.remove(&one.key);
                 }
             }
+            Op::Bound(p, most) => self.state.bound(&plugin(p), most),
         }
     }
 
@@ -158,9 +171,9 @@ impl Model {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn no_order_of_things_loses_a_key_or_runs_it_twice_at_once(ops in vec(op(), 1..200)) {
+    fn no_order_of_things_loses_a_key_or_runs_it_twice_at_once_or_beyond_its_bound(ops in vec(op(), 1..200)) {
         let mut model = Model {
-            state: State::default(),
+            state: State::new(false, false, Lanes::new(NonZeroUsize::new(5), NonZeroUsize::new(3))),
             now: Instant::now(),
             running: Vec::new(),
             forgotten: BTreeSet::new(),

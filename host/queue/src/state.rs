@@ -2,6 +2,7 @@
 //! so that tests try every order of things without a clock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -71,6 +72,8 @@ pub struct Stats {
     pub adds: u64,
     /// Passes that ended with a pause (`workqueue_retries_total`).
     pub retries: u64,
+    /// Keys that may run at once; `None` for as many as there are slots.
+    pub most: Option<NonZeroUsize>,
     /// Time that all running passes have taken so far, in sum.
     pub unfinished: Duration,
     /// Time that the oldest running pass has taken so far.
@@ -86,8 +89,24 @@ pub struct Waiting {
 }
 
 impl State {
-    pub(crate) fn new(paused: bool, standing_by: bool) -> Self {
-        Self { paused, standing_by, ..Self::default() }
+    pub(crate) fn new(paused: bool, standing_by: bool, lanes: Lanes) -> Self {
+        Self { paused, standing_by, lanes, ..Self::default() }
+    }
+
+    /// Bounds how many keys of a plugin run at once; `None` gives it the common bound.
+    pub(crate) fn bound(&mut self, plugin: &PluginName, most: Option<NonZeroUsize>) {
+        self.lanes.bound(plugin, most);
+    }
+
+    /// Whether one more key of a plugin may run now.
+    #[cfg(test)]
+    pub(crate) fn has_room(&self, plugin: &PluginName) -> bool {
+        self.lanes.has_room(plugin)
+    }
+
+    /// How many keys of a plugin may run at once; `None` for as many as there are slots.
+    pub(crate) fn bound_of(&self, plugin: &PluginName) -> Option<NonZeroUsize> {
+        self.lanes.bound_of(plugin)
     }
 
     pub(crate) fn set_paused(&mut self, paused: bool) {
@@ -224,6 +243,8 @@ impl State {
             self.remove(&key);
         }
         self.counts.remove(plugin);
+        self.lanes.bound(plugin, None);
+        self.lanes.set_contended(self.counts.len() > 1);
     }
 
     /// Keys that are ready or parked, for [`State::discard`].
@@ -278,6 +299,9 @@ impl State {
                 }
             }
         }
+        for (plugin, stats) in &mut all {
+            stats.most = self.lanes.bound_of(plugin);
+        }
         all
     }
 
@@ -291,7 +315,7 @@ impl State {
     /// Returns a key after its pass; that counts as a retry when it has to wait.
     fn put_back(&mut self, key: &Key, at: Instant, why: Why, now: Instant) {
         if at > now {
-            self.counts.entry(key.plugin.clone()).or_default().retries += 1;
+            self.counts(&key.plugin).retries += 1;
         }
         self.put(key, at, why, now);
     }
@@ -306,8 +330,16 @@ impl State {
         }
         self.order += 1;
         entry.place = Place::Ready { since: at, order: self.order };
-        self.counts.entry(key.plugin.clone()).or_default().adds += 1;
         self.lanes.push(key.clone(), entry.urgency, self.order);
+        self.counts(&key.plugin).adds += 1;
+    }
+
+    /// The numbers of a plugin. One that is counted shares the slots with the others.
+    fn counts(&mut self, plugin: &PluginName) -> &mut Counts {
+        if !self.counts.contains_key(plugin) {
+            self.lanes.set_contended(!self.counts.is_empty());
+        }
+        self.counts.entry(plugin.clone()).or_default()
     }
 
     fn remove(&mut self, key: &Key) {
