@@ -2,22 +2,32 @@
 //! same, so that dashboards and alerts that people have go on working.
 
 mod leadership;
+mod peaks;
+mod plugins;
+mod series;
+mod worker;
 
 pub use leadership::{Leadership, LeadershipNow};
+pub use plugins::{CallNow, PluginMetrics, PluginNow, STATES, result_of};
+pub use worker::{ArtefactsNow, SandboxNow, WorkerMetrics, WorkerNow};
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use std::sync::atomic::{AtomicU64, Ordering};
+use windlass_core::name::PluginName;
+
+use self::series::Series;
 
 type FloatGauge = Gauge<f64, AtomicU64>;
-type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
+type Durations<L> = Series<L, Histogram>;
 
 /// `controller`: the plugin.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -44,22 +54,6 @@ struct OfPlugin {
     plugin: String,
 }
 
-/// `plugin` and `code`.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OfCode {
-    plugin: String,
-    code: String,
-}
-
-/// `plugin`, `version`, `digest`, `state`.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OfVersion {
-    plugin: String,
-    version: String,
-    digest: String,
-    state: String,
-}
-
 /// `plugin`, `verb`, `result`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfWrite {
@@ -74,34 +68,36 @@ struct OfKind {
     kind: String,
 }
 
+/// Under which name the host's own writes are counted.
+const OURS: &str = "windlass";
+
 /// Every metric of the host. No global registry: each value has its own.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    reconciles: Family<OfResult, Counter>,
-    reconcile_errors: Family<OfController, Counter>,
+    reconciles: Series<OfResult, Counter>,
+    reconcile_errors: Series<OfController, Counter>,
     reconcile_seconds: Durations<OfController>,
-    active: Family<OfController, Gauge>,
-    max_concurrent: Family<OfController, Gauge>,
-    depth: Family<OfName, Gauge>,
-    adds: Family<OfName, Counter>,
-    retries: Family<OfName, Counter>,
+    active: Series<OfController, Gauge>,
+    max_concurrent: Series<OfController, Gauge>,
+    depth: Series<OfName, Gauge>,
+    adds: Series<OfName, Counter>,
+    retries: Series<OfName, Counter>,
     queue_seconds: Durations<OfName>,
     work_seconds: Durations<OfName>,
-    unfinished: Family<OfName, FloatGauge>,
-    longest: Family<OfName, FloatGauge>,
+    unfinished: Series<OfName, FloatGauge>,
+    longest: Series<OfName, FloatGauge>,
     leadership: Leadership,
-    parked: Family<OfName, Gauge>,
-    plugin_info: Family<OfVersion, Gauge>,
-    plugin_calls: Family<OfPlugin, Counter>,
-    plugin_errors: Family<OfCode, Counter>,
+    plugins: PluginMetrics,
+    worker: WorkerMetrics,
+    parked: Series<OfName, Gauge>,
     decision_seconds: Durations<OfPlugin>,
-    writes: Family<OfWrite, Counter>,
+    writes: Series<OfWrite, Counter>,
     write_seconds: Durations<OfPlugin>,
-    watch_objects: Family<OfKind, Gauge>,
-    watch_bytes: Family<OfKind, Gauge>,
-    watch_lists: Family<OfKind, Counter>,
-    watch_errors: Family<OfKind, Counter>,
+    watch_objects: Series<OfKind, Gauge>,
+    watch_bytes: Series<OfKind, Gauge>,
+    watch_lists: Series<OfKind, Counter>,
+    watch_errors: Series<OfKind, Counter>,
 }
 
 /// One queue, read when it is scraped.
@@ -148,7 +144,7 @@ impl Metrics {
             max_concurrent: gauge(
                 &mut r,
                 "controller_runtime_max_concurrent_reconciles",
-                "Passes that may run at once, all plugins together",
+                "Passes of a plugin that may run at once",
             ),
             depth: gauge(&mut r, "workqueue_depth", "Keys that could be worked on now"),
             adds: counter(&mut r, "workqueue_adds", "Keys that became ready"),
@@ -170,14 +166,13 @@ impl Metrics {
                 "Time of the oldest running pass so far",
             ),
             leadership: Leadership::new(&mut r),
+            plugins: PluginMetrics::new(&mut r),
+            worker: WorkerMetrics::new(&mut r),
             parked: gauge(&mut r, "windlass_parked_keys", "Keys with writes that wait for a takeover"),
-            plugin_info: gauge(&mut r, "windlass_plugin_info", "1 for each plugin as it is now"),
-            plugin_calls: counter(&mut r, "windlass_plugin_calls", "Calls into a plugin that have ended"),
-            plugin_errors: counter(&mut r, "windlass_plugin_errors", "What plugins did wrong, by code"),
             decision_seconds: durations(
                 &mut r,
                 "windlass_plugin_decision_seconds",
-                "Time of a call into a plugin",
+                "Time of a pass in which its plugin decided, with the wait for a turn",
             ),
             writes: counter(&mut r, "windlass_writes", "Writes by what they did and how they ended"),
             write_seconds: durations(&mut r, "windlass_write_seconds", "Time of a write"),
@@ -215,9 +210,9 @@ impl Metrics {
         }
     }
 
-    /// A plugin broke a rule.
+    /// A plugin broke a rule; as [`PluginMetrics::error`], for a code that is text already.
     pub fn plugin_error(&self, plugin: &str, code: &str) {
-        self.plugin_errors.get_or_create(&OfCode { plugin: plugin.to_owned(), code: code.to_owned() }).inc();
+        self.plugins.error_text(plugin, code.to_owned());
     }
 
     /// A key was taken after it had been ready for so long.
@@ -236,7 +231,7 @@ impl Metrics {
         self.write_seconds.get_or_create(&OfPlugin { plugin: plugin.to_owned() }).observe(took.as_secs_f64());
     }
 
-    /// Sets how many passes may run at once.
+    /// Sets how many passes of a plugin may run at once.
     pub fn set_max_concurrent(&self, plugin: &str, most: u16) {
         self.max_concurrent.get_or_create(&OfController { controller: plugin.to_owned() }).set(most.into());
     }
@@ -263,20 +258,51 @@ impl Metrics {
 
     /// Forgets which plugins there were; [`set_plugin`](Self::set_plugin) says which there are.
     pub fn clear_plugins(&self) {
-        self.plugin_info.clear();
-        self.plugin_calls.clear();
+        self.plugins.clear();
     }
 
-    /// Sets one plugin as it is now.
-    pub fn set_plugin(&self, plugin: &str, version: &str, digest: &str, state: &str, calls: u64) {
-        let of = OfVersion {
-            plugin: plugin.to_owned(),
-            version: version.to_owned(),
-            digest: digest.to_owned(),
-            state: state.to_owned(),
-        };
-        self.plugin_info.get_or_create(&of).set(1);
-        reach(&self.plugin_calls.get_or_create(&OfPlugin { plugin: plugin.to_owned() }), calls);
+    /// Sets one plugin as it is now. Its calls are counted by [`PluginMetrics::called`].
+    pub fn set_plugin(&self, plugin: &str, version: &str, digest: &str, state: &str, _calls: u64) {
+        self.plugins.set_one(plugin, version, digest, state);
+    }
+
+    /// Those of plugins.
+    pub fn plugins(&self) -> &PluginMetrics {
+        &self.plugins
+    }
+
+    /// Those of the process that runs plugins.
+    pub fn worker(&self) -> &WorkerMetrics {
+        &self.worker
+    }
+
+    /// Takes away every series of a plugin that is not among `there`. Meant for a scrape,
+    /// after everything was set: a pass may outlive its plugin and count once more.
+    pub fn keep_plugins(&self, there: &BTreeSet<PluginName>) {
+        let there: BTreeSet<&str> = there.iter().map(PluginName::as_str).collect();
+        let is_there = |name: &str| there.contains(name);
+        self.plugins.keep(&is_there);
+        self.reconciles.retain(|of, _| is_there(&of.controller));
+        self.reconcile_errors.retain(|of, _| is_there(&of.controller));
+        self.reconcile_seconds.retain(|of, _| is_there(&of.controller));
+        // What still runs will be subtracted.
+        self.active.retain(|of, active| is_there(&of.controller) || active.get() != 0);
+        self.max_concurrent.retain(|of, _| is_there(&of.controller));
+        for gauge in [&self.depth, &self.parked] {
+            gauge.retain(|of, _| is_there(&of.name));
+        }
+        for counter in [&self.adds, &self.retries] {
+            counter.retain(|of, _| is_there(&of.name));
+        }
+        for histogram in [&self.queue_seconds, &self.work_seconds] {
+            histogram.retain(|of, _| is_there(&of.name));
+        }
+        for gauge in [&self.unfinished, &self.longest] {
+            gauge.retain(|of, _| is_there(&of.name));
+        }
+        self.decision_seconds.retain(|of, _| is_there(&of.plugin));
+        self.writes.retain(|of, _| is_there(&of.plugin) || of.plugin == OURS);
+        self.write_seconds.retain(|of, _| is_there(&of.plugin) || of.plugin == OURS);
     }
 
     /// Forgets which kinds were watched; [`set_watch`](Self::set_watch) says which are.
@@ -298,6 +324,11 @@ impl Metrics {
 
     /// Everything in the text format that Prometheus reads.
     pub fn text(&self) -> String {
+        self.text_at(Instant::now())
+    }
+
+    fn text_at(&self, now: Instant) -> String {
+        self.plugins.settle(now);
         let mut text = String::new();
         // Writing to a String fails only if a metric's own encoding does.
         match encode(&mut text, &self.registry) {
@@ -332,29 +363,41 @@ fn one<M: Clone + prometheus_client::registry::Metric + Default>(
     metric
 }
 
-fn counter<L>(r: &mut Registry, name: &str, help: &str) -> Family<L, Counter>
+fn counter<L>(r: &mut Registry, name: &str, help: &str) -> Series<L, Counter>
 where
-    Family<L, Counter>: prometheus_client::registry::Metric + Default + Clone,
+    L: Labels,
 {
     one(r, name, help)
 }
 
-fn gauge<L, G>(r: &mut Registry, name: &str, help: &str) -> Family<L, G>
+fn gauge<L, G>(r: &mut Registry, name: &str, help: &str) -> Series<L, G>
 where
-    Family<L, G>: prometheus_client::registry::Metric + Default + Clone,
+    L: Labels,
+    G: Clone + Default,
+    Series<L, G>: prometheus_client::registry::Metric,
 {
     one(r, name, help)
 }
 
-fn durations<L>(r: &mut Registry, name: &str, help: &str) -> Durations<L>
-where
-    L: Clone + std::hash::Hash + Eq,
-    Durations<L>: prometheus_client::registry::Metric,
-{
-    let family: Durations<L> = Family::new_with_constructor(buckets);
-    r.register(name, help, family.clone());
-    family
+fn durations<L: Labels>(r: &mut Registry, name: &str, help: &str) -> Durations<L> {
+    durations_in(r, name, help, buckets)
 }
+
+fn durations_in<L: Labels>(
+    r: &mut Registry,
+    name: &str,
+    help: &str,
+    buckets: fn() -> Histogram,
+) -> Durations<L> {
+    let series = Series::new(buckets);
+    r.register(name, help, series.clone());
+    series
+}
+
+/// A set of labels.
+trait Labels: Clone + Eq + Hash + std::fmt::Debug + EncodeLabelSet + Send + Sync + 'static {}
+
+impl<L: Clone + Eq + Hash + std::fmt::Debug + EncodeLabelSet + Send + Sync + 'static> Labels for L {}
 
 /// From 50 us, a decision, to 26 s, a pass that waits for a slow API server.
 fn buckets() -> Histogram {

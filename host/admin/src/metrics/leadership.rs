@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::{Durations, FloatGauge, OfName, counter, gauge, one, reach, whole};
+use super::series::Series;
+use super::{Durations, FloatGauge, OfName, counter, durations_in, gauge, one, reach, whole};
 
 /// `reason`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -43,14 +43,14 @@ pub struct LeadershipNow {
 /// Who leads, how it came to that, and what the API server's fence says to it.
 #[derive(Debug)]
 pub struct Leadership {
-    leading: Family<OfName, Gauge>,
+    leading: Series<OfName, Gauge>,
     term: Gauge,
     renew_age: FloatGauge,
     renew_seconds: Histogram,
-    step_downs: Family<OfReason, Counter>,
+    step_downs: Series<OfReason, Counter>,
     takeover_seconds: Durations<OfCause>,
     first_write_seconds: Histogram,
-    fence: Family<OfState, Gauge>,
+    fence: Series<OfState, Gauge>,
     fence_refusals: Counter,
     fence_unseen: Counter,
     fence_refused_at: FloatGauge,
@@ -68,12 +68,12 @@ impl Leadership {
             ),
             renew_seconds: histogram(r, "windlass_renew_seconds", "Time of a renewal that succeeded"),
             step_downs: counter(r, "windlass_step_downs", "Ends of this replica's leadership"),
-            takeover_seconds: {
-                let family: Durations<OfCause> = Family::new_with_constructor(buckets);
-                let help = "Time from knowing that the Lease is free to being allowed to write";
-                r.register("windlass_takeover_seconds", help, family.clone());
-                family
-            },
+            takeover_seconds: durations_in(
+                r,
+                "windlass_takeover_seconds",
+                "Time from knowing that the Lease is free to being allowed to write",
+                buckets,
+            ),
             first_write_seconds: histogram(
                 r,
                 "windlass_takeover_first_write_seconds",
