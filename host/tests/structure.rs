@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use windlass_core::code::Code;
+
 const STAGES: [&str; 8] = [
     "windlass-watch",
     "windlass-queue",
@@ -43,11 +45,22 @@ fn stages_know_core_and_never_each_other() {
 }
 
 #[test]
-fn every_code_is_documented_with_its_cure() {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/plugins.md"))
-        .expect("it is there");
-    for code in windlass_core::code::Code::ALL {
-        assert!(page.contains(&code.to_string()), "docs/plugins.md does not explain {code}");
+fn every_code_is_documented_with_its_cause_and_cure_and_no_other_is() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/plugin-errors.md");
+    let page = std::fs::read_to_string(page).expect("it is there");
+    let entries: Vec<(&str, &str)> =
+        page.split("\n### ").skip(1).map(|entry| entry.split_once('\n').unwrap_or((entry, ""))).collect();
+    let documented: Vec<&str> = entries.iter().map(|(code, _)| *code).collect();
+    let mut codes: Vec<String> = Code::ALL.iter().map(Code::to_string).collect();
+    codes.sort();
+    assert_eq!(documented, codes, "one entry a code, in the order of their numbers");
+    for (code, text) in entries {
+        let parts = ["- **Found:** ", "- **Why:** ", "- **Cure:** "];
+        let lines: Vec<_> = text.lines().filter(|line| line.starts_with("- **")).collect();
+        assert_eq!(lines.len(), parts.len(), "{code}");
+        for (line, part) in lines.iter().zip(parts) {
+            assert!(line.len() > part.len() + 10 && line.starts_with(part), "{code}: expected {part}, found {line}");
+        }
     }
 }
 
