@@ -25,6 +25,8 @@ pub struct Limits {
     pub decision_bytes: usize,
     /// Log output of one call, in bytes. Default 16 KiB.
     pub log_bytes: usize,
+    /// Children in one decision. Default [`CHILDREN_MAX`].
+    pub children: usize,
 }
 
 impl Default for Limits {
@@ -39,11 +41,12 @@ impl Default for Limits {
             snapshot_bytes: 8 << 20,
             decision_bytes: 4 << 20,
             log_bytes: 16 << 10,
+            children: CHILDREN_MAX,
         }
     }
 }
 
-/// Children in one decision, at most.
+/// Children in one decision, unless a plugin's limits say otherwise.
 pub const CHILDREN_MAX: usize = 100;
 /// Notices in one decision, at most; more are dropped.
 pub const NOTICES_MAX: usize = 16;

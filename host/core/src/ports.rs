@@ -104,6 +104,9 @@ pub enum CallError {
     /// The plugin is no longer serving; its keys are gone with it.
     #[error("plugin {0} is not serving")]
     NotServing(PluginName),
+    /// The plugin is quarantined: ask again after this long.
+    #[error("the plugin is left alone for another {} s", .0.as_secs_f64().ceil())]
+    Resting(Duration),
 }
 
 /// Plugins, as the loop asks them.

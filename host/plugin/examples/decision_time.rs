@@ -12,7 +12,7 @@ use windlass_core::code::Refusal;
 use windlass_core::key::{Key, ObjectRef};
 use windlass_core::kind::Gvk;
 use windlass_core::limits::Limits;
-use windlass_core::name::{Digest, PluginName};
+use windlass_core::name::PluginName;
 use windlass_core::object::Object;
 use windlass_core::ports::{Pass, Reader};
 use windlass_core::reads::Query;
@@ -38,17 +38,11 @@ impl Reader for Empty {
 fn main() -> Result<(), Box<dyn Error>> {
     let component = std::fs::read(windlass_testbed::components::component("webapp", None)?)?;
     let name = PluginName::try_new("webapp")?;
-    let source = Source {
-        config_map: "ns/webapp".to_owned(),
-        plugin: name.clone(),
-        digest: Digest::of(&component),
-        component: component.into(),
-        settings: None,
-    };
+    let source = Source::local(name.clone(), component.into(), None);
     println!("component      {:>9} bytes", source.component.len());
     println!("resident       {:>9} KiB at start", resident_kib()?);
     let begun = Instant::now();
-    let loader = Loader::new(Limits::default())?;
+    let loader = Loader::in_process(Limits::default())?;
     println!("engine         {:>9.1} ms", begun.elapsed().as_secs_f64() * 1e3);
     let begun = Instant::now();
     let plugin = loader.load(&source, &name)?;
@@ -81,13 +75,7 @@ fn floor(loader: &Loader, key: &PluginName) -> Result<(), Box<dyn Error>> {
     let component =
         std::fs::read(windlass_testbed::components::component("windlass-fixtures", Some("fails"))?)?;
     let name = PluginName::try_new("fails")?;
-    let source = Source {
-        config_map: "ns/fails".to_owned(),
-        plugin: name.clone(),
-        digest: Digest::of(&component),
-        component: component.into(),
-        settings: None,
-    };
+    let source = Source::local(name.clone(), component.into(), None);
     let plugin = loader.load(&source, &name)?;
     let json =
         json!({"metadata": {"name": "x", "namespace": "ns", "uid": "u-1"}, "spec": {"mode": "transient"}});

@@ -23,5 +23,7 @@ pub(crate) mod floor {
         path: "wit/floor.wit",
         world: "windlass:sandbox/floor",
         imports: { default: trappable },
+        include_component_type: true,
+        include_component_type: true,
     });
 }

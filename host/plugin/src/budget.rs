@@ -4,7 +4,7 @@
 //! good plugins look bad; wall time is bounded too. Both are only looked at when
 //! the epoch moves.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use wasmtime::{Error, Result};
@@ -29,12 +29,17 @@ impl Budget {
         Self { cpu, cpu_start: thread_cpu(), wall_start: Instant::now() }
     }
 
+    /// CPU time used so far.
+    pub(crate) fn used(&self) -> Duration {
+        thread_cpu().saturating_sub(self.cpu_start)
+    }
+
     /// Ticks after which it is worth looking again.
     ///
     /// # Errors
     /// E202 when the time is used up.
     pub(crate) fn ticks_left(&self) -> Result<u64> {
-        let used = thread_cpu().saturating_sub(self.cpu_start);
+        let used = self.used();
         let wall = self.wall_start.elapsed();
         let wall_limit = self.cpu * WALL_PER_CPU;
         if used < self.cpu && wall < wall_limit {
@@ -70,13 +75,9 @@ pub(crate) struct StandingClock {
 }
 
 impl StandingClock {
-    /// Stands at this instant.
-    pub(crate) fn now() -> Self {
-        Self {
-            // Before 1970 only on a machine without a clock: 0 is as good as any.
-            wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
-            read: false,
-        }
+    /// Stands at `wall` since 1970.
+    pub(crate) fn at(wall: Duration) -> Self {
+        Self { wall, read: false }
     }
 
     /// Time since 1970, remembered as asked for.

@@ -3,11 +3,12 @@
 //! that an earlier one left cannot be seen, and a trap poisons nobody.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use wasmtime::{Error, Store, UpdateDeadline};
 use windlass_core::code::Refusal;
+use windlass_core::guests::{Line, Texts, Used};
 use windlass_core::limits::Limits;
-use windlass_core::ports::Reader;
 
 use crate::bindings::contract::{Reconciler, ReconcilerPre};
 use crate::budget::{Budget, StandingClock};
@@ -15,7 +16,7 @@ use crate::engine::Sandbox;
 use crate::entropy::Entropy;
 use crate::failure::classify;
 use crate::limiter::Limiter;
-use crate::output::{Output, Speaker};
+use crate::output::Output;
 
 /// Handles (streams, pollables) that a guest may hold at once.
 const HANDLES_MAX: usize = 1_000;
@@ -31,26 +32,30 @@ pub(crate) struct Inside {
     pub(crate) clock: StandingClock,
     pub(crate) entropy: Entropy,
     pub(crate) output: Output,
-    pub(crate) reader: Arc<dyn Reader>,
-    /// Questions asked of the reader so far.
+    pub(crate) texts: Arc<dyn Texts>,
+    /// Questions asked of the cache so far.
     pub(crate) questions: usize,
-    /// Largest answer of the reader in bytes.
+    /// Largest answer of the cache in bytes.
     pub(crate) answer_bytes: usize,
 }
 
-/// Who calls, on whose behalf.
-pub(crate) struct Caller<'a> {
-    pub(crate) speaker: Speaker,
+/// What a call is given beside its arguments.
+pub(crate) struct Given<'a> {
     /// Seeds randomness: the primary's uid.
     pub(crate) seed: &'a str,
-    pub(crate) reader: Arc<dyn Reader>,
+    /// What time it is, since 1970.
+    pub(crate) now: Duration,
+    pub(crate) texts: Arc<dyn Texts>,
 }
 
-/// What came of a call.
-pub(crate) struct Called<R> {
+/// What came of a call, whatever was asked.
+pub(crate) struct Ended<R> {
     pub(crate) result: Result<R, Refusal>,
-    /// Whether the guest asked what time it is.
     pub(crate) read_clock: bool,
+    pub(crate) lines: Vec<Line>,
+    pub(crate) dropped_bytes: u64,
+    /// All but the size of the decision, which only whoever reads it knows.
+    pub(crate) used: Used,
 }
 
 /// Instantiates the component, asks it, and drops it. Blocks this thread for at
@@ -59,33 +64,44 @@ pub(crate) fn call<R>(
     sandbox: &Sandbox,
     limits: &Limits,
     component: &ReconcilerPre<Inside>,
-    caller: Caller<'_>,
+    given: Given<'_>,
     ask: impl FnOnce(&Reconciler, &mut Store<Inside>) -> wasmtime::Result<R>,
-) -> Called<R> {
+) -> Ended<R> {
     // Held to the end: without ticks there is no deadline.
     let _ticking = sandbox.running();
-    let mut store = store(sandbox, limits, caller);
+    let mut store = store(sandbox, limits, given);
     let result = component.instantiate(&mut store).and_then(|guest| ask(&guest, &mut store));
     let mut inside = store.into_data();
     inside.output.finish();
-    Called { result: result.map_err(|e| refusal(&e, &inside, limits)), read_clock: inside.clock.was_read() }
+    Ended {
+        result: result.map_err(|e| refusal(&e, &inside, limits)),
+        read_clock: inside.clock.was_read(),
+        lines: inside.output.take_lines(),
+        dropped_bytes: inside.output.dropped() as u64,
+        used: Used {
+            cpu: inside.budget.used(),
+            memory_bytes: inside.limiter.memory_used() as u64,
+            decision_bytes: 0,
+            log_bytes: inside.output.written() as u64,
+        },
+    }
 }
 
 fn refusal(error: &Error, inside: &Inside, limits: &Limits) -> Refusal {
     classify(error, &inside.output.last_words(LAST_WORDS_BYTES), limits)
 }
 
-fn store(sandbox: &Sandbox, limits: &Limits, caller: Caller<'_>) -> Store<Inside> {
+fn store(sandbox: &Sandbox, limits: &Limits, given: Given<'_>) -> Store<Inside> {
     let budget = Budget::start(limits.cpu);
     // Even without any time there is a first tick, at which the call ends.
     let ticks = budget.ticks_left().unwrap_or(1);
     let inside = Inside {
         limiter: Limiter::new(limits),
         budget,
-        clock: StandingClock::now(),
-        entropy: Entropy::from_uid(caller.seed),
-        output: Output::new(caller.speaker, limits.log_bytes),
-        reader: caller.reader,
+        clock: StandingClock::at(given.now),
+        entropy: Entropy::from_uid(given.seed),
+        output: Output::new(limits.log_bytes),
+        texts: given.texts,
         questions: 0,
         answer_bytes: limits.snapshot_bytes,
     };

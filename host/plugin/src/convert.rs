@@ -59,20 +59,26 @@ fn kind(path: &str, from: &types::Kind) -> Result<Gvk, Refusal> {
 /// # Errors
 /// E210 when the decision is larger than `limit` bytes.
 pub(crate) fn decision(from: types::Decision, limit: usize) -> Result<Decision, Refusal> {
-    let bytes = from.children.iter().chain(&from.status).map(String::len).sum::<usize>()
-        + from.notices.iter().map(|n| n.reason.len() + n.message.len()).sum::<usize>();
+    let decision = Decision {
+        children: from.children,
+        status: from.status,
+        notices: from.notices.into_iter().map(notice).collect(),
+        requeue_after: from.requeue_after_ms.map(|ms| Duration::from_millis(ms.into())),
+    };
+    let bytes = bytes_of(&decision);
     if bytes > limit {
         return Err(Refusal::new(
             Code::OutputTooLarge,
             format!("a decision of {} KiB, at most {} KiB", bytes / 1024, limit / 1024),
         ));
     }
-    Ok(Decision {
-        children: from.children,
-        status: from.status,
-        notices: from.notices.into_iter().map(notice).collect(),
-        requeue_after: from.requeue_after_ms.map(|ms| Duration::from_millis(ms.into())),
-    })
+    Ok(decision)
+}
+
+/// Bytes of text in a decision.
+pub(crate) fn bytes_of(decision: &Decision) -> usize {
+    decision.children.iter().chain(&decision.status).map(String::len).sum::<usize>()
+        + decision.notices.iter().map(|n| n.reason.len() + n.message.len()).sum::<usize>()
 }
 
 fn notice(from: types::Notice) -> Notice {

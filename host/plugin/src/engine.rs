@@ -1,18 +1,21 @@
 //! The engine: how guests are compiled and what they can never do.
 //!
 //! One a process. It carries the linker's work and the ticker, so that nothing
-//! can run a guest without deadlines. Compiled code never comes from outside and
-//! the engine's own file cache is not used.
+//! can run a guest without deadlines. The engine's own file cache is not used.
+
+use std::hash::{Hash as _, Hasher as _};
 
 use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::wasmparser::WasmFeatures;
-use wasmtime::{Config, Engine, OptLevel, WasmBacktraceDetails};
+use wasmtime::{Config, Engine, WasmBacktraceDetails};
+use windlass_core::guests::Tier;
 use windlass_core::limits::Limits;
 
 use crate::bindings::contract::{Reconciler, ReconcilerPre};
 use crate::bindings::floor::Floor;
 use crate::call::Inside;
 use crate::ticker::{Running, Ticker};
+use crate::tiers;
 
 /// Frames of a guest's stack that are remembered when it traps.
 pub(crate) const FRAMES_MAX: usize = 20;
@@ -33,9 +36,12 @@ pub enum EngineError {
     /// Without ticks there are no deadlines.
     #[error("start the epoch ticker")]
     Ticker(#[source] std::io::Error),
+    /// There is no directory for artefacts.
+    #[error("make a directory for compiled components")]
+    Scratch(#[source] std::io::Error),
 }
 
-/// Compiles components and lends ticks.
+/// Runs compiled components and lends ticks.
 pub(crate) struct Sandbox {
     engine: Engine,
     linker: Linker<Inside>,
@@ -45,8 +51,7 @@ pub(crate) struct Sandbox {
 impl Sandbox {
     /// An engine for guests within `limits`.
     pub(crate) fn new(limits: &Limits) -> Result<Self, EngineError> {
-        let config = config(limits);
-        let engine = Engine::new(&config).map_err(EngineError::Configure)?;
+        let engine = compiler(limits, Tier::Optimised)?;
         let mut linker = Linker::new(&engine);
         Reconciler::add_to_linker::<_, HasSelf<_>>(&mut linker, |inside| inside)
             .map_err(EngineError::Link)?;
@@ -57,17 +62,6 @@ impl Sandbox {
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
-    }
-
-    /// What guests may be made of; the check and the compiler use the same.
-    pub(crate) fn features(&self) -> WasmFeatures {
-        self.engine.get_wasm_features()
-    }
-
-    /// Compiles; takes up to seconds for a large component. The bytes are a
-    /// component's, never native code: that is what `from_binary` means.
-    pub(crate) fn compile(&self, bytes: &[u8]) -> wasmtime::Result<Component> {
-        Component::from_binary(&self.engine, bytes)
     }
 
     /// Finds what the component imports and exports, once for all calls.
@@ -81,7 +75,27 @@ impl Sandbox {
     }
 }
 
-fn config(limits: &Limits) -> Config {
+/// What compiles guests within `limits` at `tier`, and says what they may be made of.
+///
+/// # Errors
+/// [`EngineError::Configure`].
+pub(crate) fn compiler(limits: &Limits, tier: Tier) -> Result<Engine, EngineError> {
+    Engine::new(&config(limits, tier)).map_err(EngineError::Configure)
+}
+
+/// A number that is equal for engines that can use each other's artefacts: version, processor
+/// and every setting count.
+///
+/// # Errors
+/// [`EngineError::Configure`].
+pub fn compatibility(limits: &Limits) -> Result<u64, EngineError> {
+    let engine = compiler(limits, Tier::Optimised)?;
+    let mut hasher = std::hash::DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    Ok(hasher.finish())
+}
+
+fn config(limits: &Limits, tier: Tier) -> Config {
     let mut config = Config::new();
     // No host function waits, so no guest is ever suspended: no fibers, no tasks.
     config.concurrency_support(false);
@@ -98,7 +112,7 @@ fn config(limits: &Limits) -> Config {
     config.wasm_features(off, false);
     // The same bits on every processor: a decision can be replayed elsewhere.
     config.cranelift_nan_canonicalization(true);
-    config.cranelift_opt_level(OptLevel::Speed);
+    tiers::apply(&mut config, tier);
     config.epoch_interruption(true);
     config.max_wasm_stack(limits.stack_bytes);
     // A memory never needs more than its limit: reserving that, and not the usual

@@ -10,16 +10,20 @@
 //! between calls; what it may use of CPU, memory, stack and output is bounded
 //! before its first instruction. Native code is never taken from a ConfigMap.
 //!
-//! # Caveats
-//! Guests and the compiler run in this process: a fault of the engine itself is a
-//! fault of the host.
+//! # Two sides
+//! [`Engine`] and [`compile_to`] parse, compile and run what strangers wrote: they belong into
+//! processes without powers. Everything else is the host's side and reads only plain values.
 //!
-//! What is absent: tokio, kube, files and sockets.
+//! What is absent: tokio, kube and sockets; files only for artefacts.
 
+mod artefact;
+mod artefacts;
 mod bindings;
 mod budget;
+mod cache;
 mod call;
 mod check;
+mod compile;
 mod config_map;
 mod convert;
 mod counts;
@@ -27,28 +31,38 @@ mod decompress;
 mod engine;
 mod entropy;
 mod failure;
+mod guests;
 mod imports;
+mod lifecycle;
 mod limiter;
+mod limits;
 mod loader;
 mod lookups;
+mod measure;
 mod output;
+mod parts;
 mod plugin;
-mod registry;
 mod signature;
 mod source;
-mod status;
 mod ticker;
+mod tiers;
 pub mod verify;
 mod wasi;
 
-pub use config_map::Offer;
+pub use artefacts::{Artefacts, CompileInto, Kept, Scratch};
+pub use cache::{Cache, CacheError, CacheStats, Fingerprint};
+pub use compile::{CompileHere, compile_to};
+pub use config_map::{ANNOTATION_PART, ANNOTATION_WHOLE, Offer};
 pub use counts::{Counts, CountsNow};
-pub use engine::EngineError;
-pub use loader::Loader;
-pub use plugin::{Answer, Plugin};
-pub use registry::{Begun, Change, Registry, Ticket};
-pub use source::Source;
-pub use status::{
-    ANNOTATION_DIGEST, ANNOTATION_MESSAGE, ANNOTATION_SINCE, ANNOTATION_STATE, PluginView, Refused,
-    ServingView, State, Status,
+pub use engine::{EngineError, compatibility};
+pub use guests::Engine;
+pub use lifecycle::{
+    ANNOTATION_DIGEST, ANNOTATION_MESSAGE, ANNOTATION_SINCE, ANNOTATION_STATE, Agenda, Begun, Change, Item,
+    LATEST, PluginView, QUIET, Quarantined, Refused, Registry, ServingView, Share, State, Status, Step, Ticket,
+    Version,
 };
+pub use limits::{ANNOTATION_LIMIT, LimitMaxima, limits_of};
+pub use loader::{Loader, Setup};
+pub use parts::{Offered, PART_BYTES, PARTS_MAX, Parts, PartsNow, Slice, cut};
+pub use plugin::{Answer, Asked, Plugin, publish};
+pub use source::{Origin, Packed, Source, Whole};

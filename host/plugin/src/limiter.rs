@@ -30,8 +30,7 @@ impl Limiter {
     }
 
     /// Bytes of linear memory that the call holds.
-    #[cfg(test)]
-    fn memory_used(&self) -> usize {
+    pub(crate) fn memory_used(&self) -> usize {
         self.memory_bytes - self.memory_left
     }
 

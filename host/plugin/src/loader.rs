@@ -1,145 +1,175 @@
-//! The loader: source -> checked -> compiled -> linked -> asked what it is.
+//! The loader: source -> compiled artefact -> loaded -> asked what it is.
+//!
+//! It parses nothing of a component and runs nothing of it: compiling and running are the
+//! business of whoever is behind the two seams of [`windlass_core::guests`].
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use windlass_core::code::{Code, Refusal};
+use windlass_core::guests::{Compile, Guests, Load, LoadId};
 use windlass_core::limits::Limits;
 use windlass_core::manifest::Manifest;
 use windlass_core::name::{Digest, PluginName};
 
-use crate::bindings::contract::ReconcilerPre;
-use crate::call::{Caller, Inside, call};
-use crate::check;
-use crate::convert;
-use crate::engine::{EngineError, Sandbox};
-use crate::lookups::NothingToRead;
-use crate::output::Speaker;
-use crate::plugin::{Compiled, Plugin};
+use crate::artefacts::{Artefacts, Kept, Scratch};
+use crate::compile::CompileHere;
+use crate::engine::EngineError;
+use crate::guests::Engine;
+use crate::limits::LimitMaxima;
+use crate::plugin::{Loaded, Plugin};
 use crate::source::Source;
 
-/// Makes plugins. One a process: it holds the engine and its ticker, which live
-/// on in every plugin it has made.
+/// Who does what a loader does not do itself.
+pub struct Setup {
+    /// Runs guests.
+    pub guests: Arc<dyn Guests>,
+    /// Compiles components.
+    pub compile: Arc<dyn Compile>,
+    /// Keeps what was compiled.
+    pub artefacts: Arc<dyn Artefacts>,
+    /// What a plugin may use that asks for nothing else.
+    pub defaults: Limits,
+    /// What a plugin may ask for.
+    pub maxima: LimitMaxima,
+}
+
+/// Makes plugins.
 pub struct Loader {
-    sandbox: Arc<Sandbox>,
-    limits: Arc<Limits>,
-    /// What is compiled now and in use somewhere.
-    compiled: Mutex<HashMap<Digest, Weak<Compiled>>>,
+    setup: Setup,
+    /// The limits of a plugin that asks for the most: they shape the compiled code.
+    largest: Limits,
+    loads: AtomicU64,
+    /// What is loaded now and in use somewhere.
+    loaded: Mutex<HashMap<(Digest, Limits), Weak<Loaded>>>,
 }
 
 impl Loader {
-    /// An engine for plugins within `limits`, and its ticker thread.
+    /// A loader that works through `setup`.
+    pub fn new(setup: Setup) -> Self {
+        let largest = setup.maxima.largest(&setup.defaults);
+        Self { setup, largest, loads: AtomicU64::new(0), loaded: Mutex::default() }
+    }
+
+    /// A loader that compiles and runs guests in this process: for tests and tools. A host that
+    /// cares about itself does neither.
     ///
     /// # Errors
     /// [`EngineError`]: this machine or these limits cannot run plugins at all.
-    pub fn new(limits: Limits) -> Result<Self, EngineError> {
-        Ok(Self {
-            sandbox: Arc::new(Sandbox::new(&limits)?),
-            limits: Arc::new(limits),
-            compiled: Mutex::default(),
-        })
+    pub fn in_process(limits: Limits) -> Result<Self, EngineError> {
+        let maxima = LimitMaxima::default();
+        Ok(Self::new(Setup {
+            guests: Arc::new(Engine::new(&maxima.largest(&limits))?),
+            compile: Arc::new(CompileHere),
+            artefacts: Arc::new(Scratch::new().map_err(EngineError::Scratch)?),
+            defaults: limits,
+            maxima,
+        }))
     }
 
-    /// The limits that every call of every plugin runs in.
+    /// The limits of a plugin that asks for none of its own.
     pub fn limits(&self) -> &Limits {
-        &self.limits
+        &self.setup.defaults
     }
 
-    /// Checks, compiles, links and asks for the manifest. Blocks for up to seconds.
-    /// A component that is in use already is not compiled again: a change of
-    /// settings alone costs nothing.
+    /// What a plugin may ask for.
+    pub fn maxima(&self) -> &LimitMaxima {
+        &self.setup.maxima
+    }
+
+    /// Compiles unless that was done before, loads, and asks for the manifest. Blocks for up to
+    /// minutes. A component that is in use already is not loaded again: a change of settings
+    /// alone costs nothing.
     ///
     /// # Errors
-    /// E110 to E122 from the check, E113, E115 and E152 from the compiler, E160 and
-    /// E161 when the plugin fails to say what it is, E170 and E238 for what it says,
-    /// E172 when its name is not `name`. None passes by itself.
+    /// E110 to E123 from the check, E150 to E152 from the compiler, E160 and E161 when the
+    /// plugin fails to say what it is, E170 and E238 for what it says, E172 when its name is not
+    /// `name`, E203 and E205 when the process that runs it fails.
     pub fn load(&self, source: &Source, name: &PluginName) -> Result<Plugin, Refusal> {
-        let compiled = match self.in_use(&source.digest) {
-            Some(compiled) => compiled,
-            None => self.keep(self.compile(source)?),
+        let loaded = match self.in_use(&source.digest, &source.limits) {
+            Some(loaded) => loaded,
+            None => self.share(self.make(source)?),
         };
-        if compiled.manifest.name != *name {
+        if loaded.manifest.name != *name {
             return Err(Refusal::new(
                 Code::NameMismatch,
                 format!(
                     "the manifest's name is {}, the ConfigMap's label windlass.dev/plugin says {name}",
-                    compiled.manifest.name
+                    loaded.manifest.name
                 ),
             ));
         }
-        Ok(Plugin::new(compiled, source.settings.clone()))
+        Ok(Plugin::new(loaded, source.settings.clone()))
     }
 
-    /// Checks and compiles, and gives back what the component says of itself, under
-    /// whatever name: for tools that package it. Blocks for up to seconds.
+    /// Compiles and loads, and gives back what the component says of itself, under whatever
+    /// name: for tools that package it. Blocks for up to minutes.
     ///
     /// # Errors
     /// As [`load`](Self::load), without E172.
     pub fn inspect(&self, source: &Source) -> Result<Arc<Manifest>, Refusal> {
-        Ok(Arc::clone(&self.compile(source)?.manifest))
+        Ok(Arc::clone(&self.make(source)?.manifest))
     }
 
-    fn in_use(&self, digest: &Digest) -> Option<Arc<Compiled>> {
-        let compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        compiled.get(digest).and_then(Weak::upgrade)
+    fn in_use(&self, digest: &Digest, limits: &Limits) -> Option<Arc<Loaded>> {
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.get(&(digest.clone(), limits.clone())).and_then(Weak::upgrade)
     }
 
     /// Remembers it for as long as somebody uses it.
-    fn keep(&self, new: Compiled) -> Arc<Compiled> {
+    fn share(&self, new: Loaded) -> Arc<Loaded> {
         let new = Arc::new(new);
-        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        compiled.retain(|_, known| known.strong_count() > 0);
-        compiled.insert(new.digest.clone(), Arc::downgrade(&new));
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.retain(|_, known| known.strong_count() > 0);
+        loaded.insert((new.digest.clone(), new.limits.clone()), Arc::downgrade(&new));
         new
     }
 
-    fn compile(&self, source: &Source) -> Result<Compiled, Refusal> {
-        let features = self.sandbox.features();
-        check::check(&source.component, features)?;
-        let component = self
-            .sandbox
-            .compile(&source.component)
-            .map_err(|e| check::compile_failure(&source.component, features, &e))?;
-        let linked = self.sandbox.link(&component).map_err(|e| not_linked(&e))?;
-        Ok(Compiled {
-            manifest: Arc::new(self.ask(&linked, &source.plugin)?),
-            sandbox: Arc::clone(&self.sandbox),
-            limits: Arc::clone(&self.limits),
-            digest: source.digest.clone(),
-            linked,
-        })
+    fn make(&self, source: &Source) -> Result<Loaded, Refusal> {
+        if let Some(kept) = self.setup.artefacts.find(&source.digest) {
+            match self.open(source, &kept) {
+                // Another version of this host made it, or another processor.
+                Err(refusal) if refusal.code == Code::CompileFailed => {
+                    self.setup.artefacts.discard(&source.digest);
+                }
+                other => return other,
+            }
+        }
+        let Setup { compile, artefacts, .. } = &self.setup;
+        let kept = artefacts
+            .keep(&source.digest, &mut |into| compile.compile(&source.component, &self.largest, into))?;
+        self.open(source, &kept)
     }
 
-    fn ask(&self, linked: &ReconcilerPre<Inside>, plugin: &PluginName) -> Result<Manifest, Refusal> {
-        let caller = Caller {
-            speaker: Speaker { plugin: plugin.clone(), key: String::new(), pass: 0 },
-            seed: plugin.as_str(),
-            reader: Arc::new(NothingToRead),
+    fn open(&self, source: &Source, kept: &Kept) -> Result<Loaded, Refusal> {
+        let load = Load {
+            id: LoadId(self.loads.fetch_add(1, Ordering::Relaxed)),
+            plugin: source.plugin.clone(),
+            digest: source.digest.clone(),
+            artefact: kept.path.clone(),
+            limits: source.limits.clone(),
         };
-        let called =
-            call(&self.sandbox, &self.limits, linked, caller, |guest, store| guest.call_manifest(store));
-        convert::manifest(called.result.map_err(at_start)?)
+        // Judged again: whoever asked the guest ran a stranger's code.
+        let manifest = self.setup.guests.load(&load).and_then(Manifest::check);
+        let manifest = manifest.inspect_err(|_| self.setup.guests.unload(load.id))?;
+        Ok(self.loaded(load, kept, manifest))
+    }
+
+    fn loaded(&self, load: Load, kept: &Kept, manifest: Manifest) -> Loaded {
+        Loaded {
+            id: load.id,
+            guests: Arc::clone(&self.setup.guests),
+            limits: load.limits,
+            digest: load.digest,
+            kept: kept.clone(),
+            manifest: Arc::new(manifest),
+        }
     }
 }
 
 impl std::fmt::Debug for Loader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Loader").field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("Loader").field("limits", &self.setup.defaults).finish_non_exhaustive()
     }
-}
-
-/// An interface that is on the list, used in a way that the host does not know.
-/// Exports have been checked before, so it is always an import.
-fn not_linked(error: &wasmtime::Error) -> Refusal {
-    Refusal::new(Code::ForbiddenImport, format!("{error:#}"))
-}
-
-/// The same failure has another code before a plugin serves: nothing ran for an object.
-fn at_start(refusal: Refusal) -> Refusal {
-    let code = match refusal.code {
-        Code::Trap => Code::InitTrap,
-        Code::Timeout => Code::InitTimeout,
-        other => other,
-    };
-    Refusal { code, ..refusal }
 }

@@ -3,20 +3,16 @@
 //! Kinds are checked before they reach the reader; an object that cannot exist by
 //! its name is not asked for, so that nothing nonsensical is remembered.
 
-use std::sync::Arc;
-
 use wasmtime::{Error, Result};
 use windlass_core::code::{Code, Refusal};
+use windlass_core::guests::{Level, Text, Texts};
 use windlass_core::key::ObjectRef;
 use windlass_core::kind::Gvk;
 use windlass_core::name::is_path_segment;
-use windlass_core::object::Object;
-use windlass_core::ports::Reader;
 use windlass_core::reads::Query;
 
 use crate::bindings::contract::windlass::operator::{cache, log, types};
 use crate::call::Inside;
-use crate::output::Level;
 
 /// Labels in one question.
 const LABELS_MAX: usize = 16;
@@ -47,8 +43,8 @@ impl cache::Host for Inside {
             return Ok(None);
         }
         let of = ObjectRef { gvk, namespace: key.namespace.into(), name: key.name.into() };
-        let found = self.reader.get(&of).map_err(Error::new)?;
-        Ok(found.map(|object| object.json().to_owned()))
+        let found = self.texts.get(&of).map_err(Error::new)?;
+        Ok(found.map(|text| text.to_string()))
     }
 
     fn list(&mut self, query: cache::Query) -> Result<Vec<String>> {
@@ -68,8 +64,8 @@ impl cache::Host for Inside {
             namespace: query.namespace.map(Into::into),
             labels: query.labels.into_iter().map(|l| (l.key, l.value)).collect(),
         };
-        let found = self.reader.list(&query).map_err(Error::new)?;
-        let bytes: usize = found.iter().map(|object| object.json().len()).sum();
+        let found = self.texts.list(&query).map_err(Error::new)?;
+        let bytes: usize = found.iter().map(|text| text.len()).sum();
         if bytes > self.answer_bytes {
             return Err(Error::new(Refusal::new(
                 Code::InputTooLarge,
@@ -82,7 +78,7 @@ impl cache::Host for Inside {
                 ),
             )));
         }
-        Ok(found.iter().map(|object| object.json().to_owned()).collect())
+        Ok(found.iter().map(|text| text.to_string()).collect())
     }
 }
 
@@ -120,12 +116,12 @@ impl NothingToRead {
     }
 }
 
-impl Reader for NothingToRead {
-    fn get(&self, _of: &ObjectRef) -> std::result::Result<Option<Arc<Object>>, Refusal> {
+impl Texts for NothingToRead {
+    fn get(&self, _of: &ObjectRef) -> std::result::Result<Option<Text>, Refusal> {
         Err(Self::refusal())
     }
 
-    fn list(&self, _query: &Query) -> std::result::Result<Vec<Arc<Object>>, Refusal> {
+    fn list(&self, _query: &Query) -> std::result::Result<Vec<Text>, Refusal> {
         Err(Self::refusal())
     }
 }

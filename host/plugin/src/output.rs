@@ -1,14 +1,13 @@
 //! What a guest says: log lines out of `log.write`, stdout and stderr.
 //!
-//! Bounded in bytes a call, cut into lines, escaped, and published as tracing
-//! events with plugin, key and pass. The end of stderr is kept aside even when
-//! the budget is used up: that is where a panic's message is.
+//! Bounded in bytes a call, cut into lines, escaped, and handed back with the answer:
+//! whoever asked publishes them. The end of stderr is kept aside even when the budget
+//! is used up: that is where a panic's message is.
 
 use std::collections::VecDeque;
 
-use tracing::{debug, error, info, warn};
 use windlass_core::code::printable;
-use windlass_core::name::PluginName;
+use windlass_core::guests::{Level, Line};
 
 /// Longest line in bytes; what is longer is cut.
 const LINE_BYTES: usize = 4096;
@@ -18,25 +17,6 @@ const TAIL_BYTES: usize = 1024;
 
 /// What Rust prints after a panic's message: advice that nobody can follow here.
 const ADVICE: &str = "note: run with `RUST_BACKTRACE=1`";
-
-/// Whose lines these are.
-#[derive(Clone, Debug)]
-pub(crate) struct Speaker {
-    pub(crate) plugin: PluginName,
-    /// `<namespace>/<name>` of the primary; empty while the manifest is asked for.
-    pub(crate) key: String,
-    /// Number of the pass; 0 while the manifest is asked for.
-    pub(crate) pass: u64,
-}
-
-/// How much a line matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Level {
-    Debug,
-    Info,
-    Warn,
-    Error,
-}
 
 /// Which stream bytes came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,30 +28,30 @@ pub(crate) enum Stream {
 /// The log of one call.
 #[derive(Debug)]
 pub(crate) struct Output {
-    speaker: Speaker,
     left: usize,
     limit: usize,
     dropped: usize,
+    lines: Vec<Line>,
     out: Vec<u8>,
     err: Vec<u8>,
     tail: VecDeque<u8>,
 }
 
 impl Output {
-    /// At most `limit` bytes are published.
-    pub(crate) fn new(speaker: Speaker, limit: usize) -> Self {
+    /// At most `limit` bytes are kept.
+    pub(crate) fn new(limit: usize) -> Self {
         Self {
-            speaker,
             left: limit,
             limit,
             dropped: 0,
+            lines: Vec::new(),
             out: Vec::new(),
             err: Vec::new(),
             tail: VecDeque::new(),
         }
     }
 
-    /// Takes bytes of a stream and publishes the lines that they complete.
+    /// Takes bytes of a stream and keeps the lines that they complete.
     pub(crate) fn write(&mut self, stream: Stream, mut bytes: &[u8]) {
         if stream == Stream::Err {
             self.remember(bytes);
@@ -89,7 +69,7 @@ impl Output {
         self.extend(stream, bytes);
     }
 
-    /// Publishes one line.
+    /// Keeps one line.
     pub(crate) fn line(&mut self, level: Level, text: &str) {
         let cost = text.len().max(1);
         if cost > self.left {
@@ -98,19 +78,28 @@ impl Output {
             return;
         }
         self.left -= cost;
-        self.publish(level, &printable(text, LINE_BYTES));
+        self.lines.push(Line { level, text: printable(text, LINE_BYTES) });
     }
 
-    /// Publishes lines that were never ended, and how much was dropped.
+    /// Ends lines that were never ended.
     pub(crate) fn finish(&mut self) {
         self.flush(Stream::Out);
         self.flush(Stream::Err);
-        if self.dropped > 0 {
-            let text =
-                format!("{} bytes of output dropped: more than {} in one call", self.dropped, self.limit);
-            self.dropped = 0;
-            self.publish(Level::Warn, &text);
-        }
+    }
+
+    /// Everything that was kept, in order.
+    pub(crate) fn take_lines(&mut self) -> Vec<Line> {
+        std::mem::take(&mut self.lines)
+    }
+
+    /// Bytes that were dropped.
+    pub(crate) fn dropped(&self) -> usize {
+        self.dropped
+    }
+
+    /// Bytes that the guest wrote, kept or not.
+    pub(crate) fn written(&self) -> usize {
+        self.limit - self.left + self.dropped
     }
 
     /// The last lines of stderr, printable, at most `max` bytes.
@@ -159,81 +148,42 @@ impl Output {
             self.line(level, String::from_utf8_lossy(&bytes).trim_end_matches('\r'));
         }
     }
-
-    fn publish(&self, level: Level, text: &str) {
-        let Speaker { plugin, key, pass } = &self.speaker;
-        match level {
-            Level::Debug => debug!(target: "windlass::guest", %plugin, key, pass, "{text}"),
-            Level::Info => info!(target: "windlass::guest", %plugin, key, pass, "{text}"),
-            Level::Warn => warn!(target: "windlass::guest", %plugin, key, pass, "{text}"),
-            Level::Error => error!(target: "windlass::guest", %plugin, key, pass, "{text}"),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
     use super::*;
 
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().expect("not poisoned").extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn logged(limit: usize, say: impl FnOnce(&mut Output)) -> Vec<String> {
-        let sink = Sink::default();
-        let to = sink.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(move || to.clone())
-            .with_ansi(false)
-            .without_time()
-            .with_max_level(tracing::Level::DEBUG)
-            .finish();
-        tracing::subscriber::with_default(subscriber, || {
-            let speaker =
-                Speaker { plugin: PluginName::try_new("p").expect("valid"), key: "ns/x".to_owned(), pass: 7 };
-            let mut output = Output::new(speaker, limit);
-            say(&mut output);
-            output.finish();
-        });
-        let bytes = sink.0.lock().expect("not poisoned").clone();
-        String::from_utf8(bytes).expect("text").lines().map(|line| line.trim().to_owned()).collect()
+    fn said(limit: usize, say: impl FnOnce(&mut Output)) -> (Vec<(Level, String)>, usize) {
+        let mut output = Output::new(limit);
+        say(&mut output);
+        output.finish();
+        let lines = output.take_lines().into_iter().map(|line| (line.level, line.text)).collect();
+        (lines, output.dropped())
     }
 
     #[test]
-    fn bytes_become_lines_with_plugin_key_and_pass() {
-        let lines = logged(1000, |output| {
+    fn bytes_become_lines_in_the_order_in_which_they_ended() {
+        let (lines, dropped) = said(1000, |output| {
             output.write(Stream::Out, b"one\ntw");
             output.write(Stream::Err, b"bad \x1b[31m\xff\r\n");
             output.write(Stream::Out, b"o");
             output.line(Level::Error, "three\nfour");
         });
-        assert_eq!(
-            lines,
-            [
-                r#"INFO windlass::guest: one plugin=p key="ns/x" pass=7"#,
-                r#"WARN windlass::guest: bad  [31m� plugin=p key="ns/x" pass=7"#,
-                r#"ERROR windlass::guest: three four plugin=p key="ns/x" pass=7"#,
-                r#"INFO windlass::guest: two plugin=p key="ns/x" pass=7"#,
-            ]
-        );
+        let expected = [
+            (Level::Info, "one"),
+            (Level::Warn, "bad  [31m\u{fffd}"),
+            (Level::Error, "three four"),
+            (Level::Info, "two"),
+        ];
+        assert_eq!(lines, expected.map(|(level, text)| (level, text.to_owned())));
+        assert_eq!(dropped, 0);
     }
 
     #[test]
-    fn a_flood_is_cut_once_and_a_panic_is_still_heard() {
+    fn a_flood_is_cut_and_counted_and_a_panic_is_still_heard() {
         let mut words = String::new();
-        let lines = logged(50, |output| {
+        let (lines, dropped) = said(50, |output| {
             for _ in 0..1000 {
                 output.write(Stream::Out, b"0123456789\n");
             }
@@ -243,9 +193,10 @@ mod tests {
                 b"\npanicked at src/lib.rs:1:\nboom\nnote: run with `RUST_BACKTRACE=1` etc\n",
             );
             words = output.last_words(1024);
+            assert!(output.written() > 10_000);
         });
-        assert_eq!(lines.len(), 6, "{lines:?}");
-        assert!(lines[5].contains("dropped: more than 50 in one call"), "{}", lines[5]);
+        assert_eq!(lines.len(), 5, "{lines:?}");
+        assert!(dropped > 14_000, "{dropped}");
         assert!(words.ends_with("x | panicked at src/lib.rs:1: | boom"), "{words}");
     }
 }

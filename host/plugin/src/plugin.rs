@@ -1,39 +1,46 @@
-//! Plugins: loaded, linked and ready to decide.
+//! Plugins: loaded and ready to decide, wherever their code runs.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tracing::{debug, error, info, warn};
 use windlass_core::code::{Code, Refusal};
 use windlass_core::decision::Verdict;
+use windlass_core::guests::{Call, Called, Guests, Level, LoadId, Reading, Tier};
 use windlass_core::limits::Limits;
 use windlass_core::manifest::Manifest;
 use windlass_core::name::Digest;
 use windlass_core::ports::{CallError, Pass, Reader, Serving};
+use windlass_core::sampling;
 use windlass_core::snapshot::Snapshot;
 
-use crate::bindings::contract::windlass::operator::types;
-use crate::bindings::contract::{self, ReconcilerPre};
-use crate::call::{Called, Caller, Inside, call};
-use crate::convert;
+use crate::artefacts::Kept;
 use crate::counts::{Counts, Ended};
-use crate::engine::Sandbox;
-use crate::output::Speaker;
 
-/// A component that has been checked, compiled and linked, with what it said of
-/// itself. Shared by all plugins with the same digest.
-pub(crate) struct Compiled {
-    pub(crate) sandbox: Arc<Sandbox>,
-    pub(crate) limits: Arc<Limits>,
+/// A component that has been checked, compiled and loaded, with what it said of itself. Shared
+/// by all plugins with the same digest and limits; unloaded when the last one goes.
+pub(crate) struct Loaded {
+    pub(crate) id: LoadId,
+    pub(crate) guests: Arc<dyn Guests>,
+    pub(crate) limits: Limits,
     pub(crate) digest: Digest,
-    pub(crate) linked: ReconcilerPre<Inside>,
+    /// Its artefact, held in its place for a process that has to load it again.
+    pub(crate) kept: Kept,
     pub(crate) manifest: Arc<Manifest>,
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        self.guests.unload(self.id);
+    }
 }
 
 /// One version of one plugin with its settings, ready to decide. Decisions may
 /// be asked for on any number of threads at once; each runs by itself.
 pub struct Plugin {
-    compiled: Arc<Compiled>,
+    loaded: Arc<Loaded>,
     settings: Option<Arc<str>>,
     counts: Arc<Counts>,
 }
@@ -48,9 +55,20 @@ pub struct Answer {
     pub read_clock: bool,
 }
 
+/// A call and what is known of it.
+#[derive(Debug)]
+pub struct Asked {
+    /// What came of it; of two, the first.
+    pub called: Called,
+    /// W310, when a sampled call was answered differently the second time.
+    pub doubt: Option<Refusal>,
+    /// Wall time, the way to the process that runs it and back included.
+    pub took: Duration,
+}
+
 impl Plugin {
-    pub(crate) fn new(compiled: Arc<Compiled>, settings: Option<Arc<str>>) -> Self {
-        Self { compiled, settings, counts: Arc::default() }
+    pub(crate) fn new(loaded: Arc<Loaded>, settings: Option<Arc<str>>) -> Self {
+        Self { loaded, settings, counts: Arc::default() }
     }
 
     /// Goes on with the counters of the version that this one replaces.
@@ -60,12 +78,22 @@ impl Plugin {
 
     /// What it says of itself.
     pub fn manifest(&self) -> &Arc<Manifest> {
-        &self.compiled.manifest
+        &self.loaded.manifest
     }
 
     /// Which component decides.
     pub fn digest(&self) -> &Digest {
-        &self.compiled.digest
+        &self.loaded.digest
+    }
+
+    /// What each of its calls may use.
+    pub fn limits(&self) -> &Limits {
+        &self.loaded.limits
+    }
+
+    /// How it was compiled.
+    pub fn tier(&self) -> Tier {
+        self.loaded.kept.tier
     }
 
     /// Its settings as JSON text.
@@ -81,16 +109,16 @@ impl Plugin {
     /// The plugin as the rest of the host sees it.
     pub fn serving(&self) -> Serving {
         Serving {
-            manifest: Arc::clone(&self.compiled.manifest),
-            digest: self.compiled.digest.clone(),
+            manifest: Arc::clone(&self.loaded.manifest),
+            digest: self.loaded.digest.clone(),
             settings: self.settings.clone(),
+            children_max: self.loaded.limits.children,
         }
     }
 
-    /// Asks `reconcile`, or `finalize` if `pass` says so. Blocks this thread for
-    /// tens of microseconds as a rule and for twice [`Limits::cpu`] at most, so it
-    /// belongs on a thread that may block. The guest runs on this thread's stack: it
-    /// needs [`Limits::stack_bytes`] and some 256 KiB for the host's own frames.
+    /// Asks `reconcile`, or `finalize` if `pass` says so, and publishes what the guest wrote.
+    /// Blocks this thread for tens of microseconds as a rule and for a little more than twice
+    /// [`Limits::cpu`] at most, so it belongs on a thread that may block.
     ///
     /// # Errors
     /// [`CallError::Fault`] is the plugin's own answer; [`CallError::Refused`] says
@@ -114,40 +142,55 @@ impl Plugin {
         snapshot: &Snapshot,
         reader: Arc<dyn Reader>,
     ) -> Result<Answer, CallError> {
-        let begun = Instant::now();
-        let answer = self.ask(pass, snapshot, reader);
-        let ended = match &answer {
-            Ok(_) => Ended::Decided,
-            Err(CallError::Fault(_)) => Ended::Fault,
-            Err(CallError::Refused(_) | CallError::NotServing(_)) => Ended::Refused,
-        };
-        self.counts.add(ended, begun.elapsed());
-        answer
+        let Asked { called, .. } = self.ask(pass, snapshot, reader, false);
+        let read_clock = called.read_clock;
+        publish(pass, &called, self.loaded.limits.log_bytes, |_| true);
+        called.result.map(|verdict| Answer { verdict, read_clock })
     }
 
-    fn ask(&self, pass: &Pass, snapshot: &Snapshot, reader: Arc<dyn Reader>) -> Result<Answer, CallError> {
-        let Compiled { sandbox, limits, linked, .. } = &*self.compiled;
-        fits(snapshot, limits).map_err(CallError::Refused)?;
-        let children: Vec<&str> = snapshot.children.iter().map(|child| child.json()).collect();
-        let given = contract::Snapshot {
-            primary: snapshot.primary.json(),
-            children: &children,
-            settings: snapshot.settings.as_deref(),
+    /// As [`answer`](Self::answer), with everything that is known of the call; publishes
+    /// nothing. A sampled call is asked twice, and costs as much.
+    pub fn ask(
+        &self,
+        pass: &Pass,
+        snapshot: &Snapshot,
+        reader: Arc<dyn Reader>,
+        sampled: bool,
+    ) -> Asked {
+        let begun = Instant::now();
+        let (called, doubt) = match fits(snapshot, &self.loaded.limits) {
+            Err(refusal) => (Called::failed(CallError::Refused(refusal)), None),
+            Ok(()) => {
+                let (key, guests) = (pass.key.primary(), &*self.loaded.guests);
+                let (call, texts) = (self.call(pass, &key, snapshot), Arc::new(Reading(reader)));
+                match sampled {
+                    true => sampling::twice(guests, &call, texts),
+                    false => (guests.call(&call, texts), None),
+                }
+            }
         };
-        let caller = Caller {
-            speaker: Speaker { plugin: pass.key.plugin.clone(), key: pass.key.primary(), pass: pass.number },
-            seed: &snapshot.primary.meta().uid,
-            reader,
+        let ended = match &called.result {
+            Ok(_) => Ended::Decided,
+            Err(CallError::Fault(_)) => Ended::Fault,
+            Err(CallError::Refused(_) | CallError::NotServing(_) | CallError::Resting(_)) => Ended::Refused,
         };
-        let most = limits.decision_bytes;
-        if pass.finalize {
-            let called =
-                call(sandbox, limits, linked, caller, |guest, store| guest.call_finalize(store, given));
-            settle(called, |finalization| convert::finalization(finalization, most))
-        } else {
-            let called =
-                call(sandbox, limits, linked, caller, |guest, store| guest.call_reconcile(store, given));
-            settle(called, |decision| convert::decision(decision, most).map(Verdict::Decision))
+        let took = begun.elapsed();
+        self.counts.add(ended, took);
+        Asked { called, doubt, took }
+    }
+
+    fn call<'a>(&self, pass: &Pass, key: &'a str, snapshot: &'a Snapshot) -> Call<'a> {
+        Call {
+            load: self.loaded.id,
+            key: key.into(),
+            pass: pass.number,
+            finalize: pass.finalize,
+            seed: Cow::Borrowed(&snapshot.primary.meta().uid),
+            // Before 1970 only on a machine without a clock: 0 is as good as any.
+            now: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            primary: snapshot.primary.json().into(),
+            children: snapshot.children.iter().map(|child| Cow::Borrowed(child.json())).collect(),
+            settings: snapshot.settings.as_deref().map(Cow::Borrowed),
         }
     }
 }
@@ -155,21 +198,35 @@ impl Plugin {
 impl fmt::Debug for Plugin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Plugin")
-            .field("name", &self.compiled.manifest.name)
-            .field("version", &self.compiled.manifest.version)
-            .field("digest", &self.compiled.digest)
+            .field("name", &self.loaded.manifest.name)
+            .field("version", &self.loaded.manifest.version)
+            .field("digest", &self.loaded.digest)
             .finish_non_exhaustive()
     }
 }
 
-/// Layers of an answer, from the call to the plugin's own word.
-fn settle<T>(
-    called: Called<Result<T, types::Fault>>,
-    verdict: impl FnOnce(T) -> Result<Verdict, Refusal>,
-) -> Result<Answer, CallError> {
-    let said = called.result.map_err(CallError::Refused)?;
-    let value = said.map_err(|fault| CallError::Fault(convert::fault(&fault)))?;
-    Ok(Answer { verdict: verdict(value).map_err(CallError::Refused)?, read_clock: called.read_clock })
+/// A guest's lines as events of ours, with plugin, key and pass: those that `admit` lets through.
+pub fn publish(pass: &Pass, called: &Called, limit: usize, mut admit: impl FnMut(usize) -> bool) {
+    let (plugin, key, number) = (&pass.key.plugin, pass.key.primary(), pass.number);
+    for line in &called.lines {
+        if !admit(line.text.len()) {
+            continue;
+        }
+        let text = &line.text;
+        match line.level {
+            Level::Debug => debug!(target: "windlass::guest", %plugin, key, pass = number, "{text}"),
+            Level::Info => info!(target: "windlass::guest", %plugin, key, pass = number, "{text}"),
+            Level::Warn => warn!(target: "windlass::guest", %plugin, key, pass = number, "{text}"),
+            Level::Error => error!(target: "windlass::guest", %plugin, key, pass = number, "{text}"),
+        }
+    }
+    if called.dropped_bytes > 0 {
+        let (code, bytes) = (Code::LogDropped, called.dropped_bytes);
+        warn!(
+            target: "windlass::guest", %plugin, key, pass = number,
+            "{code}: {bytes} bytes of output dropped, more than {limit} in one call"
+        );
+    }
 }
 
 /// # Errors

@@ -14,7 +14,7 @@ use windlass_core::key::ObjectRef;
 use windlass_core::limits::Limits;
 use windlass_core::ports::CallError;
 use windlass_core::snapshot::Snapshot;
-use windlass_plugin::{Loader, Plugin};
+use windlass_plugin::{Loader, Plugin, Source};
 use windlass_testbed::components::component;
 
 const WIDGET: &str = "fixtures.windlass.dev/v1alpha1/Widget";
@@ -24,7 +24,7 @@ fn bytes(package: &str, example: Option<&str>) -> Vec<u8> {
 }
 
 fn fixture(loader: &Loader, example: &str, plugin: &str) -> Result<Plugin, Refusal> {
-    let source = source_of(plugin, &bytes("windlass-fixtures", Some(example)), None);
+    let source = Source { limits: loader.limits().clone(), ..source_of(plugin, &bytes("windlass-fixtures", Some(example)), None) };
     loader.load(&source, &source.plugin)
 }
 
@@ -46,8 +46,8 @@ fn decide(plugin: &Plugin, spec: &Value) -> Result<Decision, CallError> {
 
 #[test]
 fn webapp_loads_and_decides_what_should_exist() {
-    let loader = Loader::new(tight()).expect("an engine");
-    let source = source_of("webapp", &bytes("webapp", None), None);
+    let loader = Loader::in_process(tight()).expect("an engine");
+    let source = Source { limits: loader.limits().clone(), ..source_of("webapp", &bytes("webapp", None), None) };
     let plugin = loader.load(&source, &name("webapp")).expect("it loads");
     let primary = json!({
         "metadata": {"name": "shop", "namespace": "ns", "uid": "u-1", "resourceVersion": "1", "generation": 1},
@@ -68,7 +68,7 @@ fn webapp_loads_and_decides_what_should_exist() {
 
 #[test]
 fn each_broken_fixture_gets_its_code() {
-    let loader = Loader::new(tight()).expect("an engine");
+    let loader = Loader::in_process(tight()).expect("an engine");
     for (example, plugin, code, says) in [
         ("needs_sockets", "needs-sockets", Code::ForbiddenImport, "wasi:sockets/"),
         ("bad_manifest", "bad-manifest", Code::BadManifest, "Bad-Manifest"),
@@ -89,7 +89,7 @@ fn each_broken_fixture_gets_its_code() {
 
 #[test]
 fn each_fault_of_a_fixture_gets_its_code_and_the_next_call_works() {
-    let loader = Loader::new(tight()).expect("an engine");
+    let loader = Loader::in_process(tight()).expect("an engine");
     for (example, mode, code, says) in [
         ("traps", "trap", Code::Trap, "this plugin panics because spec.mode says so"),
         ("traps", "index", Code::Trap, "index out of bounds: the len is 3 but the index is 7"),
@@ -125,14 +125,14 @@ fn each_fault_of_a_fixture_gets_its_code_and_the_next_call_works() {
 
 #[test]
 fn a_flood_of_output_does_not_stop_a_decision() {
-    let loader = Loader::new(Limits::default()).expect("an engine");
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
     let plugin = fixture(&loader, "noisy", "noisy").expect("loads");
     assert_eq!(decide(&plugin, &json!({})).expect("decides").children.len(), 1);
 }
 
 #[test]
 fn a_plugins_own_fault_is_its_answer_and_not_a_refusal() {
-    let loader = Loader::new(tight()).expect("an engine");
+    let loader = Loader::in_process(tight()).expect("an engine");
     let plugin = fixture(&loader, "fails", "fails").expect("loads");
     let fault = |mode: &str| match decide(&plugin, &json!({"mode": mode})) {
         Err(CallError::Fault(fault)) => fault,
@@ -149,7 +149,7 @@ fn a_plugins_own_fault_is_its_answer_and_not_a_refusal() {
 
 #[test]
 fn randomness_is_a_function_of_the_uid_and_a_look_at_the_clock_is_told() {
-    let loader = Loader::new(tight()).expect("an engine");
+    let loader = Loader::in_process(tight()).expect("an engine");
     let plugin = fixture(&loader, "restless", "restless").expect("loads");
     let answer = |mode: &str| {
         let snapshot = widget(&json!({"mode": mode}));
@@ -163,9 +163,9 @@ fn randomness_is_a_function_of_the_uid_and_a_look_at_the_clock_is_told() {
 
 #[test]
 fn a_greeter_reads_what_its_spec_names_and_its_settings() {
-    let loader = Loader::new(tight()).expect("an engine");
+    let loader = Loader::in_process(tight()).expect("an engine");
     let component = bytes("windlass-fixtures", Some("greeter"));
-    let source = source_of("greeter", &component, Some(r#"{"text":"moin"}"#));
+    let source = Source { limits: loader.limits().clone(), ..source_of("greeter", &component, Some(r#"{"text":"moin"}"#)) };
     let plugin = loader.load(&source, &name("greeter")).expect("loads");
     let config_map = "v1/ConfigMap";
     let read = object(
@@ -183,7 +183,7 @@ fn a_greeter_reads_what_its_spec_names_and_its_settings() {
 
 #[test]
 fn a_clean_up_is_asked_for_with_finalize() {
-    let loader = Loader::new(tight()).expect("an engine");
+    let loader = Loader::in_process(tight()).expect("an engine");
     let plugin = fixture(&loader, "finalizes", "finalizes").expect("loads");
     assert!(plugin.manifest().finalizes);
     let deleting = windlass_core::ports::Pass { finalize: true, ..pass("finalizes") };

@@ -266,7 +266,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         match answer {
             Ok(Verdict::Finalized) if !finalize => Err(not_asked()),
             Ok(verdict) => Ok(verdict),
-            Err(error) => Err(self.not_decided(&pass.key, error)),
+            Err(error) => Err(self.not_decided(pass, error)),
         }
     }
 
@@ -350,9 +350,13 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         Outcome::Gone
     }
 
-    fn not_decided(&self, key: &Key, error: CallError) -> Outcome {
+    fn not_decided(&self, pass: &mut Attempt, error: CallError) -> Outcome {
         match error {
-            CallError::NotServing(_) => self.gone(key),
+            CallError::NotServing(_) => self.gone(&pass.key),
+            CallError::Resting(again) => {
+                pass.wait = Some(again);
+                Outcome::Waiting
+            }
             CallError::Refused(refusal) => failed(Class::Guest, Some(refusal.code), refusal.to_string()),
             CallError::Fault(Fault::Transient(text)) => failed(Class::Transient, None, text),
             CallError::Fault(Fault::Permanent(text)) => {

@@ -57,7 +57,7 @@ pub fn answer_max(limits: &Limits) -> usize {
 /// Largest frame that says what came of a call.
 pub fn reply_max(limits: &Limits) -> usize {
     let text = limits.decision_bytes.saturating_add(limits.log_bytes.saturating_mul(4));
-    text.saturating_add(SLACK_BYTES).max(ASK_MAX_BYTES).min(FRAME_MAX_BYTES)
+    text.saturating_add(SLACK_BYTES).min(FRAME_MAX_BYTES)
 }
 
 /// The first word of a process: it has taken away from itself what it could do harm with.
@@ -353,7 +353,7 @@ impl CalledText {
             })),
             Err(CallError::Fault(fault)) => Err(CallError::Fault(cut(fault))),
             Err(CallError::Refused(refusal)) => Err(CallError::Refused(refused(refusal)?)),
-            Err(CallError::NotServing(_)) => {
+            Err(CallError::NotServing(_) | CallError::Resting(_)) => {
                 return Err(MessageError::Nonsense("a word about which plugin serves"));
             }
         };

@@ -104,11 +104,16 @@ pub(crate) fn encode(core: &str) -> Vec<u8> {
 
 /// A component that implements another world, in WIT; its functions trap.
 pub(crate) fn dummy(wit: &str, world: &str) -> Vec<u8> {
+    dummy_in(wit, world, StringEncoding::UTF8)
+}
+
+/// As [`dummy`], with text in another encoding.
+pub(crate) fn dummy_in(wit: &str, world: &str, encoding: StringEncoding) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let package = resolve.push_str("world.wit", wit).expect(wit);
     let world = resolve.select_world(&[package], Some(world)).expect("the world");
     let mut module = wit_component::dummy_module(&resolve, world, wit_parser::ManglingAndAbi::Standard32);
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false).expect("it encodes");
+    embed_component_metadata(&mut module, &resolve, world, encoding, false).expect("it encodes");
     component(&module)
 }
 
@@ -126,13 +131,7 @@ pub(crate) fn source(bytes: &[u8]) -> Source {
 }
 
 pub(crate) fn source_of(plugin: &str, bytes: &[u8], settings: Option<&str>) -> Source {
-    Source {
-        config_map: format!("ns/{plugin}"),
-        plugin: name(plugin),
-        component: bytes.into(),
-        digest: Digest::of(bytes),
-        settings: settings.map(Into::into),
-    }
+    Source::local(name(plugin), bytes.into(), settings.map(Into::into))
 }
 
 pub(crate) fn name(plugin: &str) -> PluginName {
@@ -140,7 +139,7 @@ pub(crate) fn name(plugin: &str) -> PluginName {
 }
 
 pub(crate) fn load(loader: &Loader, bytes: &[u8]) -> Result<Plugin, Refusal> {
-    let source = source(bytes);
+    let source = Source { limits: loader.limits().clone(), ..source(bytes) };
     loader.load(&source, &source.plugin)
 }
 
