@@ -33,6 +33,7 @@ mod access;
 pub mod audit;
 pub mod binaries;
 pub mod checker;
+pub mod clocks;
 pub mod components;
 pub mod control_plane;
 pub mod faultd;
@@ -53,6 +54,7 @@ mod webhook;
 
 pub use audit::{Audit, AuditEvent, Mark, Writes};
 pub use binaries::Binaries;
+pub use clocks::Clocks;
 pub use components::component;
 pub use control_plane::{ControlPlane, shared};
 pub use faultd::Faultd;

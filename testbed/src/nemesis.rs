@@ -57,6 +57,8 @@ pub struct Plan {
     pub fence: bool,
     /// How many API servers there are, 1 or 2. With two, every second replica talks to the other one. Default 1.
     pub servers: usize,
+    /// How many seconds the clocks of replica 0, 1, … count in a real one; the machine's own where nothing is said.
+    pub rates: Vec<f64>,
     /// Further flags for every replica; they win over ours.
     pub flags: Vec<String>,
     /// How often each fault falls on the leader; the seed decides on the order.
@@ -80,6 +82,7 @@ impl Plan {
             request: Duration::from_secs(2),
             fence: true,
             servers: 1,
+            rates: Vec::new(),
             flags: Vec::new(),
             rounds: Vec::new(),
             rate: 50,
@@ -117,6 +120,13 @@ impl Plan {
     #[must_use]
     pub fn unfenced(mut self) -> Self {
         self.fence = false;
+        self
+    }
+
+    /// The same with clocks that run fast or slow.
+    #[must_use]
+    pub fn rates(mut self, rates: impl Into<Vec<f64>>) -> Self {
+        self.rates = rates.into();
         self
     }
 

@@ -34,6 +34,8 @@ pub struct ReplicaOptions {
     pub directory: PathBuf,
     /// Further flags of `windlass run`; they win over ours.
     pub flags: Vec<OsString>,
+    /// Further environment.
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 /// A running replica. Dropping it kills and reaps it.
@@ -64,6 +66,7 @@ impl Replica {
             .args(["--metrics-bind-address", &metrics.to_string()])
             .args(["--pulse-bind-address", &pulse.to_string()])
             .args(&options.flags)
+            .envs(options.environment)
             .env_remove("POD_NAME")
             .env_remove("POD_IP")
             .env_remove("POD_NAMESPACE");

@@ -96,6 +96,7 @@ impl Demo {
             kubeconfig: self.host_kubeconfig.clone(),
             directory: self.directory.path().to_owned(),
             flags: self.flags.iter().map(Into::into).collect(),
+            environment: Vec::new(),
         })
     }
 

@@ -35,7 +35,7 @@ const MUTANTS: [(&str, &str); 8] = [
 /// How to go about it.
 #[derive(clap::Args)]
 pub(crate) struct Nemesis {
-    /// Rounds of each fault: kill, freeze, stop, cut, slow, hold, lag, race, drain, doze, wipe. Default: kill=10,freeze=5,stop=5,cut=5,slow=5,hold=5, or what shows the mutant.
+    /// Rounds of each fault: kill, freeze, stop, cut, slow, hold, lag, race, drain, doze, starve, wipe. Default: kill=10,freeze=5,stop=5,cut=5,slow=5,hold=5, or what shows the mutant.
     #[arg(long, value_name = "FAULT=N,..")]
     rounds: Option<String>,
     /// A lease of 3 s, a claim of 2 s. This is the default.

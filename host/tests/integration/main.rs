@@ -6,6 +6,7 @@
 //! (`Scene::fresh`), one at a time.
 
 mod bad_plugins;
+mod clocks;
 mod deploy;
 mod faults;
 mod fence;

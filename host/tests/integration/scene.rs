@@ -1,6 +1,7 @@
 //! What a test stands on: a control plane, replicas of the host, plugins, and
 //! questions to the API server that are asked until the answer is right.
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use windlass_testbed::{
-    AuditEvent, ControlPlane, Mark, Options, Replica, ReplicaOptions, Writes, component, shared,
+    AuditEvent, Clocks, ControlPlane, Mark, Options, Replica, ReplicaOptions, Writes, component, shared,
 };
 
 /// Namespace of the host, as `deploy/` has it.
@@ -174,6 +175,21 @@ impl Scene {
 
     /// The same with a kubeconfig of its own, such as one that goes through a proxy.
     pub(crate) fn replica_with(&self, name: &str, kubeconfig: &Path, flags: &[&str]) -> Result<Replica> {
+        self.replica_in(name, kubeconfig, flags, Vec::new())
+    }
+
+    /// The same with clocks of its own.
+    pub(crate) fn replica_by(&self, name: &str, clocks: &Clocks) -> Result<Replica> {
+        self.replica_in(name, &self.kubeconfig, &[], clocks.environment())
+    }
+
+    fn replica_in(
+        &self,
+        name: &str,
+        kubeconfig: &Path,
+        flags: &[&str],
+        environment: Vec<(OsString, OsString)>,
+    ) -> Result<Replica> {
         let mut all = vec!["--lease-duration=3s", "--renew-deadline=2s", "--retry-period=400ms"];
         all.extend(["--request-timeout=2s", "--log=info,windlass=debug"]);
         all.extend(flags);
@@ -184,6 +200,7 @@ impl Scene {
             kubeconfig: kubeconfig.to_owned(),
             directory: self.directory.clone(),
             flags: all.into_iter().map(Into::into).collect(),
+            environment,
         })
     }
 

@@ -55,13 +55,15 @@ pub enum Fault {
     Drain,
     /// SIGSTOP for less than its claim lasts, then SIGCONT: no reason for anybody to take over.
     Doze,
+    /// For twice the lease it may run 5 ms in each 100, as under a CPU quota of 5 %: it may keep the Lease or lose it.
+    Starve,
     /// The Lease is deleted by hand.
     Wipe,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Kill,
         Self::Freeze,
         Self::Stop,
@@ -72,6 +74,7 @@ impl Fault {
         Self::Race,
         Self::Drain,
         Self::Doze,
+        Self::Starve,
         Self::Wipe,
     ];
 
@@ -87,13 +90,14 @@ impl Fault {
             Self::Race => "race",
             Self::Drain => "drain",
             Self::Doze => "doze",
+            Self::Starve => "starve",
             Self::Wipe => "wipe",
         }
     }
 
     /// Whether a new term has to follow.
     pub fn ends_a_term(self) -> bool {
-        self != Self::Doze
+        !matches!(self, Self::Doze | Self::Starve)
     }
 
     /// Falls on whoever leads, waits for the next term, and takes itself back.
@@ -153,6 +157,10 @@ impl Fault {
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 None
             }
+            Self::Starve => {
+                starve(stage, seat, plan.lease * 2).await?;
+                stage.claimant().await.filter(|next| *next != leader)
+            }
             Self::Wipe => {
                 stage
                     .delete(&format!("/apis/coordination.k8s.io/v1/namespaces/{HOST}/leases/windlass"))
@@ -165,6 +173,19 @@ impl Fault {
         }
         Ok(Round::new(self, at_us, &leader, next.as_ref()))
     }
+}
+
+/// Lets it run for a twentieth of the time, in slices as the kernel's own quota has them.
+async fn starve(stage: &Stage, seat: usize, duration: Duration) -> Result<()> {
+    let (runs, waits) = (Duration::from_millis(5), Duration::from_millis(95));
+    let end = tokio::time::Instant::now() + duration;
+    while tokio::time::Instant::now() < end {
+        stage.signal(seat, Signal::STOP)?;
+        tokio::time::sleep(waits).await;
+        stage.signal(seat, Signal::CONT)?;
+        tokio::time::sleep(runs).await;
+    }
+    Ok(())
 }
 
 /// Makes its writes late, and waits until some are on their way.

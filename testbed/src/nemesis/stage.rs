@@ -1,8 +1,9 @@
 //! Where the nemesis plays: a control plane, the proxy, three replicas behind it, and one plugin.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::report::Report;
 use super::{HOST, Plan};
+use crate::clocks::Clocks;
 use crate::checker::{Kind, Records, options};
 use crate::components::component;
 use crate::control_plane::ControlPlane;
@@ -181,7 +183,7 @@ impl Stage {
     }
 
     /// Whom the claim Role names: who may write. Without a Role it is whom the Lease names.
-    async fn claimant(&self) -> Option<Leader> {
+    pub(super) async fn claimant(&self) -> Option<Leader> {
         let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{HOST}/roles/windlass-claim");
         let Some(role) = self.get(&path).await else { return self.holder().await };
         let (identity, term) = role["rules"][0]["resourceNames"][0].as_str()?.rsplit_once('/')?;
@@ -263,7 +265,16 @@ impl Stage {
 }
 
 impl Seat {
-    fn start(&self, plan: &Plan, logs: &std::path::Path) -> Result<Replica> {
+    /// The clocks of this seat, if they are not the machine's.
+    fn environment(&self, plan: &Plan, directory: &Path) -> Result<Vec<(OsString, OsString)>> {
+        let number = self.name.rsplit('-').next().and_then(|digits| digits.parse::<usize>().ok());
+        match number.and_then(|seat| plan.rates.get(seat)) {
+            Some(rate) => Ok(Clocks::new(directory, &self.name, *rate)?.environment()),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn start(&self, plan: &Plan, logs: &Path) -> Result<Replica> {
         let ms = |duration: Duration| format!("{}ms", duration.as_millis());
         let ours = [
             format!("--lease-duration={}", ms(plan.lease)),
@@ -278,6 +289,7 @@ impl Seat {
             kubeconfig: self.kubeconfig.clone(),
             directory: logs.to_owned(),
             flags: ours.iter().chain(&plan.flags).map(Into::into).collect(),
+            environment: self.environment(plan, logs)?,
         })
     }
 }

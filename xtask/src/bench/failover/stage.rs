@@ -77,6 +77,7 @@ impl Stage {
             namespace: namespace.to_owned(),
             directory: self.logs.path().to_owned(),
             flags,
+            environment: Vec::new(),
         })
     }
 
