@@ -24,7 +24,7 @@ const TICK: Duration = Duration::from_millis(20);
 const BUFFER_BYTES: usize = 16 << 10;
 
 /// What a buffer may keep when it is put aside, in bytes; a larger one is given back.
-const KEPT_BYTES: usize = 256 << 10;
+const KEPT_BYTES: usize = 64 << 10;
 
 /// Why a frame was not sent or received.
 #[derive(Debug, thiserror::Error)]

@@ -68,6 +68,10 @@ pub(crate) struct Lane {
     wire: Wire,
     out: Buffer,
     into: Buffer,
+    /// When it was put aside last.
+    idle_since: Instant,
+    /// Whether nothing was ever heard on it.
+    is_fresh: bool,
 }
 
 /// Why there is no new lane.
@@ -91,13 +95,24 @@ impl Lane {
         control
             .send_with(&mut out, &Control::Lane, &[theirs.as_fd()], SMALL_MAX_BYTES)
             .map_err(OpenError::There)?;
-        Ok(Self { wire, out, into: Buffer::default() })
+        Ok(Self { wire, out, into: Buffer::default(), idle_since: Instant::now(), is_fresh: true })
     }
 
-    /// Gives back what an unusually large call has taken.
+    /// Puts it aside: gives back what an unusually large call has taken.
     pub(crate) fn settle(&mut self) {
         self.out.settle();
         self.into.settle();
+        self.idle_since = Instant::now();
+    }
+
+    /// For how long it has been put aside.
+    pub(crate) fn idle(&self) -> Duration {
+        self.idle_since.elapsed()
+    }
+
+    /// Whether nothing was ever heard on it: it may not have been served at all.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.is_fresh
     }
 
     /// Has a component made ready.
@@ -168,7 +183,9 @@ impl Lane {
     }
 
     fn hear(&mut self, most: usize, until: Option<Instant>) -> Result<Heard, LaneError> {
-        Ok(hear(self.wire.receive_bytes(&mut self.into, most, until)?)?)
+        let body = self.wire.receive_bytes(&mut self.into, most, until)?;
+        self.is_fresh = false;
+        Ok(hear(body)?)
     }
 }
 

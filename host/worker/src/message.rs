@@ -37,6 +37,8 @@ pub const ITEMS_MAX: usize = 10_000;
 pub const LINES_MAX: usize = 20_000;
 /// Longest line, in bytes.
 const LINE_MAX_BYTES: usize = 4 << 10;
+/// Largest number of bytes that is believed: a million million.
+const FIGURE_MAX: u64 = 1 << 40;
 /// Longest text of a fault, in bytes.
 const FAULT_MAX_BYTES: usize = 1 << 10;
 
@@ -362,9 +364,19 @@ impl CalledText {
             result,
             read_clock: self.read_clock,
             lines: lines.collect(),
-            dropped_bytes: self.dropped_bytes,
-            used: self.used,
+            dropped_bytes: self.dropped_bytes.min(FIGURE_MAX),
+            used: sane(self.used),
         })
+    }
+}
+
+/// Figures that can be added up.
+fn sane(used: Used) -> Used {
+    Used {
+        cpu: used.cpu.min(Duration::from_secs(24 * 3600)),
+        memory_bytes: used.memory_bytes.min(FIGURE_MAX),
+        decision_bytes: used.decision_bytes.min(FIGURE_MAX),
+        log_bytes: used.log_bytes.min(FIGURE_MAX),
     }
 }
 

@@ -88,10 +88,13 @@ fn texts_of_strangers_are_made_printable() {
         message: format!("\u{1b}[31m{}", "x".repeat(5_000)),
     }));
     called.lines = vec![Line { level: Level::Info, text: "a\nb".into() }];
+    called.dropped_bytes = u64::MAX;
+    called.used.cpu = Duration::MAX;
     let Heard::Called(called) = heard(&Said::Called(&called)).expect("sense") else { panic!("not called") };
     let Err(CallError::Refused(refusal)) = called.result else { panic!("not refused") };
     assert!(refusal.message.starts_with(" [31mx") && refusal.message.len() < 1_100);
     assert_eq!(called.lines[0].text, "a b");
+    assert!(called.dropped_bytes < u64::MAX / 1_000 && called.used.cpu < Duration::from_secs(1 << 20));
 }
 
 #[test]
@@ -123,6 +126,26 @@ fn what_an_honest_process_never_says_is_nonsense() {
     for bad in [&[][..], &[9], &[2, 0], &[1, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f], &[0xff; 64]] {
         assert!(hear(bad).is_err(), "{bad:?}");
     }
+}
+
+#[test]
+fn whatever_bytes_come_they_are_judged() {
+    let called = called(Decision { children: vec!["{}".into(); 3], ..Decision::default() });
+    let mut buffer = Buffer::default();
+    buffer.encode(&Said::Called(&called), 4_096).expect("encodes");
+    let good = buffer.body().to_vec();
+    let (mut state, mut judged) = (7u64, 0);
+    for _ in 0..20_000 {
+        let mut bytes = good.clone();
+        for _ in 0..=state % 4 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let at = (state >> 33) as usize % bytes.len();
+            bytes[at] = (state >> 24) as u8;
+        }
+        bytes.truncate((state >> 40) as usize % (2 * good.len()));
+        judged += usize::from(hear(&bytes).is_ok());
+    }
+    assert!(judged > 0 && judged < 20_000, "some of both: {judged}");
 }
 
 #[test]

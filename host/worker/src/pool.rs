@@ -2,9 +2,9 @@
 //!
 //! All plugins share one worker. When it dies, each call that was in flight is asked again,
 //! alone in a process of its own: an innocent only takes longer, and the culprit is whoever
-//! dies there (E205). A call that is not answered in time costs the worker its life and the plugin
-//! E203; the others in flight are asked again in the next worker. A plugin that was in flight
-//! at a death runs alone until twenty of its calls went well.
+//! dies there (E205). A call that is not answered in time costs the worker its life too; it is
+//! asked again alone (E203 if there is no answer there either), the others in flight in the
+//! next worker. Whoever was asked alone once is asked alone until twenty of its calls went well.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,10 +25,13 @@ use crate::process::Launch;
 use crate::shared::{Registry, Shared};
 use crate::solo::Solo;
 use crate::spare::Spare;
-use crate::worker::{Doom, Lost, Worker, WorkerError, how, lock};
+use crate::worker::{Doom, Lost, Start, Worker, WorkerError, how, lock};
 
 /// Workers that a call may see die of others before it is taken for a suspect itself.
 const WORKERS_MAX: usize = 4;
+
+/// Lanes to one worker, at most: each is a descriptor here and there.
+const LANES_MAX: usize = 256;
 
 /// What a pool is made of.
 #[derive(Clone, Debug)]
@@ -37,9 +40,11 @@ pub struct PoolConfig {
     pub shared: Launch,
     /// How a worker for one suspect is started; its memory comes out of the spare share.
     pub solo: Launch,
-    /// Calls at once in the shared worker, at most; more wait for one to end. At least as many
+    /// Calls at once in the shared worker, 1 to 256; more wait for one to end. Should be as many
     /// as the host's concurrent passes.
     pub lanes: usize,
+    /// Whether a process that could not take all powers away from itself is not used.
+    pub require_sandbox: bool,
     /// The share of memory that suspects and the compiler take turns at.
     pub spare: Arc<Spare>,
 }
@@ -126,11 +131,12 @@ impl Pool {
     /// # Errors
     /// [`PoolError`]: guests cannot be run on this machine, or not with these arguments.
     pub fn start(config: PoolConfig) -> Result<Self, PoolError> {
-        let PoolConfig { shared, solo, lanes, spare } = config;
+        let PoolConfig { shared, solo, lanes, require_sandbox, spare } = config;
+        let start = |launch| Start { launch, require_sandbox };
         let inner = Arc::new(Inner {
             registry: Registry::default(),
-            shared: Shared::start(shared, lanes.max(1))?,
-            solo: Solo::new(solo, spare),
+            shared: Shared::start(start(shared), lanes.clamp(1, LANES_MAX))?,
+            solo: Solo::new(start(solo), spare),
             in_flight: AtomicUsize::new(0),
         });
         let keeper = std::thread::Builder::new()
@@ -242,15 +248,12 @@ impl Inner {
                         return Err(self.missing("no lane to the process that runs guests was free in time"));
                     }
                     Err(Lost::NotAsked) => {}
-                    Err(Lost::Hung) => {
-                        known.suspect();
-                        return Err(unresponsive(known));
-                    }
                     Err(Lost::InFlight { doom: Some(Doom::Hung), .. }) => {
                         after = worker.number();
                         break;
                     }
-                    Err(Lost::InFlight { .. }) => return self.retried(known, &ask),
+                    // Also when it hung itself: a worker that was taken over may let others hang.
+                    Err(Lost::Hung | Lost::InFlight { .. }) => return self.retried(known, &ask),
                 }
             }
         }

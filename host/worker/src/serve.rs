@@ -26,12 +26,15 @@ use crate::message::{
 };
 use crate::process::die_with_parent;
 
+/// Memory that has to be left beside a new lane's stack.
+const ROOM_BYTES: usize = 4 << 20;
+
 /// What a worker is allowed.
 #[derive(Clone, Debug)]
 pub struct Serving {
     /// What it keeps of its powers.
     pub confinement: Confinement,
-    /// Lanes at once; one more ends it.
+    /// Lanes that the host uses at once. Twice as many end it: the host is not itself.
     pub lanes: usize,
     /// Stack of each lane's thread, in bytes: what a guest may use and 256 KiB for the
     /// host's own frames. All of it counts as data of the process.
@@ -59,9 +62,6 @@ pub enum ServeError {
     /// More lanes than there may be, or one without its socket.
     #[error("a lane that was not agreed")]
     Lane,
-    /// No thread for a lane.
-    #[error("start a thread for a lane")]
-    Thread(#[source] io::Error),
 }
 
 /// Serves the host on standard input, a socket, until it closes it. To be called at the very
@@ -102,24 +102,45 @@ fn attend<G: Guests>(control: &Wire, serving: &Serving, guests: &Arc<G>) -> Resu
         match control.receive_with(SMALL_MAX_BYTES, None) {
             Ok((Control::Lane, sockets)) => {
                 let socket = only(sockets)?;
-                if open.fetch_add(1, Ordering::Relaxed) >= serving.lanes {
+                // Those that the host has just closed may still count.
+                if open.fetch_add(1, Ordering::Relaxed) >= serving.lanes.saturating_mul(2) {
                     return Err(ServeError::Lane);
                 }
-                let (guests, open) = (Arc::clone(guests), Arc::clone(&open));
-                std::thread::Builder::new()
-                    .name("lane".into())
-                    .stack_size(serving.lane_stack_bytes)
-                    .spawn(move || {
-                        or_die(|| serve_lane(&*guests, UnixStream::from(socket)));
-                        open.fetch_sub(1, Ordering::Relaxed);
-                    })
-                    .map_err(ServeError::Thread)?;
+                if !has_room(serving.lane_stack_bytes) || !start_lane(serving, guests, &open, socket) {
+                    // Its socket is closed: the host goes on with the lanes that there are.
+                    open.fetch_sub(1, Ordering::Relaxed);
+                }
             }
             Ok((Control::Unload(id), _)) => guests.unload(id),
             Err(FrameError::Closed) => return Ok(()),
             Err(other) => return Err(other.into()),
         }
     }
+}
+
+/// Whether there is memory for one more stack and some work beside it. A thread that can
+/// be started but not allocate would be the end of all.
+fn has_room(stack_bytes: usize) -> bool {
+    let mut room = Vec::<u8>::new();
+    let has = room.try_reserve_exact(stack_bytes.saturating_add(ROOM_BYTES)).is_ok();
+    std::hint::black_box(&room);
+    has
+}
+
+/// Starts a lane's thread, if there may be one more.
+fn start_lane<G: Guests>(
+    serving: &Serving,
+    guests: &Arc<G>,
+    open: &Arc<AtomicUsize>,
+    socket: OwnedFd,
+) -> bool {
+    let (guests, open) = (Arc::clone(guests), Arc::clone(open));
+    let lane = std::thread::Builder::new().name("lane".into()).stack_size(serving.lane_stack_bytes);
+    let started = lane.spawn(move || {
+        or_die(|| serve_lane(&*guests, UnixStream::from(socket)));
+        open.fetch_sub(1, Ordering::Relaxed);
+    });
+    started.is_ok()
 }
 
 fn only(mut sockets: Vec<OwnedFd>) -> Result<OwnedFd, ServeError> {

@@ -9,8 +9,7 @@ use windlass_core::guests::LoadId;
 
 use crate::known::Known;
 use crate::lane::deadline;
-use crate::process::Launch;
-use crate::worker::{Doom, Lost, Worker, WorkerError, lock};
+use crate::worker::{Doom, Lost, Start, Worker, WorkerError, lock};
 
 /// Pause before the second start without a good call in between; doubles from there.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -41,7 +40,7 @@ struct State {
 /// Keeps one worker running.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    launch: Launch,
+    start: Start,
     lanes: usize,
     state: Mutex<State>,
     changed: Condvar,
@@ -51,11 +50,11 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// Starts the first worker.
-    pub(crate) fn start(launch: Launch, lanes: usize) -> Result<Self, WorkerError> {
-        let worker = Arc::new(Worker::start(&launch, 1, lanes)?);
+    pub(crate) fn start(start: Start, lanes: usize) -> Result<Self, WorkerError> {
+        let worker = Arc::new(Worker::start(&start, 1, lanes)?);
         let state = State { worker: Some(worker), ..State::default() };
         Ok(Self {
-            launch,
+            start,
             lanes,
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -134,7 +133,7 @@ impl Shared {
                 return;
             }
             number += 1;
-            match Worker::start(&self.launch, number, self.lanes) {
+            match Worker::start(&self.start, number, self.lanes) {
                 Ok(started) => worker = self.publish(started),
                 Err(error) => self.not_started(&error),
             }

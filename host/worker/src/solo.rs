@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::process::Launch;
 use crate::spare::Spare;
-use crate::worker::{Lost, Worker, WorkerError, lock};
+use crate::worker::{Lost, Start, Worker, WorkerError, lock};
 
 /// How long a call waits for its turn: many suspects may be in front of it, and a compilation.
 const TURN_WITHIN: Duration = Duration::from_secs(120);
@@ -26,7 +25,7 @@ pub(crate) enum SoloError {
 /// Runs calls one at a time, each in a process of its own.
 #[derive(Debug)]
 pub(crate) struct Solo {
-    launch: Launch,
+    start: Start,
     spare: Arc<Spare>,
     runs: AtomicU64,
     running: Mutex<Running>,
@@ -39,8 +38,8 @@ struct Running {
 }
 
 impl Solo {
-    pub(crate) fn new(launch: Launch, spare: Arc<Spare>) -> Self {
-        Self { launch, spare, runs: AtomicU64::new(0), running: Mutex::default() }
+    pub(crate) fn new(start: Start, spare: Arc<Spare>) -> Self {
+        Self { start, spare, runs: AtomicU64::new(0), running: Mutex::default() }
     }
 
     /// Ends the call under way and makes no other.
@@ -64,7 +63,7 @@ impl Solo {
     ) -> Result<Result<R, Lost>, SoloError> {
         let turn = self.spare.take(Some(Instant::now() + TURN_WITHIN)).ok_or(SoloError::NoTurn)?;
         let number = self.runs.fetch_add(1, Ordering::Relaxed);
-        let worker = Arc::new(Worker::start(&self.launch, number, 1)?);
+        let worker = Arc::new(Worker::start(&self.start, number, 1)?);
         {
             let mut running = lock(&self.running);
             if running.stopping {

@@ -22,6 +22,8 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 const END_WITHIN: Duration = Duration::from_millis(200);
 /// How long a killed process is waited for.
 const REAP_WITHIN: Duration = Duration::from_secs(2);
+/// How long a lane stays open that nobody uses: it holds a stack and buffers over there.
+const IDLE_MAX: Duration = Duration::from_secs(30);
 /// How long a wait for a lane goes on before it looks whether another may be opened.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -59,6 +61,9 @@ pub enum WorkerError {
     /// It said why it cannot run guests.
     #[error("the process cannot run guests: {0}")]
     Failed(String),
+    /// It keeps powers that it has to do without.
+    #[error("the process keeps powers: {0}")]
+    Unconfined(String),
     /// It did not say that it is ready.
     #[error("the process did not get ready: {said}, {ended}")]
     Silent {
@@ -69,14 +74,23 @@ pub enum WorkerError {
     },
 }
 
-#[derive(Debug, Default)]
+/// Lanes; the one that was used last is used next, so that the first ones are those that nobody needs.
+#[derive(Debug)]
 struct Lanes {
     idle: Vec<Lane>,
     open: usize,
+    max: usize,
 }
 
 /// What is known of a component in one process: its manifest once it is loaded there.
 type Slot = Arc<Mutex<Option<Manifest>>>;
+
+/// How a process that runs guests is started.
+#[derive(Clone, Debug)]
+pub(crate) struct Start {
+    pub(crate) launch: Launch,
+    pub(crate) require_sandbox: bool,
+}
 
 /// A process that runs guests. Dropping it ends it.
 #[derive(Debug)]
@@ -85,7 +99,6 @@ pub(crate) struct Worker {
     process: Process,
     control: Mutex<(Wire, Buffer)>,
     lanes: Mutex<Lanes>,
-    lanes_max: usize,
     free: Condvar,
     loaded: Mutex<HashMap<LoadId, Slot>>,
     doom: OnceLock<Doom>,
@@ -94,7 +107,9 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Starts a process and waits until it is ready.
-    pub(crate) fn start(launch: &Launch, number: u64, lanes_max: usize) -> Result<Self, WorkerError> {
+    pub(crate) fn start(start: &Start, number: u64, lanes_max: usize) -> Result<Self, WorkerError> {
+        let Start { launch, require_sandbox } = start;
+        let require_sandbox = *require_sandbox;
         let (process, control) = Process::start(launch)?;
         let silent = |said: String| {
             process.kill();
@@ -105,12 +120,14 @@ impl Worker {
         let mut buffer = Buffer::default();
         let until = Some(Instant::now() + READY_WITHIN);
         match control.receive::<Ready>(&mut buffer, SMALL_MAX_BYTES, until) {
+            Ok(Ok(Hello { confined })) if require_sandbox && !confined.is_complete() => {
+                Err(WorkerError::Unconfined(confined.to_string()))
+            }
             Ok(Ok(Hello { confined })) => Ok(Self {
                 number,
                 process,
                 control: Mutex::new((control, buffer)),
-                lanes: Mutex::default(),
-                lanes_max,
+                lanes: Mutex::new(Lanes { idle: Vec::new(), open: 0, max: lanes_max }),
                 free: Condvar::new(),
                 loaded: Mutex::default(),
                 doom: OnceLock::new(),
@@ -167,7 +184,7 @@ impl Worker {
     pub(crate) fn load(&self, known: &Known, until: Instant) -> Result<Result<Manifest, CallError>, Lost> {
         self.on_lane(until, |lane| {
             let slot = self.slot(known.id());
-            let manifest = ready(&slot, lane, known)?;
+            let manifest = self.ready(&slot, lane, known)?;
             Ok(manifest.clone().expect("a slot is filled once its component is ready"))
         })
     }
@@ -182,7 +199,7 @@ impl Worker {
         until: Instant,
     ) -> Result<Called, Lost> {
         let called = self.on_lane(until, |lane| {
-            drop(ready(&self.slot(known.id()), lane, known)?);
+            drop(self.ready(&self.slot(known.id()), lane, known)?);
             lane.call(&known.load.limits, call, texts)
         })?;
         if known.is_gone() {
@@ -206,6 +223,24 @@ impl Worker {
         Arc::clone(lock(&self.loaded).entry(id).or_default())
     }
 
+    /// Fills the slot over this lane unless somebody else has.
+    fn ready<'s>(
+        &self,
+        slot: &'s Slot,
+        lane: &mut Lane,
+        known: &Known,
+    ) -> Result<MutexGuard<'s, Option<Manifest>>, LaneError> {
+        let mut manifest = lock(slot);
+        if manifest.is_none() {
+            let loaded = lane.load(&known.load);
+            if loaded.is_err() {
+                lock(&self.loaded).remove(&known.id());
+            }
+            *manifest = Some(loaded?);
+        }
+        Ok(manifest)
+    }
+
     fn on_lane<R>(
         &self,
         until: Instant,
@@ -226,6 +261,7 @@ impl Worker {
                 Err(Lost::Hung)
             }
             Err(LaneError::Nonsense(what)) => Err(self.lost(Some(Doom::Nonsense(what)))),
+            Err(LaneError::Gone) if lane.is_fresh() && self.takes_no_more() => Err(Lost::NotAsked),
             Err(LaneError::Gone) => Err(self.lost(None)),
         }
     }
@@ -240,7 +276,7 @@ impl Worker {
             if let Some(lane) = lanes.idle.pop() {
                 return Ok(lane);
             }
-            if lanes.open < self.lanes_max {
+            if lanes.open < lanes.max {
                 match Lane::open(&lock(&self.control).0) {
                     Ok(lane) => {
                         lanes.open += 1;
@@ -269,8 +305,27 @@ impl Worker {
 
     fn check_in(&self, mut lane: Lane) {
         lane.settle();
-        lock(&self.lanes).idle.push(lane);
+        let mut lanes = lock(&self.lanes);
+        lanes.idle.push(lane);
+        if lanes.idle[0].idle() > IDLE_MAX {
+            lanes.idle.remove(0);
+            lanes.open -= 1;
+        }
+        drop(lanes);
         self.free.notify_one();
+    }
+
+    /// Whether a new lane was closed because the process has no room for it: it goes on
+    /// with those that it has.
+    fn takes_no_more(&self) -> bool {
+        if self.process.wait(Some(Instant::now() + END_WITHIN)).is_some() || !self.is_alive() {
+            return false;
+        }
+        let mut lanes = lock(&self.lanes);
+        lanes.open -= 1;
+        lanes.max = lanes.open;
+        tracing::warn!(lanes = lanes.open, "the process that runs guests has no room for more calls at once");
+        lanes.open > 0
     }
 
     fn end(&self, doom: Doom) {
@@ -292,19 +347,6 @@ impl Worker {
         self.free.notify_all();
         Lost::InFlight { ended, doom: self.doom.get().cloned() }
     }
-}
-
-/// Fills the slot over this lane unless somebody else has.
-fn ready<'s>(
-    slot: &'s Slot,
-    lane: &mut Lane,
-    known: &Known,
-) -> Result<MutexGuard<'s, Option<Manifest>>, LaneError> {
-    let mut manifest = lock(slot);
-    if manifest.is_none() {
-        *manifest = Some(lane.load(&known.load)?);
-    }
-    Ok(manifest)
 }
 
 /// How a process ended, in words.

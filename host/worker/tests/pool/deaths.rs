@@ -54,14 +54,23 @@ pub(crate) fn twenty_innocent_calls_in_flight_all_get_their_answer() {
 pub(crate) fn a_worker_that_hangs_is_killed_within_its_deadline() {
     let scene = Scene::new();
     let (load, pid) = (scene.load("web"), scene.pid());
+    let good = scene.load("good");
     let begun = Instant::now();
-    let refusal = scene.refusal(load, "hang");
-    let took = begun.elapsed();
-    assert_eq!(refusal.code, Code::WorkerUnresponsive, "{refusal}");
-    assert!(took >= Duration::from_millis(650) && took < Duration::from_millis(900), "{took:?}");
+    std::thread::scope(|threads| {
+        let hung = threads.spawn(|| scene.refusal(load, "hang"));
+        scene.next_worker(pid);
+        // The deadline is 650 ms; the rest is for a busy machine.
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_millis(650) && took < Duration::from_secs(3), "{took:?}");
+        assert!(scene.answers(good));
+        let refusal = hung.join().expect("a refusal");
+        assert_eq!(refusal.code, Code::WorkerUnresponsive, "{refusal}");
+    });
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
-    scene.next_worker(pid);
-    assert!(scene.answers(load));
+    let begun = Instant::now();
+    assert_eq!(scene.refusal(load, "hang").code, Code::WorkerUnresponsive);
+    assert!(begun.elapsed() >= Duration::from_millis(650));
+    assert_eq!(scene.pool.status().restarts, 1, "alone from then on");
 }
 
 pub(crate) fn others_in_flight_beside_one_that_hangs_get_their_answer() {
@@ -178,7 +187,7 @@ pub(crate) fn without_a_worker_calls_fail_within_their_deadline() {
     let took = begun.elapsed();
     assert_eq!(refusal.code, Code::WorkerMissing, "{refusal}");
     assert!(refusal.message.contains("start /tmp"), "says what is wrong: {refusal}");
-    assert!(took >= Duration::from_millis(600) && took < Duration::from_millis(900), "{took:?}");
+    assert!(took >= Duration::from_millis(600) && took < Duration::from_secs(3), "{took:?}");
     std::os::unix::fs::symlink(&own, &program).expect("linked");
     scene.pid();
     assert!(scene.answers(load));

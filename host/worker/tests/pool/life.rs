@@ -78,7 +78,13 @@ pub(crate) fn a_worker_that_cannot_run_guests_says_why() {
     let folder = tempfile::tempdir().expect("a directory");
     let start = |folder: &Path| {
         let launch = launch(Path::new("/proc/self/exe"), folder, 64);
-        Pool::start(PoolConfig { shared: launch.clone(), solo: launch, lanes: 1, spare: Spare::new() })
+        Pool::start(PoolConfig {
+            shared: launch.clone(),
+            solo: launch,
+            lanes: 1,
+            require_sandbox: false,
+            spare: Spare::new(),
+        })
     };
     let broken = folder.path().join("broken");
     std::fs::create_dir(&broken).expect("made");
@@ -104,10 +110,29 @@ pub(crate) fn a_pool_that_is_shut_down_leaves_no_process() {
     assert!(begun.elapsed() < Duration::from_millis(100), "nothing to wait for");
 }
 
+pub(crate) fn a_worker_without_room_serves_over_fewer_lanes() {
+    let scene = Scene::sized(Path::new("/proc/self/exe"), 24);
+    let load = scene.load("web");
+    std::thread::scope(|threads| {
+        let calls: Vec<_> = (0..LANES).map(|_| threads.spawn(|| scene.children(load, "sleep:50"))).collect();
+        for call in calls {
+            assert_eq!(call.join().expect("an answer"), ["ns/a"]);
+        }
+    });
+    let status = scene.pool.status();
+    assert!(status.restarts == 0 && (4..LANES).contains(&status.lanes), "{status:?}");
+}
+
 /// A host that waits to be killed: says which worker it has.
 pub(crate) fn host(args: &[String]) -> ExitCode {
     let launch = launch(Path::new("/proc/self/exe"), Path::new(&args[0]), 64);
-    let config = PoolConfig { shared: launch.clone(), solo: launch, lanes: LANES, spare: Spare::new() };
+    let config = PoolConfig {
+        shared: launch.clone(),
+        solo: launch,
+        lanes: LANES,
+        require_sandbox: false,
+        spare: Spare::new(),
+    };
     let pool = Pool::start(config).expect("a pool");
     println!("{}", pool.status().pid.expect("a worker"));
     loop {

@@ -28,6 +28,7 @@ const TESTS: &[Test] = tests![
     life::an_answer_that_is_too_large_is_refused_by_its_size,
     life::time_that_the_host_takes_does_not_count,
     life::what_was_unloaded_is_not_asked_any_more,
+    life::a_worker_without_room_serves_over_fewer_lanes,
     life::a_worker_that_cannot_run_guests_says_why,
     life::a_pool_that_is_shut_down_leaves_no_process,
     life::a_worker_ends_with_its_host,

@@ -39,11 +39,17 @@ impl Scene {
     }
 
     pub(crate) fn with(program: &Path) -> Self {
+        Self::sized(program, 192)
+    }
+
+    /// With workers that may use so many MiB.
+    pub(crate) fn sized(program: &Path, mib: u64) -> Self {
         let folder = tempfile::tempdir().expect("a directory");
         let pool = Pool::start(PoolConfig {
-            shared: launch(program, folder.path(), 192),
-            solo: launch(program, folder.path(), 192),
+            shared: launch(program, folder.path(), mib),
+            solo: launch(program, folder.path(), mib),
             lanes: LANES,
+            require_sandbox: false,
             spare: Spare::new(),
         });
         Self { pool: pool.expect("a pool"), folder, next: AtomicU64::new(1) }
