@@ -278,7 +278,8 @@ mod tests {
 
     #[test]
     fn the_least_limit_on_the_way_counts() {
-        let table: [(&str, &[(&str, &str)], Option<u64>); 9] = [
+        type Files = &'static [(&'static str, &'static str)];
+        let table: [(&str, Files, Option<u64>); 9] = [
             ("nothing is there", &[], None),
             (
                 "a container on version 2",

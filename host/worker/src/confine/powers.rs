@@ -33,9 +33,14 @@ pub(super) fn drop_all() -> Powers {
     let _ = set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none });
     let no_new_privileges = set_no_new_privs(true).is_ok();
     // After the capabilities: the kernel forgets both settings when credentials grow.
-    let hidden = set_dumpable_behavior(DumpableBehavior::NotDumpable).is_ok();
+    let hidden = hide();
     let dies_with_host = set_parent_process_death_signal(Some(Signal::KILL)).is_ok();
     Powers { capabilities_left: left(), no_new_privileges, hidden, dies_with_host }
+}
+
+/// Others of the same user are kept out.
+pub(super) fn hide() -> bool {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).is_ok()
 }
 
 fn left() -> u64 {

@@ -28,7 +28,6 @@ const ALWAYS: &[c_long] = &[
     libc::SYS_readv,
     libc::SYS_writev,
     libc::SYS_pread64,
-    libc::SYS_lseek,
     libc::SYS_fstat,
     libc::SYS_close,
     libc::SYS_ppoll,
@@ -178,12 +177,15 @@ fn processes(rules: &mut Rules, needs: Needs, pid: u32) -> Result<(), ConfineErr
     allow(rules, libc::SYS_prlimit64, vec![is(0, u64::from(pid))?, is_pointer(2, 0)?])
 }
 
-/// Standard error is shared with the host, also the flags of its open file: none may be changed, and nobody
-/// be made to get signals from it.
+/// Standard error is shared with the host, also its open file's flags and position: none may be
+/// changed, under no other number either, and nobody be made to get signals from it.
 fn descriptors(rules: &mut Rules) -> Result<(), ConfineError> {
-    for command in [libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_SETFD, libc::F_GETFL] {
+    for command in [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL] {
         allow(rules, libc::SYS_fcntl, vec![is(1, command as u64)?])?;
     }
+    let another_name = is(1, libc::F_DUPFD_CLOEXEC as u64)?;
+    allow(rules, libc::SYS_fcntl, vec![another_name, is_not(0, 1)?, is_not(0, 2)?])?;
+    allow(rules, libc::SYS_lseek, vec![is_not(0, 1)?, is_not(0, 2)?])?;
     #[allow(clippy::unnecessary_cast)] // One C library has it as a signed type.
     allow(rules, libc::SYS_ioctl, vec![is(1, libc::FIOCLEX as u64)?])?;
     for option in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
@@ -213,6 +215,10 @@ fn is(argument: u8, value: u64) -> Result<SeccompCondition, ConfineError> {
     Ok(SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?)
 }
 
+fn is_not(argument: u8, value: u64) -> Result<SeccompCondition, ConfineError> {
+    Ok(SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)?)
+}
+
 fn is_pointer(argument: u8, value: u64) -> Result<SeccompCondition, ConfineError> {
     Ok(SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, value)?)
 }
@@ -234,7 +240,7 @@ mod tests {
             for (role, needs) in [(Role::Worker, ALL), (Role::Worker, NONE), (Role::Compile, NONE)] {
                 let rules = rules(role, needs, 1).expect("rules");
                 let denied = SeccompAction::Errno(libc::ENOSYS as u32);
-                let filter = SeccompFilter::new(rules, denied, SeccompAction::Allow, arch.clone());
+                let filter = SeccompFilter::new(rules, denied, SeccompAction::Allow, arch);
                 let program: BpfProgram = filter.expect("a filter").try_into().expect("a program");
                 assert!(program.len() < 512, "{} instructions", program.len());
             }

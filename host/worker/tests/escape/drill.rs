@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use crate::attempts::{self, Free};
 use crate::cell::{Cell, LEFT_OPEN, SECRET};
+use crate::files;
 use crate::prisoner::{BOMB_BYTES, ESCAPED};
 
 type Test = fn() -> anyhow::Result<()>;
@@ -22,6 +23,11 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("a_later_thread_of_a_worker_gets_nothing", || none_escapes("worker", "later", None)),
     ("a_worker_of_another_user_gets_nothing", || none_escapes("worker", "first", other_user())),
     ("a_compile_child_gets_nothing", || none_escapes("compile", "first", None)),
+    ("a_compile_child_on_a_kernel_without_landlock_gets_nothing", || {
+        none_escapes("old compile", "first", None)
+    }),
+    ("a_worker_on_a_kernel_without_landlock_says_so_and_only_reads_files", || only_reads(None)),
+    ("the_same_as_another_user", || only_reads(other_user())),
     ("without_the_fences_the_attempts_succeed", || most_succeed(None)),
     ("without_the_fences_another_users_attempts_succeed", || most_succeed(other_user())),
     ("what_an_honest_worker_needs_still_works", honest),
@@ -82,6 +88,11 @@ struct Scene {
 
 impl Scene {
     fn new(user: Option<u32>) -> anyhow::Result<Self> {
+        Self::with(user, "seen")
+    }
+
+    /// With a host that did what it can to protect itself, or did nothing.
+    fn with(user: Option<u32>, host: &str) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let path = folder.path();
         let rights = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode));
@@ -104,7 +115,7 @@ impl Scene {
         std::fs::copy(std::env::current_exe()?, path.join("self"))?;
         rights(&path.join("self"), 0o755)?;
         let mut victim =
-            command(path, user).arg("victim").env("TOKEN", SECRET).stdin(Stdio::piped()).spawn()?;
+            command(path, user).args(["victim", host]).env("TOKEN", SECRET).stdin(Stdio::piped()).spawn()?;
         let mut answers = BufReader::new(victim.stdout.take().expect("piped"));
         let cell = Cell {
             host: i32::try_from(victim.id())?,
@@ -212,6 +223,32 @@ fn none_escapes(fences: &str, thread: &str, user: Option<u32>) -> anyhow::Result
     scene.victim_is_well()?;
     println!("  {rows} attempts, {} succeeded", escaped.len());
     anyhow::ensure!(escaped.is_empty(), "{}", escaped.join("\n"));
+    Ok(())
+}
+
+/// Opening to read is what Landlock alone keeps a worker from; a host that hides itself is not among what
+/// can be read, although its user is the same.
+fn only_reads(user: Option<u32>) -> anyhow::Result<()> {
+    if user.is_some() && !is_root() {
+        println!("skipped: only root becomes another user");
+        return Ok(());
+    }
+    let mut scene = Scene::with(user, "hidden")?;
+    let mut reads = Vec::new();
+    for attempt in attempts::all() {
+        let (said, _) = scene.tries("old worker", "later", attempt.name)?;
+        let open = said.contains("REPORT false") && said.contains("files are open");
+        anyhow::ensure!(open, "{}: {said}", attempt.name);
+        row(attempt.name, outcome(&said));
+        if outcome(&said).contains(ESCAPED.to_str()?) {
+            reads.push(attempt.name);
+        }
+    }
+    scene.victim_is_well()?;
+    let of_files = |name: &&str| files::READS.contains(name);
+    anyhow::ensure!(reads.iter().all(of_files), "{reads:?}");
+    anyhow::ensure!(reads.contains(&"read a token beside the artefacts"), "{reads:?}");
+    println!("  {} attempts succeeded, all of them reading files: {reads:?}", reads.len());
     Ok(())
 }
 

@@ -5,6 +5,21 @@ use std::path::Path;
 use crate::attempts::{Attempt, attempt};
 use crate::cell::{Cell, Got, LEFT_OPEN, SECRET, c_path, call, done, open, opened, reached, read, read_file};
 
+/// What only Landlock keeps a worker from: opening by path, to read.
+pub(crate) const READS: &[&str] = &[
+    "read the ServiceAccount's token",
+    "read a token beside the artefacts",
+    "read a token through a link among the artefacts",
+    "read a token by way of the parent folder",
+    "read a token by open",
+    "read /etc/passwd",
+    "read its own binary",
+    "read its own environment",
+    "read its own map of memory",
+    "read the host's command line",
+    "read the machine's memory",
+];
+
 const HERE: usize = libc::AT_FDCWD as usize;
 
 pub(crate) const ATTEMPTS: &[Attempt] = &[
@@ -137,6 +152,11 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
         &[2, libc::LOCK_SH as usize]
     )),
     attempt!(Anyone, "cut off the host's standard error", |_| reached(libc::SYS_ftruncate, &[2, 0])),
+    attempt!(Anyone, "move in the host's standard error", |_| reached(libc::SYS_lseek, &[2, 0, 0])),
+    attempt!(Anyone, "give the host's standard error another number", |_| done(
+        libc::SYS_fcntl,
+        &[2, libc::F_DUPFD_CLOEXEC as usize, 3]
+    )),
     attempt!(Anyone, "make the host's standard error non-blocking", |_| done(
         libc::SYS_fcntl,
         &[2, libc::F_SETFL as usize, libc::O_NONBLOCK as usize]

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("prisoner") => prisoner::run(&args[1..]),
-        Some("victim") => prisoner::victim(),
+        Some("victim") => prisoner::victim(args[1..].iter().any(|arg| arg == "hidden")),
         Some("--list") => {
             drill::TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
             ExitCode::SUCCESS

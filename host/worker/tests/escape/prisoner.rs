@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use windlass_worker::confine::{self, Confinement, Role};
 
 use crate::attempts;
@@ -20,7 +21,7 @@ pub(crate) const DATA_BYTES: u64 = 128 << 20;
 /// The limit of the one that wants all memory there is.
 pub(crate) const BOMB_BYTES: u64 = 64 << 20;
 
-/// `prisoner <fences> <thread> <host> <address> <folder> <attempt>`, all of them words.
+/// `prisoner <fences> <thread> <host> <address> <folder> <attempt>`.
 pub(crate) fn run(args: &[String]) -> ExitCode {
     let [fences, thread, host, address, folder, attempt] = args else {
         return ExitCode::from(2);
@@ -32,6 +33,13 @@ pub(crate) fn run(args: &[String]) -> ExitCode {
     };
     // SAFETY: an integer; ends a prisoner that an attempt leaves waiting.
     unsafe { libc::alarm(20) };
+    let fences = match fences.strip_prefix("old ") {
+        Some(fences) => {
+            older_kernel();
+            fences
+        }
+        None => fences,
+    };
     if fences != "free" {
         let report = confine::apply(&confinement(fences, &cell)).expect("confined");
         println!("REPORT {} {report}", report.is_complete());
@@ -52,6 +60,22 @@ pub(crate) fn run(args: &[String]) -> ExitCode {
         tries();
     }
     ExitCode::SUCCESS
+}
+
+/// From here on the kernel, or the pod's own filter, knows neither Landlock nor `close_range`.
+fn older_kernel() {
+    let missing = [
+        libc::SYS_landlock_create_ruleset,
+        libc::SYS_landlock_add_rule,
+        libc::SYS_landlock_restrict_self,
+        libc::SYS_close_range,
+    ];
+    let arch = std::env::consts::ARCH.try_into().expect("an architecture");
+    let rules = missing.into_iter().map(|call| (call, Vec::new())).collect();
+    let answer = SeccompAction::Errno(libc::ENOSYS as u32);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, answer, arch).expect("a filter");
+    let program: BpfProgram = filter.try_into().expect("a program");
+    seccompiler::apply_filter(&program).expect("installed");
 }
 
 fn confinement(fences: &str, cell: &Cell) -> Confinement {
@@ -187,7 +211,8 @@ fn burn() -> Got {
 }
 
 /// Keeps a secret in memory, says where, and says it again when asked whether it is well.
-pub(crate) fn victim() -> ExitCode {
+pub(crate) fn victim(hidden: bool) -> ExitCode {
+    assert!(!hidden || confine::hide(), "the host is hidden");
     // One attempt without the fences sends this, and the drill goes on.
     // SAFETY: no handler, and no other thread that might set one.
     unsafe { libc::signal(libc::SIGABRT, libc::SIG_IGN) };
