@@ -82,6 +82,17 @@ struct Lanes {
     max: usize,
 }
 
+impl Lanes {
+    /// Puts a lane aside, and closes one that nobody has used for `idle_max`.
+    fn put(&mut self, lane: Lane, idle_max: Duration) {
+        self.idle.push(lane);
+        if self.idle[0].idle() > idle_max {
+            self.idle.remove(0);
+            self.open -= 1;
+        }
+    }
+}
+
 /// What is known of a component in one process: its manifest once it is loaded there.
 type Slot = Arc<Mutex<Option<Manifest>>>;
 
@@ -305,13 +316,7 @@ impl Worker {
 
     fn check_in(&self, mut lane: Lane) {
         lane.settle();
-        let mut lanes = lock(&self.lanes);
-        lanes.idle.push(lane);
-        if lanes.idle[0].idle() > IDLE_MAX {
-            lanes.idle.remove(0);
-            lanes.open -= 1;
-        }
-        drop(lanes);
+        lock(&self.lanes).put(lane, IDLE_MAX);
         self.free.notify_one();
     }
 
@@ -356,4 +361,27 @@ pub(crate) fn how(ended: Option<Ended>) -> String {
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_lane_that_nobody_uses_is_closed() {
+        let (control, _other) = UnixStream::pair().expect("sockets");
+        let control = Wire::patient(control);
+        let mut lanes = Lanes { idle: Vec::new(), open: 3, max: 3 };
+        for _ in 0..3 {
+            lanes.put(Lane::open(&control).expect("a lane"), IDLE_MAX);
+        }
+        assert_eq!((lanes.idle.len(), lanes.open), (3, 3), "all were used a moment ago");
+        while lanes.open > 1 {
+            let lane = lanes.idle.pop().expect("the one that is in use");
+            lanes.put(lane, Duration::from_micros(1));
+        }
+        assert_eq!(lanes.idle.len(), 1);
+    }
 }

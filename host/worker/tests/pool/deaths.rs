@@ -1,6 +1,7 @@
 //! What a pool does when a worker dies.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use windlass_core::code::Code;
@@ -191,6 +192,54 @@ pub(crate) fn without_a_worker_calls_fail_within_their_deadline() {
     std::os::unix::fs::symlink(&own, &program).expect("linked");
     scene.pid();
     assert!(scene.answers(load));
+}
+
+/// Says so when it is dropped.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+pub(crate) fn good_plugins_never_fail_beside_bad_ones() {
+    let scene = Scene::new();
+    let good: Vec<_> = (0..6).map(|i| scene.load(&format!("good-{i}"))).collect();
+    let scripts = ["abort", "exit:1", "garbage", "panic", "length", "flood:20000", "hang"];
+    let over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let (scene, over) = (&scene, &over);
+        let bad = threads.spawn(move || {
+            let _over = Ends(over);
+            for (i, script) in scripts.iter().cycle().take(21).enumerate() {
+                // A new one each time: it has the shared worker to itself once.
+                let load = scene.load(&format!("bad-{i}"));
+                let code = scene.refusal(load, script).code;
+                assert!(matches!(code, Code::WorkerDied | Code::WorkerUnresponsive), "{script}: {code}");
+                scene.pool.unload(load);
+            }
+        });
+        let calls: Vec<_> = good
+            .iter()
+            .map(|load| {
+                threads.spawn(move || {
+                    let mut asked = 0;
+                    while !over.load(Ordering::Relaxed) {
+                        assert!(scene.answers(*load));
+                        assert_eq!(scene.children(*load, "sleep:3"), ["ns/a"]);
+                        asked += 2;
+                    }
+                    asked
+                })
+            })
+            .collect();
+        let asked: u32 = calls.into_iter().map(|call| call.join().expect("no panic")).sum();
+        println!("  {asked} good calls beside {} deaths", scene.pool.status().restarts);
+        bad.join().expect("no panic");
+    });
+    assert!(scene.pool.status().restarts >= 21);
+    assert_eq!(scene.pool.status().loaded, good.len());
 }
 
 pub(crate) fn no_zombies_and_no_descriptors_are_left() {

@@ -42,6 +42,7 @@ const TESTS: &[Test] = tests![
     deaths::a_component_that_dies_when_it_is_loaded_is_refused_alone,
     deaths::a_component_that_dies_when_it_is_loaded_again_kills_one_worker,
     deaths::without_a_worker_calls_fail_within_their_deadline,
+    deaths::good_plugins_never_fail_beside_bad_ones,
     deaths::no_zombies_and_no_descriptors_are_left,
     figures::a_new_worker_has_all_plugins_soon,
 ];
