@@ -68,6 +68,11 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    /// A buffer that has already what most frames need.
+    pub(crate) fn roomy() -> Self {
+        Self { bytes: Vec::with_capacity(BUFFER_BYTES) }
+    }
+
     /// Gives back what an unusually large frame has taken.
     pub fn settle(&mut self) {
         if self.bytes.capacity() > KEPT_BYTES {

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use serde::Serialize;
 use windlass_core::code::{Code, Refusal};
@@ -136,11 +136,17 @@ fn start_lane<G: Guests>(
 ) -> bool {
     let (guests, open) = (Arc::clone(guests), Arc::clone(open));
     let lane = std::thread::Builder::new().name("lane".into()).stack_size(serving.lane_stack_bytes);
+    let (tell, told) = mpsc::sync_channel(1);
     let started = lane.spawn(move || {
-        or_die(|| serve_lane(&*guests, UnixStream::from(socket)));
+        or_die(|| {
+            let room = [(); 4].map(|()| Buffer::roomy());
+            let _told = tell.send(());
+            serve_lane(&*guests, UnixStream::from(socket), room);
+        });
         open.fetch_sub(1, Ordering::Relaxed);
     });
-    started.is_ok()
+    // Whether there is room for another is asked when this one has what it needs.
+    started.is_ok() && told.recv().is_ok()
 }
 
 fn only(mut sockets: Vec<OwnedFd>) -> Result<OwnedFd, ServeError> {
@@ -156,10 +162,11 @@ fn or_die(work: impl FnOnce()) {
 }
 
 /// One conversation after the other until the host closes the lane.
-fn serve_lane<G: Guests>(guests: &G, socket: UnixStream) {
+fn serve_lane<G: Guests>(guests: &G, socket: UnixStream, room: [Buffer; 4]) {
+    let [mut into, mut out, asking, answered] = room;
     let wire = Arc::new(Wire::patient(socket));
-    let questions = Arc::new(Questions { wire: Arc::clone(&wire), buffers: Mutex::default() });
-    let (mut into, mut out) = (Buffer::default(), Buffer::default());
+    let buffers = Mutex::new((asking, answered));
+    let questions = Arc::new(Questions { wire: Arc::clone(&wire), buffers });
     loop {
         let request = match wire.receive(&mut into, FRAME_MAX_BYTES, None) {
             Ok(request) => request,
