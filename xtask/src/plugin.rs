@@ -12,7 +12,7 @@ use windlass_core::kind::Gvk;
 use windlass_core::limits::Limits;
 use windlass_core::manifest::Manifest;
 use windlass_core::name::PluginName;
-use windlass_plugin::{Loader, Source};
+use windlass_plugin::{Loader, PART_BYTES, Parts, Slice, Source, cut};
 
 use crate::{rights, root};
 
@@ -91,9 +91,8 @@ impl Package {
             );
         }
         // The component's own manifest is the truth; its label is not known before it is asked.
-        let loader = Loader::new(Limits::default()).context("start the sandbox")?;
-        let unnamed = config_map(None, &compressed);
-        let source = Source::from_config_map(&unnamed.to_string(), loader.limits())?;
+        let loader = Loader::in_process(Limits::default()).context("start the sandbox")?;
+        let source = taken(&config_maps(None, &compressed), &loader)?;
         let manifest = loader.inspect(&source)?;
         let digest = windlass_core::name::Digest::of(&wasm).to_string();
         Ok(Self { manifest, digest, wasm, compressed, crd })
@@ -108,9 +107,9 @@ impl Package {
         zstd::encode_all(&*wasm, 19).context("compress")
     }
 
-    /// The ConfigMap that carries the component.
-    pub(crate) fn config_map(&self) -> serde_json::Value {
-        config_map(Some(&self.manifest.name), &self.compressed)
+    /// The ConfigMap that carries the component, or several when it is too large for one.
+    pub(crate) fn config_maps(&self) -> Vec<serde_json::Value> {
+        config_maps(Some(&self.manifest.name), &self.compressed)
     }
 
     /// The rights, with plurals from the plugin's own CRD.
@@ -124,7 +123,9 @@ impl Package {
         let mut parts = Vec::new();
         parts.extend(self.crd.clone());
         parts.push(self.rights()?);
-        parts.push(format!("{}\n", serde_json::to_string_pretty(&self.config_map())?));
+        for map in self.config_maps() {
+            parts.push(format!("{}\n", serde_json::to_string_pretty(&map)?));
+        }
         Ok(parts.join("---\n"))
     }
 
@@ -146,7 +147,19 @@ impl Package {
     }
 
     /// What `<dir>/kustomization.yaml` takes in.
+    ///
+    /// # Errors
+    /// Also for a component that is too large for one ConfigMap, which is all that kustomize makes.
     pub(crate) fn write_for_kustomize(&self, dir: &Path) -> Result<()> {
+        if self.compressed.len() > PART_BYTES {
+            bail!(
+                "{} KB compressed take {} ConfigMaps, and kustomize makes one: run `cargo xtask plugin {}` \
+                 without --kustomize and apply what it writes",
+                self.compressed.len() / 1000,
+                self.compressed.len().div_ceil(PART_BYTES),
+                dir.display()
+            );
+        }
         let rbac = dir.join("rbac.yaml");
         let text = self.rights()?;
         if fs::read_to_string(&rbac).ok().as_deref() != Some(&text) {
@@ -157,18 +170,40 @@ impl Package {
     }
 }
 
-fn config_map(name: Option<&PluginName>, compressed: &[u8]) -> serde_json::Value {
+/// What the host takes out of ConfigMaps.
+fn taken(maps: &[serde_json::Value], loader: &Loader) -> Result<Source> {
+    let mut parts = Parts::default();
+    let mut offered = Vec::new();
+    for map in maps {
+        offered = parts.offer(map.to_string().into())?.offered;
+    }
+    let whole = offered.pop().context("a component takes at least one ConfigMap")?.whole?;
+    Ok(whole.source(loader.limits(), loader.maxima())?)
+}
+
+fn config_maps(name: Option<&PluginName>, compressed: &[u8]) -> Vec<serde_json::Value> {
     let name = name.map_or("unnamed", PluginName::as_str);
-    serde_json::json!({
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {
-            "name": format!("{name}-plugin"),
-            "namespace": "windlass-system",
-            "labels": {"windlass.dev/plugin": name},
-        },
-        "binaryData": {"plugin.wasm.zst": base64::engine::general_purpose::STANDARD.encode(compressed)},
-    })
+    let slices = cut(compressed);
+    let one = slices.len() == 1;
+    let map = |(i, slice): (usize, &Slice<'_>)| {
+        let mut map = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": if one { format!("{name}-plugin") } else { format!("{name}-plugin-{}", i + 1) },
+                "namespace": "windlass-system",
+                "labels": {"windlass.dev/plugin": name},
+            },
+            "binaryData": {"plugin.wasm.zst": base64::engine::general_purpose::STANDARD.encode(slice.bytes)},
+        });
+        if !one {
+            let annotations: BTreeMap<&str, &str> =
+                slice.annotations.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            map["metadata"]["annotations"] = serde_json::json!(annotations);
+        }
+        map
+    };
+    slices.iter().enumerate().map(map).collect()
 }
 
 fn crate_name(dir: &Path) -> Result<String> {
@@ -212,4 +247,25 @@ fn plurals(yaml: &str) -> Result<BTreeMap<Gvk, String>> {
         }
     }
     Ok(plurals)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_component_is_cut_into_config_maps_that_say_which_part_they_are() {
+        let bytes: Vec<u8> = (0..PART_BYTES as u32 + 1).map(|i| i.to_le_bytes()[0]).collect();
+        let maps = config_maps(None, &bytes);
+        assert_eq!(maps.len(), 2);
+        for (i, map) in maps.iter().enumerate() {
+            assert_eq!(map["metadata"]["name"], format!("unnamed-plugin-{}", i + 1));
+            assert_eq!(map["metadata"]["annotations"]["windlass.dev/part"], format!("{}-of-2", i + 1));
+            let digest = windlass_core::name::Digest::of(&bytes);
+            assert_eq!(map["metadata"]["annotations"]["windlass.dev/whole"], digest.as_str());
+        }
+        let small = config_maps(None, b"small");
+        assert_eq!(small[0]["metadata"]["name"], "unnamed-plugin");
+        assert!(small[0]["metadata"]["annotations"].is_null());
+    }
 }

@@ -1,37 +1,76 @@
 //! The check before compilation: is this a component that could be a plugin?
 //!
-//! It parses and validates everything but function bodies (the compiler does
+//! It measures and validates everything but function bodies (the compiler does
 //! those) with the engine's own parser and features, so that an author hears what
 //! is wrong before seconds of compilation, and the compiler sees less of what
 //! strangers write. It never runs anything.
 
-use wasmtime::wasmparser::BinaryReaderError;
 use wasmtime::wasmparser::types::Types;
-use wasmtime::wasmparser::{
-    ComponentTypeRef, Parser, Payload, TypeBounds, ValidPayload, Validator, WasmFeatures,
-};
+use wasmtime::wasmparser::{BinaryReaderError, Parser, ValidPayload, Validator, WasmFeatures};
 use windlass_core::code::{Code, Refusal, printable};
 
+use crate::measure::{CheckLimits, Fault, Surface, measure};
+use crate::signature::{WORLDS, World};
 use crate::{imports, signature};
 
-/// Functions that one component may define, its core modules together.
-const FUNCTIONS_MAX: u32 = 20_000;
+/// What is known of a component that has passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Checked {
+    /// Version of the contract that it was built for: one that this host serves.
+    #[allow(dead_code, reason = "whoever serves several versions chooses the bindings by it")]
+    pub(crate) world: String,
+}
 
-/// Checks `bytes` against the contract.
+/// Checks `bytes` against the contract, within the ordinary limits.
 ///
 /// # Errors
-/// E110 to E116 when it is not a valid component, E120 and E121 for an import,
-/// E122 for an export.
-pub(crate) fn check(bytes: &[u8], features: WasmFeatures) -> Result<(), Refusal> {
+/// E110 to E116 and E123 when it is not a component that the host takes, E120 and
+/// E121 for an import, E122 for an export.
+pub(crate) fn check(bytes: &[u8], features: WasmFeatures) -> Result<Checked, Refusal> {
+    check_within(bytes, features, &CheckLimits::default(), &WORLDS)
+}
+
+/// Checks `bytes` against `worlds`, the newest of them last.
+pub(crate) fn check_within(
+    bytes: &[u8],
+    features: WasmFeatures,
+    limits: &CheckLimits,
+    worlds: &[World],
+) -> Result<Checked, Refusal> {
     magic(bytes)?;
-    let shape = walk(bytes, features).map_err(|e| match e {
-        Fault::Parse(e) => malformed(bytes, &e),
+    let surface = measure(bytes, limits).map_err(|fault| match fault {
+        Fault::Parse(error) => unreadable(bytes, &error),
         Fault::Refused(refusal) => refusal,
     })?;
-    for import in &shape.imports {
-        imports::allowed(import)?;
+    let types = validate(bytes, features).map_err(|error| malformed(bytes, &error))?;
+    let Some(types) = types else {
+        return Err(Refusal::new(Code::Malformed, "the component does not end"));
+    };
+    against(&types, &surface, worlds)
+}
+
+fn against(types: &Types, surface: &Surface, worlds: &[World]) -> Result<Checked, Refusal> {
+    let world = imports::target(&surface.imports, worlds)?;
+    for import in &surface.imports {
+        signature::import(types.as_ref(), import, imports::allowed(import, world)?)?;
     }
-    signature::check(shape.types.as_ref(), &shape.exports)
+    world.exports(types.as_ref(), &surface.exports)?;
+    Ok(Checked { world: world.version.clone() })
+}
+
+/// Validates all but function bodies. `None`: it has no end.
+fn validate(bytes: &[u8], features: WasmFeatures) -> Result<Option<Types>, BinaryReaderError> {
+    let mut validator = Validator::new_with_features(features);
+    let mut depth = 0_usize;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match validator.payload(&payload?)? {
+            ValidPayload::Parser(_) => depth += 1,
+            ValidPayload::End(types) if depth == 0 => return Ok(Some(types)),
+            ValidPayload::End(_) => depth -= 1,
+            ValidPayload::Ok | ValidPayload::Func(..) => {}
+        }
+    }
+    Ok(None)
 }
 
 /// What the compiler's complaint about a checked component means: it validates
@@ -43,77 +82,22 @@ pub(crate) fn compile_failure(bytes: &[u8], features: WasmFeatures, error: &wasm
     }
 }
 
-enum Fault {
-    Parse(BinaryReaderError),
-    Refused(Refusal),
-}
-
-impl From<BinaryReaderError> for Fault {
-    fn from(e: BinaryReaderError) -> Self {
-        Self::Parse(e)
-    }
-}
-
-/// What the outermost component imports and exports.
-struct Shape {
-    imports: Vec<String>,
-    exports: Vec<String>,
-    types: Types,
-}
-
-fn walk(bytes: &[u8], features: WasmFeatures) -> Result<Shape, Fault> {
-    let mut validator = Validator::new_with_features(features);
-    let (mut imports, mut exports) = (Vec::new(), Vec::new());
-    let mut depth = 0_usize;
-    let mut functions = 0_u32;
-    for payload in Parser::new(0).parse_all(bytes) {
-        let payload = payload?;
-        match &payload {
-            Payload::CodeSectionStart { count, .. } => {
-                functions = functions.saturating_add(*count);
-                if functions > FUNCTIONS_MAX {
-                    return Err(Fault::Refused(Refusal::new(
-                        Code::TooComplex,
-                        format!("{functions} functions, limit {FUNCTIONS_MAX}"),
-                    )));
-                }
-            }
-            Payload::ComponentImportSection(section) if depth == 0 => {
-                for import in section.clone() {
-                    let import = import?;
-                    // A world's `use` becomes the import of a type that equals a known
-                    // one: a name, nothing that anybody would have to provide.
-                    if !matches!(import.ty, ComponentTypeRef::Type(TypeBounds::Eq(_))) {
-                        imports.push(import.name.name.to_owned());
-                    }
-                }
-            }
-            Payload::ComponentExportSection(section) if depth == 0 => {
-                for export in section.clone() {
-                    exports.push(export?.name.name.to_owned());
-                }
-            }
-            _ => {}
-        }
-        match validator.payload(&payload)? {
-            ValidPayload::Parser(_) => depth += 1,
-            ValidPayload::End(types) if depth == 0 => {
-                return Ok(Shape { imports, exports, types });
-            }
-            ValidPayload::End(_) => depth -= 1,
-            ValidPayload::Ok | ValidPayload::Func(..) => {}
-        }
-    }
-    Err(Fault::Refused(Refusal::new(Code::Malformed, "the component does not end")))
-}
-
-/// E115 when the only fault is a feature that is off, E113 otherwise.
+/// E115 when the only fault is a feature that is off, E113 otherwise. Only for bytes that have
+/// been measured: the validator recurses.
 fn malformed(bytes: &[u8], error: &BinaryReaderError) -> Refusal {
-    let (text, offset) = (printable(error.message(), 256), error.offset());
     let with_all = WasmFeatures::all() - WasmFeatures::LEGACY_EXCEPTIONS;
     if Validator::new_with_features(with_all).validate_all(bytes).is_ok() {
-        return Refusal::new(Code::FeatureDisabled, format!("{text} at offset {offset:#x}"));
+        let (text, offset) = (printable(error.message(), 256), error.offset());
+        return Refusal::new(
+            Code::FeatureDisabled,
+            format!("{text} at offset {offset:#x}: build it for wasm32-wasip2 without this feature"),
+        );
     }
+    unreadable(bytes, error)
+}
+
+fn unreadable(bytes: &[u8], error: &BinaryReaderError) -> Refusal {
+    let (text, offset) = (printable(error.message(), 256), error.offset());
     Refusal::new(Code::Malformed, format!("malformed at offset {offset:#x} of {}: {text}", bytes.len()))
 }
 

@@ -1,7 +1,7 @@
 //! The parts of a plugin's ConfigMap that matter, and whether they changed.
 //!
 //! Cheap: nothing is decoded here. A registry asks this first, so that a ConfigMap
-//! whose annotations alone were touched (by the host itself) costs a hash.
+//! whose state alone was touched (by the host itself) costs a hash.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,6 +9,13 @@ use std::fmt::Write as _;
 use serde::Deserialize;
 use windlass_core::code::{Code, Refusal, printable};
 use windlass_core::name::{Digest, LABEL_PLUGIN, PluginName};
+
+use crate::limits::ANNOTATION_LIMIT;
+
+/// Annotation on a ConfigMap that holds one part of a component: `2-of-5`.
+pub const ANNOTATION_PART: &str = "windlass.dev/part";
+/// Annotation on each part: digest of the packed bytes of all parts together, the same on all.
+pub const ANNOTATION_WHOLE: &str = "windlass.dev/whole";
 
 /// What a ConfigMap says before anything in it is decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +27,8 @@ pub struct Offer {
     /// `metadata.creationTimestamp`, as written: RFC 3339 in UTC sorts as text.
     /// Empty when absent.
     pub created: String,
-    /// Changes exactly when the label, `data` or `binaryData` change.
+    /// Changes exactly when the label, `data`, `binaryData` or an annotation that
+    /// means something to the plugin change: limits and parts, not the host's own.
     pub content: Digest,
 }
 
@@ -31,14 +39,19 @@ impl Offer {
     /// E170 when the text is no ConfigMap or the label `windlass.dev/plugin` is
     /// missing or cannot name a plugin.
     pub fn from_config_map(json: &str) -> Result<Self, Refusal> {
-        let map = ConfigMap::parse(json)?;
+        Self::of(&ConfigMap::parse(json)?)
+    }
+
+    pub(crate) fn of(map: &ConfigMap) -> Result<Self, Refusal> {
         let plugin = map.plugin_name()?;
         let mut text = format!("{plugin}\n");
-        for (section, entries) in [("data", &map.data), ("binaryData", &map.binary_data)] {
-            for (key, value) in entries {
-                writeln!(text, "{section}\0{key}\0{}\0{value}", value.len())
-                    .expect("writing to a String cannot fail");
-            }
+        let annotations = map.annotations().iter().filter(|(key, _)| is_input(key));
+        let annotations = annotations.map(|(key, value)| ("annotations", key, value));
+        let data = map.data.iter().map(|(key, value)| ("data", key, value));
+        let binary = map.binary_data.iter().map(|(key, value)| ("binaryData", key, value));
+        for (section, key, value) in annotations.chain(data).chain(binary) {
+            writeln!(text, "{section}\0{key}\0{}\0{value}", value.len())
+                .expect("writing to a String cannot fail");
         }
         Ok(Self {
             config_map: map.reference(),
@@ -47,6 +60,11 @@ impl Offer {
             plugin,
         })
     }
+}
+
+/// Whether an annotation is the author's, not the host's own word.
+fn is_input(annotation: &str) -> bool {
+    annotation.starts_with(ANNOTATION_LIMIT) || [ANNOTATION_PART, ANNOTATION_WHOLE].contains(&annotation)
 }
 
 /// A ConfigMap as far as plugins are concerned.
@@ -68,6 +86,8 @@ pub(crate) struct Metadata {
     creation_timestamp: String,
     #[serde(deserialize_with = "null_is_empty")]
     labels: BTreeMap<String, String>,
+    #[serde(deserialize_with = "null_is_empty")]
+    annotations: BTreeMap<String, String>,
 }
 
 impl ConfigMap {
@@ -79,6 +99,10 @@ impl ConfigMap {
     /// `<namespace>/<name>`, for messages.
     pub(crate) fn reference(&self) -> String {
         format!("{}/{}", self.metadata.namespace, self.metadata.name)
+    }
+
+    pub(crate) fn annotations(&self) -> &BTreeMap<String, String> {
+        &self.metadata.annotations
     }
 
     pub(crate) fn plugin_name(&self) -> Result<PluginName, Refusal> {
@@ -113,12 +137,20 @@ mod tests {
     }
 
     #[test]
-    fn an_annotation_changes_nothing_and_a_byte_changes_the_content() {
+    fn what_the_host_says_changes_nothing_and_what_the_author_says_changes_the_content() {
         let plain = r#"{"metadata":{"namespace":"n","name":"x","creationTimestamp":"2026-01-01T00:00:00Z","labels":{"windlass.dev/plugin":"p"}},"binaryData":{"plugin.wasm":"AA=="},"data":null}"#;
         let annotated =
             plain.replace(r#""name":"x""#, r#""name":"x","resourceVersion":"9","annotations":{"a":"b"}"#);
         let changed = plain.replace("AA==", "AQ==");
         assert_eq!(offer(plain), offer(&annotated));
+        for ours in ["state", "digest", "message", "since"] {
+            let said = annotated.replace(r#""a":"b""#, &format!(r#""windlass.dev/{ours}":"x""#));
+            assert_eq!(offer(plain), offer(&said), "{ours}");
+        }
+        for (annotation, value) in [("limit-memory", "1Mi"), ("part", "1-of-2"), ("whole", "sha256:")] {
+            let asked = annotated.replace(r#""a":"b""#, &format!(r#""windlass.dev/{annotation}":"{value}""#));
+            assert_ne!(offer(plain).content, offer(&asked).content, "{annotation}");
+        }
         assert_ne!(offer(plain).content, offer(&changed).content);
         assert_eq!(offer(plain).config_map, "n/x");
     }

@@ -1,6 +1,10 @@
 //! Bounded decompression: it stops at the limit, whatever the header promises.
+//!
+//! Twice: once to count, in a buffer, so that a bomb costs no memory; then into exactly as much
+//! as it takes. A large component is the largest thing that the host ever holds.
 
 use std::io::Read;
+use std::sync::Arc;
 
 use windlass_core::code::{Code, Refusal};
 use windlass_core::limits::Limits;
@@ -24,6 +28,9 @@ pub(crate) enum Packing {
     Gzip,
 }
 
+/// Read at once while counting.
+const BUFFER_BYTES: usize = 64 << 10;
+
 /// The bytes without their packing.
 ///
 /// # Errors
@@ -33,38 +40,56 @@ pub(crate) fn decompress(
     key: &str,
     packed: Vec<u8>,
     limits: &Limits,
-) -> Result<Vec<u8>, Refusal> {
+) -> Result<Arc<[u8]>, Refusal> {
+    if packing == Packing::Plain {
+        return Ok(packed.into());
+    }
     let most = limits.decompressed_bytes.min(packed.len().saturating_mul(RATIO_MAX).max(RATIO_FREE_BYTES));
     let broken = |e: std::io::Error| Refusal::new(Code::Malformed, format!("{key} does not decompress: {e}"));
-    let bytes = match packing {
-        Packing::Plain => return Ok(packed),
-        Packing::Gzip => {
-            read_bounded(flate2::read::MultiGzDecoder::new(&packed[..]), most).map_err(broken)?
-        }
-        Packing::Zstd => {
-            let mut from = zstd::stream::read::Decoder::new(&packed[..]).map_err(broken)?;
-            from.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(broken)?;
-            read_bounded(from, most).map_err(broken)?
-        }
-    };
-    if bytes.len() > most {
+    let size = reader(packing, &packed).and_then(|from| count(from, most)).map_err(broken)?;
+    if size > most {
         return Err(Refusal::new(
             Code::DecompressedTooLarge,
             format!(
-                "{key}: {} bytes become more than {most} (at most {} MiB, and {RATIO_MAX} times the packed size)",
+                "{key}: stopped at {} KiB, which {} packed bytes exceed (at most {} MiB, and {RATIO_MAX} times the \
+                 packed size)",
+                most >> 10,
                 packed.len(),
                 limits.decompressed_bytes >> 20,
             ),
         ));
     }
-    Ok(bytes)
+    let mut whole: Arc<[u8]> = std::iter::repeat_n(0, size).collect();
+    let into = Arc::get_mut(&mut whole).expect("nobody else has it yet");
+    reader(packing, &packed).and_then(|mut from| from.read_exact(into)).map_err(broken)?;
+    Ok(whole)
 }
 
-/// Reads at most one byte more than `most`.
-fn read_bounded(from: impl Read, most: usize) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    from.take(most as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+fn reader(packing: Packing, packed: &[u8]) -> std::io::Result<Box<dyn Read + '_>> {
+    Ok(match packing {
+        Packing::Plain => Box::new(packed),
+        Packing::Gzip => Box::new(flate2::read::MultiGzDecoder::new(packed)),
+        Packing::Zstd => {
+            let mut from = zstd::stream::read::Decoder::new(packed)?;
+            from.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            Box::new(from)
+        }
+    })
+}
+
+/// How many bytes there are; stops after the first above `most`.
+fn count(mut from: impl Read, most: usize) -> std::io::Result<usize> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut size = 0_usize;
+    while size <= most {
+        match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => size += read,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(size)
 }
 
 #[cfg(test)]

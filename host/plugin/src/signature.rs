@@ -1,22 +1,24 @@
-//! The exports of a component against the contract's, as text that people can compare.
+//! What a component exports and imports against what the host knows, as text that people can
+//! compare.
 //!
-//! The expected side is not written down here: it is read from the binary form of
-//! `wit/windlass.wit` that the bindings carry, through the same functions as the
-//! found side, so the two cannot drift apart.
+//! The expected side is not written down here: it is read from the binary form of the WIT that
+//! the bindings carry, through the same functions as the found side, so the two cannot drift
+//! apart.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use wasmtime::wasmparser::component_types::{
-    ComponentAnyTypeId, ComponentDefinedType, ComponentEntityType, ComponentValType,
+    ComponentAnyTypeId, ComponentDefinedType, ComponentEntityType, ComponentItem, ComponentType,
+    ComponentValType,
 };
 use wasmtime::wasmparser::types::{Types, TypesRef};
 use wasmtime::wasmparser::{Validator, WasmFeatures};
 use windlass_core::code::{Code, Refusal, printable};
 
-use crate::bindings::contract::COMPONENT_TYPE;
-use crate::imports::CONTRACT;
+use crate::bindings::floor;
+use crate::worlds::SERVED;
 
 /// How deep a signature is written out when every detail counts; nothing in the
 /// contract is deeper.
@@ -26,101 +28,195 @@ const SHALLOW: usize = 4;
 /// Longer than any signature of the contract, in bytes.
 const LONG: usize = 8 << 10;
 
-/// What the contract exports: name -> (every detail, for people).
-static EXPECTED: LazyLock<BTreeMap<String, (String, String)>> = LazyLock::new(|| {
-    let contract = Contract::read();
-    contract
-        .functions()
-        .map(|(name, ty)| {
-            let show = |depth| entity(contract.types.as_ref(), ty, depth);
-            (name.to_owned(), (show(DEEP), show(SHALLOW)))
-        })
-        .collect()
-});
+/// The versions of the contract that this host serves, the newest last.
+pub(crate) static WORLDS: LazyLock<Vec<World>> =
+    LazyLock::new(|| SERVED.iter().map(|world| World::read("reconciler", world.component_type)).collect());
 
-/// Whether the component exports what the contract demands. What it exports
-/// beyond that is nobody's concern.
+/// What is answered of WASI.
+pub(crate) static FLOOR: LazyLock<World> = LazyLock::new(|| World::read("floor", floor::COMPONENT_TYPE));
+
+/// One world, as far as components are compared with it.
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    /// Version of its package.
+    pub(crate) version: String,
+    /// The functions that it demands, by name.
+    pub(crate) exports: BTreeMap<String, Shown>,
+    /// What may be imported, by `package/interface` without the version.
+    pub(crate) imports: BTreeMap<String, Interface>,
+}
+
+/// The functions and resources of an interface, by name.
+pub(crate) type Interface = BTreeMap<String, Shown>;
+
+/// A signature as text.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    /// With every detail.
+    deep: String,
+    /// For people.
+    shallow: String,
+}
+
+impl Shown {
+    fn of(types: TypesRef<'_>, ty: &ComponentEntityType) -> Self {
+        Self { deep: entity(types, ty, DEEP), shallow: entity(types, ty, SHALLOW) }
+    }
+}
+
+impl World {
+    /// Reads the world `name` from the binary form that bindings carry.
+    pub(crate) fn read(name: &str, component_type: &[u8]) -> Self {
+        let types = Validator::new_with_features(WasmFeatures::all())
+            .validate_all(component_type)
+            .expect("the bindings carry a valid component type");
+        let (full, world) = outermost(&types, name);
+        let functions = world.exports.iter().filter(|(_, item)| matches!(item.ty, ComponentEntityType::Func(_)));
+        let imports = world.imports.iter().filter_map(|(import, item)| {
+            let interface = import.split('@').next().unwrap_or_default();
+            Some((interface.to_owned(), interface_of(types.as_ref(), item)?))
+        });
+        Self {
+            version: full.split_once('@').map(|(_, version)| version.to_owned()).unwrap_or_default(),
+            exports: functions.map(|(name, item)| (name.clone(), Shown::of(types.as_ref(), &item.ty))).collect(),
+            imports: imports.collect(),
+        }
+    }
+
+    /// What may be imported under `package/interface`.
+    pub(crate) fn offered(&self, interface: &str) -> Option<&Interface> {
+        self.imports.get(interface)
+    }
+
+    /// Whether the component exports what the contract demands. What it exports
+    /// beyond that is nobody's concern.
+    ///
+    /// # Errors
+    /// E122 with what was expected and what was found.
+    pub(crate) fn exports(&self, types: TypesRef<'_>, exports: &[String]) -> Result<(), Refusal> {
+        for (name, expected) in &self.exports {
+            let Some(item) = types.component_item_for_export(name) else {
+                return Err(self.missing(name, expected, exports));
+            };
+            let found = Shown::of(types, &item.ty);
+            if found.deep != expected.deep {
+                let (expected, found) = apart(expected, &found);
+                return Err(Refusal::new(
+                    Code::ExportMismatch,
+                    format!(
+                        "{name}: expected {}, found {} (contract {})",
+                        printable(&expected, 256),
+                        printable(&found, 256),
+                        self.version
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn missing(&self, name: &str, expected: &Shown, exports: &[String]) -> Refusal {
+        let found =
+            if exports.is_empty() { "no exports".to_owned() } else { printable(&exports.join(", "), 128) };
+        let hint = if exports.iter().any(|e| e.starts_with("wasi:cli/run")) {
+            "; this is a program: build a library (crate-type cdylib)"
+        } else {
+            ""
+        };
+        Refusal::new(
+            Code::ExportMismatch,
+            format!(
+                "{name}: expected {}, found {found}{hint} (contract {})",
+                printable(&expected.shallow, 256),
+                self.version
+            ),
+        )
+    }
+}
+
+/// Whether the component imports under `name` only what is `offered`, as it is.
 ///
 /// # Errors
-/// E122 with what was expected and what was found.
-pub(crate) fn check(types: TypesRef<'_>, exports: &[String]) -> Result<(), Refusal> {
-    for (name, (deep, shallow)) in EXPECTED.iter() {
-        let Some(item) = types.component_item_for_export(name) else {
-            return Err(missing(name, shallow, exports));
+/// E120 with the interface, the function, what is offered and what was found.
+pub(crate) fn import(types: TypesRef<'_>, name: &str, offered: &Interface) -> Result<(), Refusal> {
+    let refuse = |text: String| Err(Refusal::new(Code::ForbiddenImport, text));
+    let item = types.component_item_for_import(name);
+    let Some(ComponentEntityType::Instance(instance)) = item.map(|item| item.ty) else {
+        return refuse(format!("{}: imported as something else than an interface", printable(name, 200)));
+    };
+    for (member, item) in &types[instance].exports {
+        let Some(found) = needed(types, item) else {
+            continue;
         };
-        let found = entity(types, &item.ty, DEEP);
-        if found != *deep {
-            let (expected, found) = apart((deep, &found), (shallow, &entity(types, &item.ty, SHALLOW)));
-            return Err(Refusal::new(
-                Code::ExportMismatch,
-                format!("{name}: expected {}, found {}", printable(&expected, 256), printable(&found, 256)),
+        let at = format!("{}#{}", printable(name, 128), printable(member, 128));
+        let Some(expected) = offered.get(member) else {
+            let there = if offered.is_empty() { "nothing but types".to_owned() } else { offered_names(offered) };
+            return refuse(format!("{at}: this host does not have it; the interface has {there}"));
+        };
+        if found.deep != expected.deep {
+            let (expected, found) = apart(expected, &found);
+            return refuse(format!(
+                "{at}: this host has {}, the component wants {}",
+                printable(&expected, 256),
+                printable(&found, 256)
             ));
         }
     }
     Ok(())
 }
 
-fn missing(name: &str, shallow: &str, exports: &[String]) -> Refusal {
-    let found =
-        if exports.is_empty() { "no exports".to_owned() } else { printable(&exports.join(", "), 128) };
-    let hint = if exports.iter().any(|e| e.starts_with("wasi:cli/run")) {
-        "; this is a program: build a library (crate-type cdylib)"
-    } else {
-        ""
+/// The world's full name and type. It is a component type inside the component type that the
+/// binary form exports under the world's short name.
+fn outermost<'t>(types: &'t Types, name: &str) -> (&'t str, &'t ComponentType) {
+    let item = types.component_item_for_export(name).map(|item| item.ty);
+    let Some(ComponentEntityType::Type { referenced: ComponentAnyTypeId::Component(outer), .. }) = item else {
+        unreachable!("the bindings were made from the world {name}");
     };
-    Refusal::new(
-        Code::ExportMismatch,
-        format!("{name}: expected {}, found {found}{hint} (contract {CONTRACT})", printable(shallow, 256)),
-    )
+    let inner = types[outer].exports.iter().find_map(|(full, item)| match item.ty {
+        ComponentEntityType::Component(id) => Some((full.as_str(), &types[id])),
+        _ => None,
+    });
+    inner.expect("the binary form of a world holds one component type")
+}
+
+/// What of an imported instance the host has to provide.
+fn interface_of(types: TypesRef<'_>, item: &ComponentItem) -> Option<Interface> {
+    let ComponentEntityType::Instance(id) = item.ty else {
+        return None;
+    };
+    let members = types[id].exports.iter();
+    Some(members.filter_map(|(name, item)| Some((name.clone(), needed(types, item)?))).collect())
+}
+
+/// Its signature, if whoever provides the instance has to provide it: a type that equals
+/// another one is only a name, a resource is not.
+fn needed(types: TypesRef<'_>, item: &ComponentItem) -> Option<Shown> {
+    match item.ty {
+        ComponentEntityType::Type { referenced: ComponentAnyTypeId::Resource(_), .. } => {
+            Some(Shown { deep: "resource".to_owned(), shallow: "a resource".to_owned() })
+        }
+        ComponentEntityType::Type { .. } => None,
+        ty => Some(Shown::of(types, &ty)),
+    }
+}
+
+fn offered_names(offered: &Interface) -> String {
+    let names: Vec<&str> = offered.keys().map(String::as_str).collect();
+    printable(&names.join(", "), 200)
 }
 
 /// Two texts that show the difference: the short forms, or where the long ones part.
-fn apart(deep: (&str, &str), shallow: (&str, &str)) -> (String, String) {
-    if shallow.0 != shallow.1 {
-        return (shallow.0.to_owned(), shallow.1.to_owned());
+fn apart(expected: &Shown, found: &Shown) -> (String, String) {
+    if expected.shallow != found.shallow {
+        return (expected.shallow.clone(), found.shallow.clone());
     }
-    let same = deep.0.bytes().zip(deep.1.bytes()).take_while(|(a, b)| a == b).count();
+    let same = expected.deep.bytes().zip(found.deep.bytes()).take_while(|(a, b)| a == b).count();
     let from = same.saturating_sub(40);
     let cut = |text: &str| format!("…{}", text.chars().skip(from).take(120).collect::<String>());
-    (cut(deep.0), cut(deep.1))
+    (cut(&expected.deep), cut(&found.deep))
 }
 
-/// The contract's own binary form.
-struct Contract {
-    types: Types,
-}
-
-impl Contract {
-    fn read() -> Self {
-        let types = Validator::new_with_features(WasmFeatures::all())
-            .validate_all(COMPONENT_TYPE)
-            .expect("the bindings carry a valid component type");
-        Self { types }
-    }
-
-    /// The world's exported functions. The world is a component type inside the
-    /// component type that the binary form exports.
-    fn functions(&self) -> impl Iterator<Item = (&str, &ComponentEntityType)> {
-        let types = self.types.as_ref();
-        let outer = types.component_item_for_export("reconciler").map(|item| item.ty);
-        let Some(ComponentEntityType::Type { referenced: ComponentAnyTypeId::Component(outer), .. }) = outer
-        else {
-            unreachable!("the bindings were made from the world `reconciler`");
-        };
-        let world = self.types[outer].exports.values().find_map(|item| match item.ty {
-            ComponentEntityType::Component(id) => Some(id),
-            _ => None,
-        });
-        let world = world.expect("the binary form of a world holds one component type");
-        self.types[world]
-            .exports
-            .iter()
-            .filter(|(_, item)| matches!(item.ty, ComponentEntityType::Func(_)))
-            .map(|(name, item)| (name.as_str(), &item.ty))
-    }
-}
-
-/// An export as text.
+/// An item as text.
 fn entity(types: TypesRef<'_>, ty: &ComponentEntityType, depth: usize) -> String {
     let mut out = String::new();
     match ty {
@@ -252,14 +348,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_contract_exports_its_three_functions() {
-        let names: Vec<&str> = EXPECTED.keys().map(String::as_str).collect();
+    fn the_contract_exports_its_three_functions_and_offers_two_interfaces() {
+        let world = WORLDS.last().expect("one is served");
+        assert_eq!(world.version, "0.1.0");
+        let names: Vec<&str> = world.exports.keys().map(String::as_str).collect();
         assert_eq!(names, ["finalize", "manifest", "reconcile"]);
-        let (deep, shallow) = &EXPECTED["reconcile"];
+        let Shown { deep, shallow } = &world.exports["reconcile"];
         assert!(deep.starts_with(
             "func(snapshot: record {primary: string, children: list<string>, settings: option<string>}) -> result<"
         ));
         assert!(deep.contains("severity: enum {normal, warning}"), "{deep}");
         assert!(!deep.contains('…') && shallow.len() < deep.len(), "{shallow}");
+        let offered = |interface: &str| offered_names(world.offered(interface).expect(interface));
+        assert_eq!(offered("windlass:operator/cache"), "get, list");
+        assert_eq!(offered("windlass:operator/log"), "write");
+        assert_eq!(offered("windlass:operator/types"), "");
+    }
+
+    #[test]
+    fn the_floor_is_what_is_linked_of_wasi() {
+        assert_eq!(FLOOR.imports.len(), 18);
+        let streams = FLOOR.offered("wasi:io/streams").expect("there");
+        assert_eq!(streams["output-stream"].deep, "resource");
+        assert!(streams["[method]output-stream.write"].deep.starts_with("func(self: borrow, contents: list<u8>)"));
     }
 }

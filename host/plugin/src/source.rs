@@ -1,9 +1,10 @@
-//! Sources: a plugin's bytes and settings, out of its ConfigMap.
+//! Sources: a plugin's bytes and settings, out of its ConfigMap or ConfigMaps.
 //!
 //! Everything here is bounded before it is allocated: whoever may write a
 //! ConfigMap may write a decompression bomb. What the bytes mean is
 //! [`check`](crate::check)'s business.
 
+use std::fmt;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -12,8 +13,10 @@ use windlass_core::code::{Code, Refusal};
 use windlass_core::limits::Limits;
 use windlass_core::name::{Digest, PluginName};
 
-use crate::config_map::ConfigMap;
+use crate::config_map::{ANNOTATION_WHOLE, ConfigMap};
 use crate::decompress::{Packing, decompress};
+use crate::limits::{ANNOTATION_LIMIT, LimitMaxima, limits_of};
+use crate::verify::signature_text;
 
 /// Keys of `binaryData` that may hold the component, and how each is packed.
 const KEYS: [(&str, Packing); 3] =
@@ -26,8 +29,10 @@ const SETTINGS: &str = "settings.yaml";
 /// has been parsed yet.
 #[derive(Clone)]
 pub struct Source {
-    /// `<namespace>/<name>` of the ConfigMap.
+    /// `<namespace>/<name>` of the ConfigMap; of part 1 when there are several.
     pub config_map: String,
+    /// The key under which the component was found.
+    pub key: &'static str,
     /// The plugin's name, from the ConfigMap's label.
     pub plugin: PluginName,
     /// The component, uncompressed; at most [`Limits::decompressed_bytes`].
@@ -37,40 +42,264 @@ pub struct Source {
     /// `settings.yaml` as JSON text; `None` when the key is absent or holds
     /// nothing but comments.
     pub settings: Option<Arc<str>>,
+    /// What its calls may use: the host's defaults and the ConfigMap's annotations.
+    pub limits: Limits,
+    /// The text of `plugin.sig`; nothing is known of whether it is good.
+    pub signature: Option<Arc<str>>,
 }
 
 impl Source {
-    /// Takes the component and the settings out of a ConfigMap's JSON.
+    /// Takes the component and the settings out of the JSON of a ConfigMap that holds all of it.
     ///
     /// # Errors
-    /// E101 no component or several, E102 not binary, E113 does not decompress,
-    /// E116 more than [`Limits::component_bytes`], E117 decompresses to too much,
-    /// E170 bad label, E173 settings that are not YAML. None passes by itself: the
-    /// ConfigMap has to change.
+    /// As [`Whole::source`].
     pub fn from_config_map(json: &str, limits: &Limits) -> Result<Self, Refusal> {
-        let map = ConfigMap::parse(json)?;
-        let plugin = map.plugin_name()?;
-        let (key, packing, text) = only_key(&map)?;
-        let packed = decode(&map, key, text, limits)?;
-        let component = decompress(packing, key, packed, limits)?;
-        Ok(Self {
-            config_map: map.reference(),
+        Whole::single(json.into())?.source(limits, &LimitMaxima::default())
+    }
+
+    /// A component that came from no ConfigMap, with the default limits: for tools and tests.
+    pub fn local(plugin: PluginName, component: Arc<[u8]>, settings: Option<Arc<str>>) -> Self {
+        Self {
+            config_map: format!("local/{plugin}"),
+            key: KEYS[0].0,
             plugin,
             digest: Digest::of(&component),
-            component: component.into(),
-            settings: map.data.get(SETTINGS).map(|text| settings(text)).transpose()?.flatten(),
-        })
+            component,
+            settings,
+            limits: Limits::default(),
+            signature: None,
+        }
+    }
+
+    /// Where it came from, for messages.
+    pub fn origin(&self) -> Origin {
+        Origin {
+            plugin: self.plugin.clone(),
+            config_map: self.config_map.clone(),
+            key: Some(self.key),
+            digest: Some(self.digest.clone()),
+        }
     }
 }
 
-impl std::fmt::Debug for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Source")
             .field("config_map", &self.config_map)
             .field("plugin", &self.plugin)
             .field("digest", &self.digest)
             .field("bytes", &self.component.len())
             .finish_non_exhaustive()
+    }
+}
+
+/// Where a component came from: the beginning of every message about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The plugin's name, from the label.
+    pub plugin: PluginName,
+    /// `<namespace>/<name>` of the ConfigMap.
+    pub config_map: String,
+    /// The key of `binaryData`, once that is known.
+    pub key: Option<&'static str>,
+    /// The component, once that is known.
+    pub digest: Option<Digest>,
+}
+
+impl Origin {
+    /// The same refusal, with a message that says what it is about.
+    #[must_use]
+    pub fn says(&self, refusal: &Refusal) -> Refusal {
+        Refusal::new(refusal.code, format!("{self}: {}", refusal.message))
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "plugin {}, ConfigMap {}", self.plugin, self.config_map)?;
+        if let Some(key) = self.key {
+            write!(f, ", key {key}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, " ({})", digest.short())?;
+        }
+        Ok(())
+    }
+}
+
+/// All ConfigMaps of one version of a plugin, nothing in them decoded. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whole {
+    plugin: PluginName,
+    config_map: String,
+    /// Part 1 first.
+    texts: Vec<Arc<str>>,
+    /// What the parts announce as the digest of their bytes together.
+    announced: Option<Digest>,
+}
+
+/// The bytes under the key of a component, as they came, all parts together.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Packed {
+    /// Which key, which says how they are packed.
+    pub key: &'static str,
+    /// At most [`Limits::decompressed_bytes`].
+    pub bytes: Vec<u8>,
+    packing: Packing,
+}
+
+impl fmt::Debug for Packed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Packed").field("key", &self.key).field("bytes", &self.bytes.len()).finish()
+    }
+}
+
+impl Whole {
+    /// One ConfigMap that holds everything.
+    ///
+    /// # Errors
+    /// E170 when the text is no ConfigMap or its label cannot name a plugin.
+    pub fn single(json: Arc<str>) -> Result<Self, Refusal> {
+        let map = ConfigMap::parse(&json)?;
+        Ok(Self::new(map.plugin_name()?, map.reference(), vec![json], None))
+    }
+
+    /// All texts in their order. They have been found to belong together.
+    pub(crate) fn new(
+        plugin: PluginName,
+        config_map: String,
+        texts: Vec<Arc<str>>,
+        announced: Option<Digest>,
+    ) -> Self {
+        Self { plugin, config_map, texts, announced }
+    }
+
+    /// Its ConfigMaps as JSON, in the order of their parts.
+    pub fn config_maps(&self) -> &[Arc<str>] {
+        &self.texts
+    }
+
+    /// How many ConfigMaps it takes.
+    pub fn parts(&self) -> usize {
+        self.texts.len()
+    }
+
+    /// Decodes, assembles and unpacks: the component and its settings.
+    ///
+    /// # Errors
+    /// E101 no component or several, E102 not binary, E113 does not decompress, E116 more than
+    /// [`Limits::component_bytes`] in one ConfigMap, E117 decompresses to too much, E118 parts
+    /// that are packed differently, E130 a signature that is no text, E132 parts that are not
+    /// the whole that they announce, E170 and E171 for the limits, E173 settings that are not
+    /// YAML. Each says where it was found. None passes by itself: a ConfigMap has to change.
+    pub fn source(&self, defaults: &Limits, maxima: &LimitMaxima) -> Result<Source, Refusal> {
+        self.said(self.unpack(defaults, maxima))
+    }
+
+    /// The bytes as they came: for whoever keeps a copy.
+    ///
+    /// # Errors
+    /// E101, E102, E116, E117, E118 and E132 as [`source`](Self::source).
+    pub fn packed(&self, limits: &Limits) -> Result<Packed, Refusal> {
+        self.said(self.assemble(limits))
+    }
+
+    fn said<T>(&self, result: Result<T, Refusal>) -> Result<T, Refusal> {
+        let origin = || Origin {
+            plugin: self.plugin.clone(),
+            config_map: self.config_map.clone(),
+            key: None,
+            digest: None,
+        };
+        result.map_err(|refusal| origin().says(&refusal))
+    }
+
+    fn unpack(&self, defaults: &Limits, maxima: &LimitMaxima) -> Result<Source, Refusal> {
+        let first = ConfigMap::parse(self.texts.first().map_or("", |text| text))?;
+        let limits = limits_of(first.annotations(), defaults, maxima)?;
+        let settings = first.data.get(SETTINGS).map(|text| settings(text)).transpose()?.flatten();
+        let signature = signature_text(&first.data, &first.binary_data)?;
+        let Packed { key, bytes, packing } = self.assemble(defaults)?;
+        let component = decompress(packing, key, bytes, defaults)?;
+        Ok(Source {
+            config_map: self.config_map.clone(),
+            key,
+            plugin: self.plugin.clone(),
+            digest: Digest::of(&component),
+            component,
+            settings,
+            limits,
+            signature: signature.map(Into::into),
+        })
+    }
+
+    fn assemble(&self, limits: &Limits) -> Result<Packed, Refusal> {
+        let mut packed: Option<Packed> = None;
+        for (i, text) in self.texts.iter().enumerate() {
+            let map = ConfigMap::parse(text)?;
+            let (key, packing, encoded) = only_key(&map).map_err(|refusal| self.in_part(i, &map, refusal))?;
+            let slice = decode(key, encoded, limits).map_err(|refusal| self.in_part(i, &map, refusal))?;
+            let Some(packed) = &mut packed else {
+                packed = Some(Packed { key, bytes: slice, packing });
+                continue;
+            };
+            only_bytes(&map).map_err(|refusal| self.in_part(i, &map, refusal))?;
+            if packed.key != key {
+                let text = format!("the key is {key}, in part 1 it is {}: pack all parts alike", packed.key);
+                return Err(self.in_part(i, &map, Refusal::new(Code::PartsIncomplete, text)));
+            }
+            if packed.bytes.len() + slice.len() > limits.decompressed_bytes {
+                return Err(Refusal::new(
+                    Code::DecompressedTooLarge,
+                    format!("the parts hold more than {} MiB", limits.decompressed_bytes >> 20),
+                ));
+            }
+            packed.bytes.extend_from_slice(&slice);
+        }
+        let packed = packed.ok_or_else(|| Refusal::new(Code::NoPluginBytes, "there is no ConfigMap"))?;
+        self.as_announced(&packed)?;
+        Ok(packed)
+    }
+
+    /// Says which part a refusal is about, when there are several.
+    fn in_part(&self, index: usize, map: &ConfigMap, refusal: Refusal) -> Refusal {
+        if self.texts.len() == 1 {
+            return refusal;
+        }
+        let text = format!("part {} (ConfigMap {}): {}", index + 1, map.reference(), refusal.message);
+        Refusal::new(refusal.code, text)
+    }
+
+    fn as_announced(&self, packed: &Packed) -> Result<(), Refusal> {
+        let Some(announced) = &self.announced else {
+            return Ok(());
+        };
+        let found = Digest::of(&packed.bytes);
+        if found == *announced {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Code::DigestMismatch,
+            format!(
+                "the {} parts together are {} bytes with digest {}, annotation {ANNOTATION_WHOLE} says {}: apply \
+                 all parts of one version",
+                self.texts.len(),
+                packed.bytes.len(),
+                found.short(),
+                announced.short()
+            ),
+        ))
+    }
+}
+
+/// A part other than the first carries bytes and nothing else: what it said would be lost.
+fn only_bytes(map: &ConfigMap) -> Result<(), Refusal> {
+    if map.data.contains_key(SETTINGS) {
+        return Err(Refusal::new(Code::BadSettings, format!("{SETTINGS} belongs into part 1")));
+    }
+    match map.annotations().keys().find(|key| key.starts_with(ANNOTATION_LIMIT)) {
+        Some(key) => Err(Refusal::new(Code::BadManifest, format!("annotation {key} belongs on part 1"))),
+        None => Ok(()),
     }
 }
 
@@ -85,10 +314,9 @@ fn only_key(map: &ConfigMap) -> Result<(&'static str, Packing, &str), Refusal> {
         return Err(Refusal::new(
             Code::NoPluginBytes,
             format!(
-                "ConfigMap {} has both {} and {}: exactly one of plugin.wasm, plugin.wasm.zst and plugin.wasm.gz is expected",
-                map.reference(),
-                first.0,
-                second.0
+                "there are both {} and {}: exactly one of plugin.wasm, plugin.wasm.zst and plugin.wasm.gz is \
+                 expected",
+                first.0, second.0
             ),
         ));
     }
@@ -100,42 +328,39 @@ fn no_key(map: &ConfigMap) -> Refusal {
         Some((key, _)) => Refusal::new(
             Code::NotBinary,
             format!(
-                "ConfigMap {} has {key} in data, which is text: put the component in binaryData \
-                 (kubectl create configmap --from-file does)",
-                map.reference()
+                "{key} is in data, which is text: put the component in binaryData (kubectl create configmap \
+                 --from-file does)"
             ),
         ),
         None => Refusal::new(
             Code::NoPluginBytes,
             format!(
-                "ConfigMap {} has none of plugin.wasm, plugin.wasm.zst and plugin.wasm.gz in binaryData; found {}",
-                map.reference(),
+                "expected one of plugin.wasm, plugin.wasm.zst and plugin.wasm.gz in binaryData; found {}",
                 map.keys()
             ),
         ),
     }
 }
 
-fn decode(map: &ConfigMap, key: &str, text: &str, limits: &Limits) -> Result<Vec<u8>, Refusal> {
+fn decode(key: &str, text: &str, limits: &Limits) -> Result<Vec<u8>, Refusal> {
     if text.is_empty() {
-        return Err(Refusal::new(
-            Code::NoPluginBytes,
-            format!("key {key} in ConfigMap {} is empty", map.reference()),
-        ));
+        return Err(Refusal::new(Code::NoPluginBytes, format!("key {key} is empty")));
     }
     let most = limits.component_bytes;
     if text.len() / 4 * 3 > most + 3 {
         return Err(Refusal::new(
             Code::TooComplex,
-            format!("key {key} holds {} KiB, at most {} KiB", text.len() / 4 * 3 / 1024, most / 1024),
+            format!(
+                "key {key} holds {} KiB, at most {} KiB in one ConfigMap: compress it with zstd -19, or split \
+                 it into parts",
+                text.len() / 4 * 3 / 1024,
+                most / 1024
+            ),
         ));
     }
-    STANDARD.decode(text).map_err(|e| {
-        Refusal::new(
-            Code::NotBinary,
-            format!("key {key} in ConfigMap {}: binaryData is not base64: {e}", map.reference()),
-        )
-    })
+    STANDARD
+        .decode(text)
+        .map_err(|e| Refusal::new(Code::NotBinary, format!("key {key}: binaryData is not base64: {e}")))
 }
 
 /// YAML to JSON text. Nothing but comments is the same as no settings.
@@ -196,7 +421,11 @@ mod tests {
                 Code::NoPluginBytes,
                 "found app.wasm, k",
             ),
-            (config_map(json!({"plugin.wasm": ""}), nothing.clone()), Code::NoPluginBytes, "ns/x is empty"),
+            (
+                config_map(json!({"plugin.wasm": ""}), nothing.clone()),
+                Code::NoPluginBytes,
+                "plugin webapp, ConfigMap ns/x: key plugin.wasm is empty",
+            ),
             (
                 config_map(json!({"plugin.wasm": wasm, "plugin.wasm.gz": wasm}), nothing.clone()),
                 Code::NoPluginBytes,

@@ -2,10 +2,11 @@
 
 mod support;
 
-use support::{Guest, dummy, encode, load, name, source_of, tight};
+use support::{Guest, dummy, dummy_in, encode, load, name, source_of, tight};
 use windlass_core::code::Code;
 use windlass_core::limits::Limits;
 use windlass_plugin::{Loader, Source};
+use wit_component::StringEncoding;
 
 /// The contract as a world of somebody else's making; `VERSION` and the exports differ.
 const WORLD: &str = "
@@ -21,7 +22,11 @@ const WORLD: &str = "
     }";
 
 fn world(version: &str, exports: &str) -> Vec<u8> {
-    dummy(&WORLD.replace("VERSION", version).replace("EXPORTS", exports), "reconciler")
+    world_in(version, exports, StringEncoding::UTF8)
+}
+
+fn world_in(version: &str, exports: &str, encoding: StringEncoding) -> Vec<u8> {
+    dummy_in(&WORLD.replace("VERSION", version).replace("EXPORTS", exports), "reconciler", encoding)
 }
 
 /// A component that imports one interface with one function.
@@ -47,7 +52,7 @@ fn refuses(loader: &Loader, what: &str, bytes: &[u8], code: Code, says: &str) {
 
 #[test]
 fn bytes_that_are_no_component_are_refused_by_what_they_are() {
-    let loader = Loader::new(Limits::default()).expect("an engine");
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
     let core = wat::parse_str("(module)").expect("valid");
     let good = Guest::default().build();
     for (what, bytes, code, says) in [
@@ -70,7 +75,7 @@ fn bytes_that_are_no_component_are_refused_by_what_they_are() {
 
 #[test]
 fn a_precompiled_component_is_never_loaded() {
-    let loader = Loader::new(Limits::default()).expect("an engine");
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
     let engine = wasmtime::Engine::default();
     let native = engine.precompile_component(&Guest::default().build()).expect("compiles");
     refuses(&loader, "cwasm", &native, Code::PrecompiledRefused, "native code");
@@ -78,7 +83,7 @@ fn a_precompiled_component_is_never_loaded() {
 
 #[test]
 fn imports_outside_the_list_are_refused_by_name() {
-    let loader = Loader::new(Limits::default()).expect("an engine");
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
     for (package, interface, code, says) in [
         (
             "wasi:sockets@0.2.6",
@@ -98,15 +103,94 @@ fn imports_outside_the_list_are_refused_by_name() {
         ),
         ("windlass:operator@0.1.0", "apply", Code::ForbiddenImport, "windlass:operator/apply@0.1.0"),
         // On the list, but not with this function.
-        ("wasi:cli@0.2.6", "stdout", Code::ExportMismatch, "finalize"),
+        (
+            "wasi:cli@0.2.6",
+            "stdout",
+            Code::ForbiddenImport,
+            "wasi:cli/stdout@0.2.6#f: this host does not have it; the interface has get-stdout",
+        ),
+        (
+            "windlass:operator@0.1.0",
+            "cache",
+            Code::ForbiddenImport,
+            "windlass:operator/cache@0.1.0#f: this host does not have it; the interface has get, list",
+        ),
+        (
+            "windlass:operator@0.1.0",
+            "types",
+            Code::ForbiddenImport,
+            "windlass:operator/types@0.1.0#f: this host does not have it; the interface has nothing but types",
+        ),
     ] {
         refuses(&loader, package, &importing(package, interface), code, says);
     }
 }
 
 #[test]
+fn a_function_that_is_imported_differently_is_refused_with_both_sides() {
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
+    for (import, says) in [
+        (
+            r#"(import "wasi:cli/stdout@0.2.6" (instance (export "get-stdout" (func (result u32)))))"#,
+            "wasi:cli/stdout@0.2.6#get-stdout: this host has func() -> own, the component wants func() -> u32",
+        ),
+        (
+            r#"(import "wasi:io/streams@0.2.6" (instance (export "output-stream" (func))))"#,
+            "#output-stream: this host has a resource, the component wants func()",
+        ),
+        (
+            r#"(import "windlass:operator/log@0.1.0" (instance
+                (export "write" (func (param "level" u8) (param "message" string)))))"#,
+            "log@0.1.0#write: this host has func(level: enum {debug, info, warn, error}, message: string), the \
+             component wants func(level: u8, message: string)",
+        ),
+        (
+            r#"(import "wasi:cli/exit@0.2.0" (func))"#,
+            "wasi:cli/exit@0.2.0: imported as something else than an interface",
+        ),
+    ] {
+        let bytes = wat::parse_str(format!("(component {import})")).expect(import);
+        refuses(&loader, import, &bytes, Code::ForbiddenImport, says);
+    }
+}
+
+#[test]
+fn text_that_is_not_utf8_is_refused() {
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
+    let good = "export finalize: func(snapshot: snapshot) -> result<string, fault>;";
+    for (encoding, says) in [
+        (StringEncoding::UTF16, "utf16 at offset 0x"),
+        (StringEncoding::CompactUTF16, "latin1+utf16 at offset 0x"),
+    ] {
+        let bytes = world_in("0.1.0", good, encoding);
+        refuses(&loader, says, &bytes, Code::StringEncoding, says);
+        refuses(&loader, says, &bytes, Code::StringEncoding, "expected utf8: componentize it with");
+    }
+}
+
+#[test]
+fn calls_that_are_not_synchronous_are_refused() {
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
+    let lifted = |options: &str| {
+        format!(
+            "(component (core module $m (func (export \"f\"))) (core instance $i (instantiate $m))
+             (func (canon lift (core func $i \"f\") {options})))"
+        )
+    };
+    for (text, says) in [
+        (lifted("async"), "an async call at offset 0x"),
+        ("(component (core func (canon subtask.drop)))".to_owned(), "the built-in SubtaskDrop at offset 0x"),
+        ("(component (core func (canon waitable-set.new)))".to_owned(), "the built-in WaitableSetNew"),
+        ("(component (core func (canon error-context.drop)))".to_owned(), "the built-in ErrorContextDrop"),
+    ] {
+        let bytes = wat::parse_str(&text).expect(&text);
+        refuses(&loader, &text, &bytes, Code::FeatureDisabled, says);
+    }
+}
+
+#[test]
 fn exports_are_compared_with_the_contract() {
-    let loader = Loader::new(Limits::default()).expect("an engine");
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
     let reconcile = "export reconcile: func(snapshot: snapshot) -> result<string, fault>;";
     refuses(
         &loader,
@@ -134,7 +218,7 @@ fn exports_are_compared_with_the_contract() {
 
 #[test]
 fn a_feature_that_is_off_is_named() {
-    let loader = Loader::new(Limits::default()).expect("an engine");
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
     for (what, module, says) in [
         ("memory64", "(module (memory i64 1))", "memory64"),
         ("threads", "(module (memory 1 1 shared))", "thread"),
@@ -167,17 +251,60 @@ fn a_feature_that_is_off_is_named() {
     refuses(&loader, "relaxed simd", &body.build(), Code::FeatureDisabled, "relaxed");
 }
 
+/// A component of nested component types, in its binary form: text would be parsed recursively.
+fn nested_types(depth: usize) -> Vec<u8> {
+    let mut section = vec![1];
+    section.extend([0x41, 1, 1].repeat(depth));
+    section.extend([0x41, 0]);
+    with_section(b"\0asm\x0d\0\x01\0", 7, &section)
+}
+
+/// `bytes` and one more section.
+fn with_section(bytes: &[u8], id: u8, content: &[u8]) -> Vec<u8> {
+    let mut out = bytes.to_vec();
+    out.push(id);
+    let mut left = content.len();
+    while left > 0x7f {
+        out.push((left & 0x7f) as u8 | 0x80);
+        left >>= 7;
+    }
+    out.push(left as u8);
+    out.extend_from_slice(content);
+    out
+}
+
 #[test]
-fn too_many_functions_are_refused_before_they_are_compiled() {
-    let loader = Loader::new(Limits::default()).expect("an engine");
-    let functions = "(func)".repeat(20_001);
-    let bytes = wat::parse_str(format!("(component (core module {functions}))")).expect("valid");
-    refuses(&loader, "many", &bytes, Code::TooComplex, "20001 functions, limit 20000");
+fn what_is_too_large_or_too_deep_is_refused_before_it_is_compiled() {
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
+    let component = |fields: &str| wat::parse_str(format!("(component {fields})")).expect("valid");
+    let module = |fields: &str| component(&format!("(core module {fields})"));
+    let long = "x".repeat(513);
+    for (what, bytes, says) in [
+        ("functions", module(&"(func)".repeat(20_001)), "20001 functions, limit 20000"),
+        ("body", module(&format!("(func {})", "nop ".repeat((1 << 20) + 1))), "bytes in the function at offset 0x"),
+        ("data", module(&"(data \"\")".repeat(10_001)), "10001 data segments, limit 10000"),
+        ("elements", module(&"(elem func)".repeat(10_001)), "10001 element segments, limit 10000"),
+        ("modules", component(&"(core module)".repeat(65)), "65 core modules, limit 64"),
+        ("components", component(&"(component)".repeat(65)), "65 nested components, limit 64"),
+        (
+            "depth",
+            component(&format!("{}{}", "(component ".repeat(9), ")".repeat(9))),
+            "9 components inside each other, limit 8",
+        ),
+        ("types", component(&"(type u8)".repeat(50_001)), "50001 types, limit 50000"),
+        ("core types", module(&"(type (func))".repeat(50_001)), "50001 types, limit 50000"),
+        // The parser recurses here, and would end the process before anything else.
+        ("nested types", nested_types(300_000), "33 types inside each other, limit 32"),
+        ("long name", component(&format!("(import \"{long}\" (func))")), "513 bytes in the name xxx"),
+        ("custom", with_section(&component(""), 0, &[b"\x01x", &[0; 17 << 20][..]].concat()), "custom sections"),
+    ] {
+        refuses(&loader, what, &bytes, Code::TooComplex, says);
+    }
 }
 
 #[test]
 fn what_goes_wrong_at_the_start_has_its_own_code() {
-    let loader = Loader::new(tight()).expect("an engine");
+    let loader = Loader::in_process(tight()).expect("an engine");
     let started = |body: &str| {
         Guest { fields: &format!("(func $init {body}) (start $init)"), ..Guest::default() }.build()
     };
@@ -198,7 +325,7 @@ fn what_goes_wrong_at_the_start_has_its_own_code() {
 
 #[test]
 fn a_manifest_is_checked_as_a_whole() {
-    let loader = Loader::new(Limits::default()).expect("an engine");
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
     for (guest_name, version, code, says) in [
         ("", "1.0.0", Code::BadManifest, "name: \"\" is not the name of a plugin"),
         ("Bad-Name", "1.0.0", Code::BadManifest, "name: \"Bad-Name\""),
@@ -227,14 +354,14 @@ fn a_manifest_is_checked_as_a_whole() {
 
 #[test]
 fn utf8_is_demanded_of_what_a_manifest_says() {
-    let loader = Loader::new(Limits::default()).expect("an engine");
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
     let guest = Guest { name: "\\ff\\fe", ..Guest::default() };
     refuses(&loader, "not utf-8", &guest.build(), Code::BadAbiValue, "");
 }
 
 #[test]
 fn a_change_of_settings_alone_compiles_nothing() {
-    let loader = Loader::new(Limits::default()).expect("an engine");
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
     let bytes = Guest::default().build();
     let plain = loader.load(&source_of("probe", &bytes, None), &name("probe")).expect("loads");
     // The same digest with other bytes: only the memory of the first load makes this work.
@@ -249,7 +376,7 @@ fn a_change_of_settings_alone_compiles_nothing() {
 
 #[test]
 fn a_core_module_becomes_a_component_only_with_the_contract() {
-    let loader = Loader::new(Limits::default()).expect("an engine");
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
     let bytes = encode(
         r#"(module (memory (export "memory") 1)
             (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) i32.const 0)

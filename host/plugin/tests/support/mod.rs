@@ -13,7 +13,7 @@ use windlass_core::code::{Code, Refusal};
 use windlass_core::key::{Key, ObjectRef};
 use windlass_core::kind::Gvk;
 use windlass_core::limits::Limits;
-use windlass_core::name::{Digest, PluginName};
+use windlass_core::name::PluginName;
 use windlass_core::object::Object;
 use windlass_core::ports::{CallError, Pass, Reader};
 use windlass_core::reads::Query;
