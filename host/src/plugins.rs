@@ -1,47 +1,59 @@
-//! Plugins come and go: ConfigMaps of the host's namespace -> registry -> who serves,
-//! what is watched, which keys are looked at; and the state on the ConfigMap.
+//! Plugins come and go: ConfigMaps of the host's namespace -> agenda -> registry -> who
+//! serves, what is watched, which keys are looked at; and the state on the ConfigMap.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `look` | takes one ConfigMap through its life |
+//! | `say` | the states on the ConfigMaps, while this replica leads |
+//! | `good` | keeps copies of good versions, and falls back on them |
+
+mod good;
+mod look;
+mod say;
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tracing::{error, info, warn};
-use windlass_apply::{Announcement, PluginConfigMap, Writer};
-use windlass_core::backoff::Backoff;
-use windlass_core::claim::{BootClock, Claim, Gate};
-use windlass_core::code::{Code, Refusal};
+use windlass_apply::Writer;
+use windlass_core::breaker::{Quarantine as Pause, TRIAL_MOST, Turn};
+use windlass_core::claim::{BootClock, Term};
+use windlass_core::code::Refusal;
 use windlass_core::kind::{Gvk, Kind};
-use windlass_core::name::LABEL_PLUGIN;
+use windlass_core::name::{Digest, LABEL_PLUGIN, PluginName};
 use windlass_core::object::Object;
 use windlass_lease::clock::Boottime;
-use windlass_plugin::{Begun, Change, Loader, Offer, PluginView, Registry, Source, State, Status};
+use windlass_plugin::{Agenda, Change, Loader, Parts, PluginView, Quarantined, Registry, Ticket, Whole};
 use windlass_queue::Queue;
 use windlass_watch::one::{News, watch_one};
 use windlass_watch::selection::Selection;
 use windlass_watch::watches::Watches;
 
 use crate::decide::Catalogue;
+use crate::quarantine::Quarantine;
 
-/// Pauses after announcements that failed in a row: a right that is missing is mended by a person.
-const ANNOUNCE_AGAIN: Backoff = match Backoff::try_new(Duration::from_secs(5), Duration::from_secs(300)) {
-    Ok(again) => again,
-    Err(_) => panic!("5 s to 5 min is a valid backoff"),
-};
-/// How often a standby looks whether it leads.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// Plugins that are looked at at once: one that compiles for a minute holds up few others, and
+/// each of them may hold a whole component in memory.
+const LOOKS_AT_ONCE: usize = 2;
+/// Longest sleep when nothing is due.
+const NOTHING_DUE: Duration = Duration::from_secs(3600);
+/// A trial that was granted has ended by then, one way or the other.
+const TRIAL_AGAIN: Duration = Duration::from_secs(TRIAL_MOST.as_secs() + 5);
 
 /// The plugins of this host.
 pub(crate) struct Plugins {
     loader: Loader,
     catalogue: Arc<Catalogue>,
+    quarantine: Arc<Quarantine>,
     watches: Arc<Watches>,
     queue: Arc<Queue>,
     state: Mutex<Known>,
-    /// There is something in `Known::news`.
+    /// There is something on the agenda, or may be looked at now.
     news: Notify,
     /// Some state may differ from what its ConfigMap says.
     states: Notify,
@@ -52,15 +64,34 @@ pub(crate) struct Plugins {
 struct Known {
     registry: Registry,
     /// The newest text of each ConfigMap that has not been looked at; `None`: gone.
-    /// Newer news replaces older, so there is one entry a ConfigMap at most.
-    news: BTreeMap<String, Option<Arc<str>>>,
-    /// The newest text of each ConfigMap, for when a name becomes free that it was not
-    /// given or had to leave to an older one. At most 1.5 MiB a ConfigMap.
-    texts: BTreeMap<String, Arc<str>>,
+    agenda: Agenda<Option<Arc<str>>>,
+    parts: Parts,
     /// Each ConfigMap as last seen, without its data.
     seen: BTreeMap<String, Object>,
-    /// A ConfigMap is being looked at.
-    busy: bool,
+    /// Attempts that are to be ended, or ended again, at a time.
+    late: Vec<Late>,
+    /// When each quarantined plugin's objects are looked at, so that one of them is the trial.
+    trials: BTreeMap<PluginName, Instant>,
+    /// What serves and is in parts: the texts, which `parts` holds as well.
+    wholes: BTreeMap<PluginName, Whole>,
+    /// Fingerprint of the copy of each plugin that this leader has found or made.
+    kept: BTreeMap<PluginName, Digest>,
+    /// The term in which `kept` was found out.
+    kept_in: Option<Term>,
+}
+
+/// Something to do at a time, without any news.
+struct Late {
+    at: Instant,
+    what: Overdue,
+}
+
+enum Overdue {
+    /// What was missing has not come, or the last good version could not be read: the attempt
+    /// ends with this.
+    Ends(Ticket, Refusal),
+    /// A ConfigMap has to be read, because its name is free now.
+    Again(String),
 }
 
 impl Plugins {
@@ -71,9 +102,11 @@ impl Plugins {
         watches: Arc<Watches>,
         queue: Arc<Queue>,
     ) -> Arc<Self> {
+        let quarantine = catalogue.quarantine().clone();
         Arc::new(Self {
             loader,
             catalogue,
+            quarantine,
             watches,
             queue,
             state: Mutex::default(),
@@ -90,70 +123,65 @@ impl Plugins {
     }
 
     fn told(&self, news: News<'_>) {
+        let now = Instant::now();
         match news {
             News::Upsert { namespace, name, json } => {
-                self.known().news.insert(format!("{namespace}/{name}"), Some(json.into()));
+                let label = label_of(json);
+                let text: Arc<str> = json.into();
+                self.known().agenda.told(&format!("{namespace}/{name}"), label.as_deref(), Some(text), now);
             }
             News::Gone { namespace, name } => {
-                self.known().news.insert(format!("{namespace}/{name}"), None);
+                self.known().agenda.told(&format!("{namespace}/{name}"), None, None, now);
             }
             News::Synced => self.synced.store(true, Ordering::Release),
         }
         self.news.notify_one();
     }
 
-    /// Looks at what was told, one ConfigMap after the other. Never returns.
-    pub(crate) async fn load(self: Arc<Self>) {
+    /// Looks at what was told when it is due, and at quarantines that turn. Never returns.
+    pub(crate) async fn load(self: Arc<Self>, writer: Arc<Writer>) {
+        let mut looks = JoinSet::new();
         loop {
-            let Some((config_map, text)) = self.next() else {
-                self.news.notified().await;
-                continue;
-            };
-            let this = self.clone();
-            let look = tokio::task::spawn_blocking(move || this.look(&config_map, text));
-            if let Err(error) = look.await {
-                error!(%error, "loading a plugin failed by a mistake of the host; please report this log");
+            self.start_looks(&mut looks, &writer);
+            let due = self.next_due(looks.len() < LOOKS_AT_ONCE);
+            tokio::select! {
+                () = self.news.notified() => {}
+                () = self.quarantine.turned() => self.turn(),
+                () = tokio::time::sleep_until(due.into()) => self.try_out(),
+                Some(ended) = looks.join_next(), if !looks.is_empty() => {
+                    if let Err(error) = ended {
+                        error!(%error, "loading a plugin failed by a mistake of the host; please report this log");
+                    }
+                }
             }
-            self.known().busy = false;
-            self.states.notify_one();
         }
     }
 
-    fn next(&self) -> Option<(String, Option<Arc<str>>)> {
-        let mut known = self.known();
-        let next = known.news.pop_first();
-        known.busy = next.is_some();
-        next
+    fn start_looks(self: &Arc<Self>, looks: &mut JoinSet<()>, writer: &Arc<Writer>) {
+        let now = Instant::now();
+        while looks.len() < LOOKS_AT_ONCE {
+            let mut known = self.known();
+            if let Some(at) = known.late.iter().position(|late| late.at <= now) {
+                let late = known.late.swap_remove(at);
+                looks.spawn(self.clone().overdue(late.what, writer.clone()));
+                continue;
+            }
+            let Some(item) = known.agenda.take(now) else {
+                return;
+            };
+            drop(known);
+            looks.spawn(self.clone().look(item, writer.clone()));
+        }
     }
 
-    /// Takes one ConfigMap through its life. Blocks while it compiles.
-    fn look(&self, config_map: &str, text: Option<Arc<str>>) {
-        let Some(text) = text else {
-            let changes = self.known().forget(config_map);
-            return self.carry_out(changes);
-        };
-        self.known().remember(config_map, &text);
-        self.known().texts.insert(config_map.to_owned(), text.clone());
-        let offer = match Offer::from_config_map(&text) {
-            Ok(offer) => offer,
-            Err(refusal) => {
-                warn!(config_map, %refusal, "this ConfigMap is no plugin; mend its label");
-                let changes = self.known().forget(config_map);
-                return self.carry_out(changes);
-            }
-        };
-        let Begun { load, changes } = self.known().registry.begin(offer, Timestamp::now());
-        self.carry_out(changes);
-        let Some(ticket) = load else {
-            return;
-        };
-        let loaded = refused_if_it_panics(|| {
-            let source = Source::from_config_map(&text, self.loader.limits())?;
-            self.known().registry.compiling(&ticket, &source.digest, Timestamp::now());
-            self.loader.load(&source, &ticket.plugin)
-        });
-        let changes = self.known().registry.finish(&ticket, loaded, Timestamp::now());
-        self.carry_out(changes);
+    /// When there is something to do without any news. `free`: whether another look may begin.
+    fn next_due(&self, free: bool) -> Instant {
+        let known = self.known();
+        let agenda = known.agenda.next().filter(|_| free);
+        let late = known.late.iter().map(|late| late.at).filter(|_| free).min();
+        let trials = known.trials.values().min().copied();
+        let due = [agenda, late, trials].into_iter().flatten().min();
+        due.unwrap_or_else(|| Instant::now() + NOTHING_DUE)
     }
 
     fn carry_out(&self, changes: Vec<Change>) {
@@ -165,6 +193,8 @@ impl Plugins {
                         plugin = %name, version = manifest.version, digest = plugin.digest().short(), config_map,
                         previous = previous.as_ref().map_or("none", |p| p.digest().short()), "plugin serves"
                     );
+                    self.known().trials.remove(&name);
+                    self.quarantine.serves(&name, plugin.digest());
                     self.catalogue.put(name.clone(), plugin);
                     self.watches.want(&name, &manifest);
                     self.watches.resync(Some(&name));
@@ -176,85 +206,85 @@ impl Plugins {
                 Change::Gone { name, .. } => {
                     info!(plugin = %name, "plugin is gone; what it made stays");
                     self.catalogue.remove(&name);
+                    self.quarantine.forget(&name);
                     self.watches.forget(&name);
                     self.queue.forget_plugin(&name);
+                    self.known().forget_plugin(&name);
                 }
                 Change::Again { config_map } => {
+                    self.later(Duration::ZERO, Overdue::Again(config_map));
+                }
+            }
+        }
+    }
+
+    fn later(&self, after: Duration, what: Overdue) {
+        self.known().late.push(Late { at: Instant::now() + after, what });
+        self.news.notify_one();
+    }
+
+    /// Plugins that are left alone from now on, or not any more.
+    fn turn(&self) {
+        for (plugin, digest, turn) in self.quarantine.turns() {
+            match turn {
+                Turn::Quarantined(pause) => {
+                    self.leave_alone(&plugin, &digest, pause);
+                    self.watches.resync(Some(&plugin));
+                }
+                Turn::Next => self.watches.resync(Some(&plugin)),
+                Turn::Released => {
+                    info!(%plugin, digest = digest.short(), "plugin is released: a trial went well");
                     let mut known = self.known();
-                    let text = known.texts.get(&config_map).cloned();
-                    if let Some(text) = text {
-                        known.news.entry(config_map).or_insert(Some(text));
-                    }
+                    known.trials.remove(&plugin);
+                    known.registry.release(&plugin, Timestamp::now());
                     drop(known);
-                    self.news.notify_one();
+                    self.watches.resync(Some(&plugin));
                 }
             }
         }
+        self.states.notify_one();
     }
 
-    /// Keeps each ConfigMap's annotations true while this replica leads. Never returns.
-    pub(crate) async fn announce(self: Arc<Self>, writer: Arc<Writer>, gate: Arc<Gate>) {
-        let mut failures = 0_u32;
-        loop {
-            let claim = gate.claim(Boottime.now());
-            let pause = match &claim {
-                Some(claim) if self.say(&writer, claim).await => {
-                    failures = 0;
-                    None
-                }
-                Some(_) => {
-                    failures = failures.saturating_add(1);
-                    Some(ANNOUNCE_AGAIN.pause(failures, 1.0))
-                }
-                None => Some(LOOK_AGAIN),
-            };
-            let again = async {
-                match pause {
-                    // Cheap: nothing is sent that is said already.
-                    Some(pause) => tokio::time::sleep(pause).await,
-                    None => lost(&gate, claim.as_ref()).await,
-                }
-            };
-            tokio::select! {
-                () = self.states.notified() => {}
-                () = again => {}
+    fn leave_alone(&self, plugin: &PluginName, digest: &Digest, pause: Pause) {
+        let (now, boot) = (Timestamp::now(), Boottime.now());
+        let rest = pause.until.since(boot);
+        warn!(
+            %plugin, digest = digest.short(), refusal = %pause.refusal, times = pause.times, pause = ?rest,
+            "plugin is quarantined: it failed too often in a row; its objects stay as they are"
+        );
+        let why = Quarantined {
+            // Both are within a day of now, which no calendar ends.
+            since: now.checked_sub(boot.since(pause.since)).unwrap_or(now),
+            until: now.checked_add(rest).unwrap_or(now),
+            times: pause.times,
+            refusal: pause.refusal,
+        };
+        let mut known = self.known();
+        known.trials.insert(plugin.clone(), Instant::now() + rest);
+        known.registry.quarantine(plugin, digest, why);
+    }
+
+    /// Has the objects of plugins looked at whose quarantine has run out: the first call is the
+    /// trial. Comes back while none has been answered.
+    fn try_out(&self) {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        for (plugin, at) in &mut self.known().trials {
+            if *at <= now {
+                *at = now + TRIAL_AGAIN;
+                due.push(plugin.clone());
             }
+        }
+        for plugin in due {
+            info!(%plugin, "plugin is tried again");
+            self.watches.resync(Some(&plugin));
         }
     }
 
-    /// Says every settled state that is not said yet. Answers whether all are.
-    async fn say(&self, writer: &Writer, claim: &Claim) -> bool {
-        let mut all = true;
-        let states = self.known().said_and_true();
-        for (object, status) in states {
-            let on = PluginConfigMap {
-                namespace: object.namespace,
-                name: object.name,
-                uid: object.uid,
-                annotations: &object.annotations,
-            };
-            let state = status.state.to_string();
-            let what = Announcement {
-                state: &state,
-                digest: status.digest.as_ref(),
-                message: &status.message,
-                since: status.since,
-            };
-            if let Err(error) = writer.announce(&on, &what, claim).await {
-                warn!(config_map = %on.name, %error, "the plugin's state could not be written on its ConfigMap; trying again");
-                all = false;
-            }
-        }
-        all
-    }
-
-    /// Whether every plugin that was there at start is serving or refused.
+    /// Whether every plugin that was there at start is serving, refused or quarantined.
     pub(crate) fn is_settled(&self) -> bool {
         let known = self.known();
-        self.synced.load(Ordering::Acquire)
-            && known.news.is_empty()
-            && !known.busy
-            && known.registry.is_settled()
+        self.synced.load(Ordering::Acquire) && known.agenda.is_idle() && known.registry.is_settled()
     }
 
     /// All plugins, for the debug view.
@@ -268,60 +298,33 @@ impl Plugins {
     }
 }
 
-/// What an announcement needs of a ConfigMap.
-struct Seen {
-    namespace: Arc<str>,
-    name: Arc<str>,
-    uid: Arc<str>,
-    annotations: BTreeMap<Box<str>, Box<str>>,
-}
-
 impl Known {
     /// Keeps the metadata of a ConfigMap, without the component.
-    fn remember(&mut self, config_map: &str, text: &str) {
-        let bare = serde_json::from_str::<serde_json::Value>(text)
-            .ok()
-            .map(|mut value| serde_json::json!({"metadata": value["metadata"].take()}).to_string());
-        if let Some(object) = bare.and_then(|bare| Object::parse(&config_map_gvk(), &bare).ok()) {
+    fn remember(&mut self, config_map: &str, bare: Option<Object>) {
+        if let Some(object) = bare {
             self.seen.insert(config_map.to_owned(), object);
         }
     }
 
-    fn forget(&mut self, config_map: &str) -> Vec<Change> {
-        self.seen.remove(config_map);
-        self.texts.remove(config_map);
-        self.registry.remove(config_map)
-    }
-
-    fn said_and_true(&self) -> Vec<(Seen, Status)> {
-        let settled = |config_map: &String| {
-            self.registry.status(config_map).filter(|s| matches!(s.state, State::Serving | State::Refused))
-        };
-        let of = |object: &Object| Seen {
-            namespace: object.meta().namespace.clone(),
-            name: object.meta().name.clone(),
-            uid: object.meta().uid.clone(),
-            annotations: object.meta().annotations.clone(),
-        };
-        self.seen.iter().filter_map(|(name, object)| Some((of(object), settled(name)?.clone()))).collect()
+    fn forget_plugin(&mut self, plugin: &PluginName) {
+        self.trials.remove(plugin);
+        self.wholes.remove(plugin);
+        self.kept.remove(plugin);
     }
 }
 
-/// A mistake of ours or of the compiler's is this component's refusal: without an end
-/// its plugin would never settle, and the replica never be ready.
-fn refused_if_it_panics<T>(load: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
-    catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| {
-        let text = "loading it ended by a mistake of the host; please report its log";
-        Err(Refusal::new(Code::CompileFailed, text))
-    })
-}
-
-/// Waits until another term than `claim`'s holds, or none: then a new leader has to look.
-async fn lost(gate: &Gate, claim: Option<&Claim>) {
-    let term = claim.map(|claim| claim.term);
-    while gate.claim(Boottime.now()).map(|claim| claim.term) == term {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+/// The plugin that a ConfigMap is of, as its label says.
+fn label_of(json: &str) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Labelled {
+        metadata: Metadata,
     }
+    #[derive(serde::Deserialize)]
+    struct Metadata {
+        #[serde(default)]
+        labels: BTreeMap<String, String>,
+    }
+    serde_json::from_str::<Labelled>(json).ok()?.metadata.labels.remove(LABEL_PLUGIN)
 }
 
 fn config_map_gvk() -> Gvk {
@@ -333,45 +336,4 @@ fn config_map() -> Kind {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use windlass_core::limits::Limits;
-
-    fn plugins() -> Arc<Plugins> {
-        let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().expect("valid")));
-        let queue = Queue::new(windlass_queue::Config::default());
-        let watches = Watches::new(client.expect("no request is sent"), "sys", queue.clone());
-        let loader = Loader::new(Limits::default()).expect("a sandbox");
-        Plugins::new(loader, Arc::default(), Arc::new(watches), queue)
-    }
-
-    fn offer(name: &str, created: &str) -> Option<Arc<str>> {
-        let text = format!(
-            r#"{{"metadata":{{"namespace":"sys","name":"{name}","uid":"u","creationTimestamp":"{created}",
-            "labels":{{"windlass.dev/plugin":"p"}}}}}}"#
-        );
-        Some(text.into())
-    }
-
-    fn holder(plugins: &Plugins) -> Vec<String> {
-        plugins.view().into_iter().map(|plugin| plugin.config_map).collect()
-    }
-
-    #[tokio::test]
-    async fn a_name_that_becomes_free_goes_to_whoever_held_it_before() {
-        let plugins = plugins();
-        plugins.look("sys/a", offer("a", "2026-01-02T00:00:00Z"));
-        plugins.look("sys/z", offer("z", "2026-01-01T00:00:00Z"));
-        assert_eq!(holder(&plugins), ["sys/z"], "the older one");
-        plugins.look("sys/z", None);
-        let (config_map, text) = plugins.next().expect("it is looked at again");
-        plugins.look(&config_map, text);
-        assert_eq!(holder(&plugins), ["sys/a"]);
-    }
-
-    #[test]
-    fn a_compiler_that_panics_refuses_its_component() {
-        let loaded = refused_if_it_panics(|| -> Result<(), Refusal> { panic!("as the test wants") });
-        assert_eq!(loaded.map_err(|refusal| refusal.code), Err(Code::CompileFailed));
-    }
-}
+mod tests;

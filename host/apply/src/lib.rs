@@ -18,6 +18,7 @@
 //! | `events` | Kubernetes Events, merged and limited |
 //! | `announce` | a plugin's state on its ConfigMap |
 //! | `accepted` | what was accepted of signed plugins, in a Secret |
+//! | `good` | the last good version of a plugin, in ConfigMaps of the host's own |
 //! | `role` | the label on this replica's own pod |
 
 mod accepted;
@@ -25,6 +26,7 @@ mod announce;
 mod answer;
 mod events;
 mod execute;
+mod good;
 mod recent;
 mod request;
 mod role;
@@ -39,6 +41,7 @@ mod tests;
 
 pub use accepted::ACCEPTED_SECRET;
 pub use announce::{Announcement, PluginConfigMap};
+pub use good::{Good, LABEL_GOOD, LastGood};
 pub use request::service_account;
 pub use role::Role;
 pub use writer::{Config, FENCE_SETTLES, Observe, Verb, Writer};

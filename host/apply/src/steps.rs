@@ -238,19 +238,36 @@ impl Writer {
             let verb = if unmarked { Verb::Update } else { Verb::Adopt };
             return self.update(scope, verb, &target, body, wanted).await;
         }
-        let refusal = Refusal::new(
-            Code::NotOwner,
-            format!(
-                "{object} exists and does not belong to plugin {plugin}: delete or rename it, \
-                 or annotate it with {ANNOTATION_ADOPT}={plugin} to let the plugin take it over"
+        let refusal = match self.sibling(meta, scope) {
+            Some(sibling) => Refusal::new(
+                Code::OwnershipOverlap,
+                format!(
+                    "{object} is what plugin {sibling} made for the same object: two plugins want one child, and \
+                     the first one keeps it; give the child another name in one of them, or remove one of them"
+                ),
             ),
-        );
+            None => Refusal::new(
+                Code::NotOwner,
+                format!(
+                    "{object} exists and does not belong to plugin {plugin}: delete or rename it, \
+                     or annotate it with {ANNOTATION_ADOPT}={plugin} to let the plugin take it over"
+                ),
+            ),
+        };
         Err(ApplyError {
             class: Class::Permanent,
             message: refusal.to_string(),
             refusal: Some(refusal),
             retry_after: None,
         })
+    }
+
+    /// The other plugin of this host that made an object for the primary of this pass.
+    fn sibling<'m>(&self, meta: &'m Meta, scope: &Scope<'_>) -> Option<&'m str> {
+        let ours = meta.labels.get(LABEL_HOST).is_some_and(|host| **host == *self.config.host_namespace);
+        let same = meta.controller_uid.as_ref() == Some(&scope.primary.uid);
+        let owner = meta.labels.get(LABEL_OWNED_BY).filter(|owner| ***owner != *scope.key.plugin.as_str());
+        owner.filter(|_| ours && same).map(|owner| &**owner)
     }
 
     /// Whether each mark of our inventory is either missing or ours.

@@ -480,3 +480,20 @@ async fn writes_are_counted_by_plugin_verb_and_result() {
         ]
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_child_that_another_plugin_made_for_the_same_object_stays_that_plugins() {
+    let of_sibling = json!({"windlass.dev/owned-by": "sibling", "windlass.dev/host": "sys"});
+    let primary_of = json!({"windlass.dev/primary": "ns/a"});
+    for (controller, code) in [(Some("p1"), Code::OwnershipOverlap), (Some("p2"), Code::NotOwner)] {
+        let api = Api::new();
+        api.answer(StatusCode::CONFLICT, failure(409, "exists"));
+        api.answer(StatusCode::OK, live(&of_sibling, &primary_of, controller));
+        let error = run(&api, &[create()]).await.result.expect_err("not ours");
+        let refusal = error.refusal.expect("told to people");
+        assert_eq!((error.class, refusal.code), (Class::Permanent, code), "{controller:?}");
+        assert_eq!(api.requests().len(), 2, "nothing is written over it");
+        let names_it = refusal.message.contains("v1/ConfigMap ns/a-cfg is what plugin sibling made");
+        assert_eq!(names_it, code == Code::OwnershipOverlap, "{refusal}");
+    }
+}

@@ -82,6 +82,8 @@ pub enum Verb {
     Event,
     /// Writes a plugin's state on its ConfigMap.
     Announce,
+    /// Keeps a copy of a plugin's last good version.
+    Keep,
     /// Records which signed version of a plugin was accepted.
     Accept,
 }
@@ -99,6 +101,7 @@ impl Verb {
             Verb::Status => "status",
             Verb::Event => "event",
             Verb::Announce => "announce",
+            Verb::Keep => "keep",
             Verb::Accept => "accept",
         }
     }

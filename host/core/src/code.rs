@@ -93,7 +93,7 @@ codes! {
     BadSettings = 173,
     /// Another ConfigMap already carries a plugin of this name.
     DuplicatePlugin = 140,
-    /// Two plugins would write the same kind of child for the same kind of primary.
+    /// Two plugins want the same child for the same object; the one that made it keeps it.
     OwnershipOverlap = 141,
     /// The guest trapped.
     Trap = 201,

@@ -1,0 +1,185 @@
+//! One look at one ConfigMap: from its text to a version that serves, or to the reason why not.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tracing::{error, warn};
+use windlass_apply::Writer;
+use windlass_core::code::{Code, Refusal};
+use windlass_core::object::Object;
+use windlass_plugin::{Begun, Item, LimitMaxima, PartsNow, Plugin, Source, Step, Ticket, Whole};
+
+use super::{Overdue, Plugins, config_map_gvk};
+
+/// How long a set of parts may be incomplete before that is a refusal: they are applied one
+/// after the other.
+const PARTS_COME_WITHIN: Duration = Duration::from_secs(5);
+/// Pause before a ConfigMap is read again that could not be read.
+const READ_AGAIN: Duration = Duration::from_secs(5);
+
+/// A look that goes on; its end frees the plugin for the next one.
+struct Looking {
+    plugins: Arc<Plugins>,
+    config_map: String,
+    lane: String,
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.plugins.known().agenda.done(&self.config_map, &self.lane);
+        self.plugins.states.notify_one();
+    }
+}
+
+impl Plugins {
+    /// Takes one ConfigMap through its life.
+    pub(super) async fn look(self: Arc<Self>, item: Item<Option<Arc<str>>>, writer: Arc<Writer>) {
+        let Item { config_map, lane, what } = item;
+        let looking = Looking { plugins: self.clone(), config_map, lane };
+        let (this, config_map) = (self.clone(), looking.config_map.clone());
+        let begun = blocking(move || this.offered(&config_map, what)).await.unwrap_or_default();
+        for (ticket, whole) in begun {
+            match whole {
+                Ok(whole) => self.try_whole(&ticket, whole).await,
+                Err(refusal) => self.incomplete(&ticket, refusal),
+            }
+            self.fall_back(&ticket, &writer).await;
+        }
+    }
+
+    /// Tells the registry what is offered now. Answers what is to be loaded.
+    pub(super) fn offered(
+        &self,
+        config_map: &str,
+        text: Option<Arc<str>>,
+    ) -> Vec<(Ticket, Result<Whole, Refusal>)> {
+        let PartsNow { offered, gone, stray } = self.parts_now(config_map, text);
+        for (config_map, refusal) in stray {
+            warn!(config_map, %refusal, "this ConfigMap belongs to no plugin");
+        }
+        for config_map in gone {
+            let changes = self.known().registry.remove(&config_map);
+            self.carry_out(changes);
+        }
+        let mut begun = Vec::new();
+        for offered in offered {
+            let Begun { load, changes } = self.known().registry.begin(offered.offer, Timestamp::now());
+            self.carry_out(changes);
+            begun.extend(load.map(|ticket| (ticket, offered.whole)));
+        }
+        begun
+    }
+
+    fn parts_now(&self, config_map: &str, text: Option<Arc<str>>) -> PartsNow {
+        let bare = text.as_deref().and_then(bare);
+        let mut known = self.known();
+        let Some(text) = text else {
+            known.seen.remove(config_map);
+            known.agenda.forget(config_map);
+            return known.parts.gone(config_map);
+        };
+        known.remember(config_map, bare);
+        known.parts.offer(text).unwrap_or_else(|refusal| {
+            warn!(config_map, %refusal, "this ConfigMap is no plugin; mend its label");
+            known.seen.remove(config_map);
+            known.parts.gone(config_map)
+        })
+    }
+
+    async fn try_whole(self: &Arc<Self>, ticket: &Ticket, whole: Whole) {
+        let (this, attempt, of) = (self.clone(), ticket.clone(), whole.clone());
+        let loaded = blocking(move || {
+            refused_if_it_panics(|| {
+                let source = this.unpack(&of)?;
+                let step = Step::Checked { digest: source.digest.clone(), key: Some(source.key) };
+                this.known().registry.step(&attempt, step, Timestamp::now());
+                this.states.notify_one();
+                this.loader.load(&source, &attempt.plugin)
+            })
+        });
+        let loaded = loaded.await.unwrap_or_else(|| Err(mistake()));
+        if loaded.is_ok() && whole.parts() > 1 {
+            self.known().wholes.insert(ticket.plugin.clone(), whole);
+        }
+        self.end(ticket, loaded);
+    }
+
+    pub(super) fn unpack(&self, whole: &Whole) -> Result<Source, Refusal> {
+        whole.source(self.loader.limits(), &LimitMaxima::default())
+    }
+
+    fn end(&self, ticket: &Ticket, loaded: Result<Plugin, Refusal>) {
+        let changes = self.known().registry.finish(ticket, loaded, Timestamp::now());
+        self.carry_out(changes);
+        self.states.notify_one();
+    }
+
+    /// Not all of it is there. What is missing may be under way.
+    fn incomplete(&self, ticket: &Ticket, refusal: Refusal) {
+        self.known().registry.step(ticket, Step::Waiting(refusal.clone()), Timestamp::now());
+        self.later(PARTS_COME_WITHIN, Overdue::Ends(ticket.clone(), refusal));
+    }
+
+    pub(super) async fn overdue(self: Arc<Self>, what: Overdue, writer: Arc<Writer>) {
+        match what {
+            Overdue::Ends(ticket, refusal) => {
+                self.end(&ticket, Err(refusal));
+                self.fall_back(&ticket, &writer).await;
+            }
+            Overdue::Again(config_map) => self.read_again(config_map, &writer).await,
+        }
+    }
+
+    /// Offers a ConfigMap once more whose text nobody has kept.
+    async fn read_again(&self, config_map: String, writer: &Writer) {
+        let name = config_map.rsplit('/').next().unwrap_or_default();
+        match writer.config_map(name).await {
+            Ok(Some(text)) => {
+                let label = super::label_of(&text);
+                let now = Instant::now();
+                self.known().agenda.told(&config_map, label.as_deref(), Some(text), now);
+                self.news.notify_one();
+            }
+            // The watch tells of its end.
+            Ok(None) => {}
+            Err(error) => {
+                warn!(config_map, %error, "a plugin's name is free, but its next ConfigMap cannot be read; trying again");
+                self.later(READ_AGAIN, Overdue::Again(config_map));
+            }
+        }
+    }
+}
+
+/// Runs what blocks on a thread that may. `None`: it panicked, which is logged.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => Some(done),
+        Err(error) => {
+            error!(%error, "looking at a plugin failed by a mistake of the host; please report this log");
+            None
+        }
+    }
+}
+
+/// A mistake of ours or of the compiler's is this component's refusal: without an end
+/// its plugin would never settle, and the replica never be ready.
+pub(super) fn refused_if_it_panics<T>(load: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
+    catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| Err(mistake()))
+}
+
+fn mistake() -> Refusal {
+    Refusal::new(Code::CompileFailed, "loading it ended by a mistake of the host; please report its log")
+}
+
+/// The metadata of a ConfigMap, without the component.
+fn bare(text: &str) -> Option<Object> {
+    #[derive(serde::Deserialize)]
+    struct Bare<'a> {
+        #[serde(borrow)]
+        metadata: &'a serde_json::value::RawValue,
+    }
+    let bare: Bare<'_> = serde_json::from_str(text).ok()?;
+    Object::parse(&config_map_gvk(), &format!(r#"{{"metadata":{}}}"#, bare.metadata)).ok()
+}

@@ -1,0 +1,61 @@
+//! The wiring of registry, agenda and parts, without a request.
+
+use super::look::refused_if_it_panics;
+use super::*;
+use windlass_core::code::Code;
+use windlass_core::limits::Limits;
+
+fn plugins() -> Arc<Plugins> {
+    let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().expect("valid")));
+    let queue = Queue::new(windlass_queue::Config::default());
+    let watches = Watches::new(client.expect("no request is sent"), "sys", queue.clone());
+    let loader = Loader::in_process(Limits::default()).expect("a sandbox");
+    Plugins::new(loader, Arc::default(), Arc::new(watches), queue)
+}
+
+fn offer(name: &str, created: &str) -> Option<Arc<str>> {
+    let text = format!(
+        r#"{{"metadata":{{"namespace":"sys","name":"{name}","uid":"u","creationTimestamp":"{created}",
+        "labels":{{"windlass.dev/plugin":"p"}}}}}}"#
+    );
+    Some(text.into())
+}
+
+fn holder(plugins: &Plugins) -> Vec<String> {
+    plugins.view().into_iter().map(|plugin| plugin.config_map).collect()
+}
+
+fn again(plugins: &Plugins) -> Vec<String> {
+    let late = std::mem::take(&mut plugins.known().late);
+    late.into_iter()
+        .filter_map(|late| match late.what {
+            Overdue::Again(config_map) => Some(config_map),
+            Overdue::Ends(..) => None,
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_name_that_becomes_free_goes_to_whoever_held_it_before() {
+    let plugins = plugins();
+    assert_eq!(plugins.offered("sys/a", offer("a", "2026-01-02T00:00:00Z")).len(), 1);
+    assert_eq!(plugins.offered("sys/z", offer("z", "2026-01-01T00:00:00Z")).len(), 1);
+    assert_eq!(holder(&plugins), ["sys/z"], "the older one");
+    assert!(plugins.offered("sys/z", None).is_empty());
+    assert_eq!(again(&plugins), ["sys/a"], "it is read and looked at again");
+    assert_eq!(plugins.offered("sys/a", offer("a", "2026-01-02T00:00:00Z")).len(), 1);
+    assert_eq!(holder(&plugins), ["sys/a"]);
+}
+
+#[test]
+fn a_compiler_that_panics_refuses_its_component() {
+    let loaded = refused_if_it_panics(|| -> Result<(), Refusal> { panic!("as the test wants") });
+    assert_eq!(loaded.map_err(|refusal| refusal.code), Err(Code::CompileFailed));
+}
+
+#[test]
+fn the_label_names_the_lane() {
+    assert_eq!(label_of(&offer("a", "").expect("a text")).as_deref(), Some("p"));
+    assert_eq!(label_of("{}"), None);
+    assert_eq!(label_of(r#"{"metadata":{}}"#), None);
+}

@@ -1,0 +1,147 @@
+//! Plugins that keep failing are left alone: one breaker a plugin, asked before each call and
+//! told of each pass.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use windlass_core::breaker::{Before, Breaker, BreakerNow, Turn, Went};
+use windlass_core::claim::BootClock;
+use windlass_core::key::Key;
+use windlass_core::name::{Digest, PluginName};
+use windlass_core::object::hash64;
+use windlass_lease::clock::Boottime;
+use windlass_reconcile::Finished;
+
+/// The breakers of all plugins that serve.
+#[derive(Debug, Default)]
+pub(crate) struct Quarantine {
+    wards: Mutex<Wards>,
+    turned: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Wards {
+    breakers: BTreeMap<PluginName, Ward>,
+    /// What nobody has heard of yet; the newest a plugin.
+    turns: BTreeMap<PluginName, (Digest, Turn)>,
+}
+
+#[derive(Debug)]
+struct Ward {
+    digest: Digest,
+    breaker: Breaker,
+}
+
+impl Quarantine {
+    /// This component decides for the plugin from now on. Another one than before starts clean.
+    pub(crate) fn serves(&self, plugin: &PluginName, digest: &Digest) {
+        let mut wards = self.wards();
+        if wards.breakers.get(plugin).is_none_or(|ward| ward.digest != *digest) {
+            wards.turns.remove(plugin);
+            let ward = Ward { digest: digest.clone(), breaker: Breaker::default() };
+            wards.breakers.insert(plugin.clone(), ward);
+        }
+    }
+
+    /// The plugin is gone.
+    pub(crate) fn forget(&self, plugin: &PluginName) {
+        let mut wards = self.wards();
+        wards.breakers.remove(plugin);
+        wards.turns.remove(plugin);
+    }
+
+    /// Whether the call that is about to be made for this key may be made. While the plugin is
+    /// quarantined this may be the trial; others are told to wait.
+    pub(crate) fn before(&self, key: &Key) -> Before {
+        let mut wards = self.wards();
+        let ward = wards.breakers.get_mut(&key.plugin);
+        ward.map_or(Before::Go, |ward| ward.breaker.before(Boottime.now(), hash(key)))
+    }
+
+    /// A pass has ended.
+    pub(crate) fn finished(&self, pass: &Finished<'_>) {
+        let went = Went::of(pass.outcome, pass.decided.is_some());
+        if went == Went::Neither {
+            return;
+        }
+        let mut wards = self.wards();
+        let plugin = &pass.key.plugin;
+        let Some(ward) = wards.breakers.get_mut(plugin) else { return };
+        if let Some(turn) = ward.breaker.after(Boottime.now(), hash(pass.key), went) {
+            let digest = ward.digest.clone();
+            wards.turns.insert(plugin.clone(), (digest, turn));
+            self.turned.notify_one();
+        }
+    }
+
+    /// Resolves when there are [`turns`](Self::turns). For one caller.
+    pub(crate) async fn turned(&self) {
+        self.turned.notified().await;
+    }
+
+    /// What has become of plugins, each told once.
+    pub(crate) fn turns(&self) -> Vec<(PluginName, Digest, Turn)> {
+        let turns = std::mem::take(&mut self.wards().turns);
+        turns.into_iter().map(|(plugin, (digest, turn))| (plugin, digest, turn)).collect()
+    }
+
+    /// A plugin's breaker in numbers.
+    pub(crate) fn read(&self, plugin: &PluginName) -> BreakerNow {
+        let wards = self.wards();
+        wards.breakers.get(plugin).map_or_else(|| Breaker::default().read(), |ward| ward.breaker.read())
+    }
+
+    fn wards(&self) -> MutexGuard<'_, Wards> {
+        // Nothing in here panics half way through a change.
+        self.wards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells objects of one plugin apart, well enough.
+fn hash(key: &Key) -> u64 {
+    hash64(key.primary().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use windlass_core::class::Class;
+    use windlass_core::code::Code;
+    use windlass_core::outcome::{Failure, Outcome};
+
+    fn name() -> PluginName {
+        PluginName::try_new("p").expect("valid")
+    }
+
+    fn key() -> Key {
+        Key::new(name(), "ns", "a")
+    }
+
+    fn pass(quarantine: &Quarantine, outcome: &Outcome) {
+        let key = key();
+        let took = Duration::from_millis(1);
+        quarantine.finished(&Finished { key: &key, outcome, standby: false, took, decided: Some(took) });
+    }
+
+    #[test]
+    fn a_plugin_that_traps_five_times_is_kept_away_until_another_component_serves() {
+        let quarantine = Quarantine::default();
+        let message = "E201 Trap: unreachable".to_owned();
+        let trap = Outcome::Failed(Failure { class: Class::Guest, code: Some(Code::Trap), message });
+        quarantine.serves(&name(), &Digest::of(b"1"));
+        for _ in 0..5 {
+            assert_eq!(quarantine.before(&key()), Before::Go);
+            pass(&quarantine, &trap);
+        }
+        assert!(matches!(quarantine.before(&key()), Before::Wait(_)));
+        let turns = quarantine.turns();
+        assert!(matches!(&turns[..], [(_, digest, Turn::Quarantined(_))] if *digest == Digest::of(b"1")));
+        assert!(quarantine.turns().is_empty(), "told once");
+        quarantine.serves(&name(), &Digest::of(b"1"));
+        assert!(matches!(quarantine.before(&key()), Before::Wait(_)), "it is the same component");
+        quarantine.serves(&name(), &Digest::of(b"2"));
+        assert_eq!(quarantine.before(&key()), Before::Go);
+    }
+}
