@@ -87,8 +87,8 @@ fn beside_host(inputs: &Inputs<'_>, object: &ObjectRef) -> Result<(), PlanError>
 /// Whether only the host, or somebody else than a plugin, sets this label or annotation.
 pub(super) fn is_reserved_key(key: &str) -> bool {
     let domain = key.split_once('/').map_or("", |(domain, _)| domain).to_ascii_lowercase();
-    let ours = domain.strip_suffix(DOMAIN).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-    ours || key.starts_with("system:") || key.contains("/system:") || FOREIGN_KEYS.contains(&key)
+    // A domain below ours is whoever's group it is, such as the example plugin's.
+    domain == DOMAIN || key.starts_with("system:") || key.contains("/system:") || FOREIGN_KEYS.contains(&key)
 }
 
 #[cfg(test)]
@@ -104,6 +104,7 @@ mod tests {
             "service.beta.kubernetes.io/aws-load-balancer-type",
             "k8s.io/x",
             "notwindlass.dev/x",
+            "apps.windlass.dev/x",
             "windlass.dev",
             "windlass.dev.example.com/x",
             "x/windlass.dev",
@@ -114,7 +115,6 @@ mod tests {
             "windlass.dev/owned-by",
             "windlass.dev/",
             "Windlass.DEV/primary",
-            "fence.windlass.dev/x",
             "system:x",
             "a/system:x",
             "kubectl.kubernetes.io/last-applied-configuration",

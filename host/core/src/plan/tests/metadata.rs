@@ -88,7 +88,7 @@ fn labels_and_annotations_are_judged_as_the_server_does() {
 fn the_reserved_is_reserved_in_any_spelling() {
     for (field, key) in [
         ("labels", "windlass.dev/plugin"),
-        ("labels", "x.windlass.dev/y"),
+        ("labels", "WINDLASS.dev/y"),
         ("annotations", "WINDLASS.dev/primary"),
         ("annotations", "windlass.dev/adopt"),
         ("annotations", "kubectl.kubernetes.io/last-applied-configuration"),
