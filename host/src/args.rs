@@ -7,6 +7,12 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::inside::{CompileFlags, WorkerFlags};
+
+mod plugins;
+
+pub(crate) use plugins::PluginFlags;
+
 /// A Kubernetes operator host: reconcilers are WebAssembly components.
 ///
 /// Windlass owns what every operator needs (leader election, watches, caches, the
@@ -25,6 +31,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the host: join the election, watch, and reconcile while leading.
     Run(Box<Run>),
+    /// Run plugins for a host, over standard input. The host starts this by itself.
+    #[command(hide = true)]
+    Worker(WorkerFlags),
+    /// Compile one plugin for a host, over standard input. The host starts this by itself.
+    #[command(hide = true)]
+    Compile(CompileFlags),
 }
 
 /// Flags of `windlass run`. Of a flag that is given twice the later one counts.
@@ -121,13 +133,9 @@ pub(crate) struct Run {
     #[arg(long, env = "WINDLASS_SHUTDOWN_TIMEOUT", default_value = "20s", value_parser = duration)]
     pub(crate) shutdown_timeout: Duration,
 
-    /// CPU time of one plugin call.
-    #[arg(long, env = "WINDLASS_PLUGIN_CPU_TIMEOUT", default_value = "1s", value_parser = duration)]
-    pub(crate) plugin_cpu_timeout: Duration,
-
-    /// Memory of one plugin call. Unit: MiB; 1 to 4095.
-    #[arg(long, env = "WINDLASS_PLUGIN_MEMORY_MIB", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4095))]
-    pub(crate) plugin_memory_mib: u16,
+    /// What plugins may use.
+    #[command(flatten)]
+    pub(crate) plugins: PluginFlags,
 
     /// Format of the log on standard error.
     #[arg(long, env = "WINDLASS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
@@ -184,10 +192,10 @@ impl Run {
                 "--pulse-advertise-address {advertised} must be an address that other replicas can reach"
             ));
         }
-        if self.plugin_cpu_timeout.is_zero() || self.request_timeout.is_zero() {
-            return Err("--plugin-cpu-timeout and --request-timeout must be above zero".into());
+        if self.request_timeout.is_zero() {
+            return Err("--request-timeout must be above zero".into());
         }
-        Ok(())
+        self.plugins.check()
     }
 }
 
@@ -228,6 +236,23 @@ fn duration(text: &str) -> Result<Duration, String> {
     if text.is_empty() { Err(expected()) } else { Ok(total) }
 }
 
+/// Parses `384Mi`, `1Gi`, `65536`: bytes as Kubernetes writes them.
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit {
+        "" => 0,
+        "Ki" => 10,
+        "Mi" => 20,
+        "Gi" => 30,
+        _ => 64,
+    };
+    let number: Option<u64> = number.parse().ok().filter(|_| shift < 64);
+    number.and_then(|n| n.checked_mul(1_u64.checked_shl(shift)?)).ok_or_else(|| {
+        format!("{text:?} is not a number of bytes: expected one with Ki, Mi or Gi, such as 384Mi")
+    })
+}
+
 /// Parses `host:port`, and `:port` for every interface, as Kubernetes programs take it.
 fn address(text: &str) -> Result<SocketAddr, String> {
     let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
@@ -243,6 +268,7 @@ mod tests {
         let words = ["windlass", "run"].iter().chain(flags);
         match Cli::try_parse_from(words) {
             Ok(Cli { command: Command::Run(run) }) => run.check().map(|()| *run),
+            Ok(other) => Err(format!("{other:?}")),
             Err(e) => Err(e.to_string()),
         }
     }
@@ -255,6 +281,10 @@ mod tests {
         }
         for bad in ["", "15", "s", "-1s", "1d", "1s2", "99999999999s"] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert_eq!((bytes("384Mi"), bytes("1Gi"), bytes("9")), (Ok(384 << 20), Ok(1 << 30), Ok(9)));
+        for bad in ["", "Mi", "1M", "-1", "1.5Gi", "99999999999Gi"] {
+            assert!(bytes(bad).is_err(), "{bad}");
         }
         assert_eq!(address(":8081").map(|a| a.to_string()), Ok("0.0.0.0:8081".into()));
         assert!(address("8081").is_err());
@@ -299,6 +329,9 @@ mod tests {
             (&["--pulse-advertise-address", ":8082"][..], "can reach"),
             (&["--lease-duration", "x"][..], "not a duration"),
             (&["--max-concurrent-reconciles", "0"][..], "1..=256"),
+            (&["--max-limit-memory", "much"][..], "--max-limit-memory"),
+            (&["--artefact-limit", "1M"][..], "such as 384Mi"),
+            (&["--plugin-signatures", "maybe"][..], "enforce, warn or off"),
         ] {
             let error = run(flags).expect_err(says);
             assert!(error.contains(says), "{error}");

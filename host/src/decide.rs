@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use windlass_core::breaker::Before;
 use windlass_core::code::{Code, Refusal};
 use windlass_core::decision::Verdict;
 use windlass_core::name::PluginName;
@@ -11,13 +12,29 @@ use windlass_core::ports::{CallError, Decide, Pass, Reader, Serving};
 use windlass_core::snapshot::Snapshot;
 use windlass_plugin::Plugin;
 
+use crate::quarantine::Quarantine;
+use crate::told::Told;
+
 /// Which plugin serves under which name. Shared by the loop and whoever swaps plugins.
 #[derive(Debug, Default)]
 pub(crate) struct Catalogue {
     serving: RwLock<BTreeMap<PluginName, Arc<Plugin>>>,
+    quarantine: Arc<Quarantine>,
+    /// Hears of each call; nobody in tests.
+    told: Option<Arc<Told>>,
 }
 
 impl Catalogue {
+    /// Nothing serves yet. Plugins that `quarantine` keeps away are not called.
+    pub(crate) fn new(quarantine: Arc<Quarantine>, told: Arc<Told>) -> Self {
+        Self { serving: RwLock::default(), quarantine, told: Some(told) }
+    }
+
+    /// Who keeps failing plugins away.
+    pub(crate) fn quarantine(&self) -> &Arc<Quarantine> {
+        &self.quarantine
+    }
+
     /// From now on calls go to `plugin`; calls under way end with the old one.
     pub(crate) fn put(&self, name: PluginName, plugin: Arc<Plugin>) {
         self.serving.write().unwrap_or_else(PoisonError::into_inner).insert(name, plugin);
@@ -26,6 +43,9 @@ impl Catalogue {
     /// From now on nothing serves under `name`.
     pub(crate) fn remove(&self, name: &PluginName) {
         self.serving.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        if let Some(told) = &self.told {
+            told.forget(name);
+        }
     }
 
     /// The plugin that serves under `name`.
@@ -48,10 +68,29 @@ impl Decide for Catalogue {
         let Some(plugin) = self.get(&pass.key.plugin) else {
             return Err(CallError::NotServing(pass.key.plugin));
         };
+        // The keys of a quarantined plugin are let go, and all offered again when it is over.
+        if let Before::Wait(_) = self.quarantine.before(&pass.key) {
+            return Err(CallError::NotServing(pass.key.plugin));
+        }
         let span = tracing::Span::current();
-        let call = move || span.in_scope(|| plugin.decide(&pass, &snapshot, reader));
+        let told = self.told.clone();
+        let (name, version) = (pass.key.plugin.clone(), plugin.clone());
+        let call = move || {
+            span.in_scope(|| {
+                let sampled = told.as_ref().is_some_and(|told| told.samples(&pass.key, pass.number));
+                let asked = plugin.ask(&pass, &snapshot, reader, sampled);
+                if let Some(told) = &told {
+                    told.call(&pass, &plugin, &asked, snapshot.bytes());
+                }
+                asked.called.result
+            })
+        };
         // Joined right here; a dropped pass lets the call run to its own deadline.
         match tokio::task::spawn_blocking(call).await {
+            // Swapped there and back while it ran: the loop would take the answer for the other's.
+            Ok(_) if !self.get(&name).is_some_and(|now| Arc::ptr_eq(&now, &version)) => {
+                Err(CallError::NotServing(name))
+            }
             Ok(answer) => answer,
             Err(error) => Err(CallError::Refused(Refusal::new(
                 Code::Trap,

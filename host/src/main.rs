@@ -6,13 +6,17 @@ mod decide;
 mod election;
 mod end;
 mod fence;
+mod inside;
 mod lead;
 mod logs;
 mod observe;
 mod plugins;
+mod quarantine;
 mod role;
 mod run;
+mod sandbox;
 mod tasks;
+mod told;
 mod views;
 mod watchdog;
 
@@ -24,7 +28,11 @@ use crate::args::{Cli, Command};
 use crate::end::End;
 
 fn main() -> ExitCode {
-    let Command::Run(flags) = Cli::parse().command;
+    let flags = match Cli::parse().command {
+        Command::Run(flags) => flags,
+        Command::Worker(flags) => return inside::worker(flags),
+        Command::Compile(flags) => return inside::compile(&flags),
+    };
     let end = match flags.check() {
         Ok(()) => run::run(*flags),
         Err(sentence) => End::Unusable(sentence),

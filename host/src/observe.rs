@@ -16,6 +16,7 @@ use windlass_lease::step::{Cause, StepDown};
 use windlass_reconcile::Finished;
 
 use crate::fence::Fence;
+use crate::quarantine::Quarantine;
 
 /// Counts for the loop, the writer and the election.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(crate) struct Observed {
     pub(crate) metrics: Metrics,
     /// What the fence said.
     pub(crate) fence: Fence,
+    /// Hears how each pass went.
+    pub(crate) quarantine: Arc<Quarantine>,
     /// Tells the election of a term whose write was refused.
     refused: mpsc::Sender<Term>,
     /// When the gate opened, until the first write of the term.
@@ -33,7 +36,13 @@ pub(crate) struct Observed {
 impl Observed {
     /// Nothing counted yet. A term whose writes the API server refuses goes into `refused`.
     pub(crate) fn new(refused: mpsc::Sender<Term>) -> Self {
-        Self { metrics: Metrics::new(), fence: Fence::default(), refused, no_write_since: Mutex::default() }
+        Self {
+            metrics: Metrics::new(),
+            fence: Fence::default(),
+            quarantine: Arc::default(),
+            refused,
+            no_write_since: Mutex::default(),
+        }
     }
 
     fn no_write_since(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
@@ -51,6 +60,7 @@ impl windlass_reconcile::Observer for Observed {
     }
 
     fn pass_finished(&self, pass: &Finished<'_>) {
+        self.quarantine.finished(pass);
         let plugin = pass.key.plugin.as_str();
         // What a standby found out is no result that anybody waits for.
         let result = if pass.standby { "standby" } else { pass.outcome.result() };
@@ -58,7 +68,7 @@ impl windlass_reconcile::Observer for Observed {
         if let Outcome::Failed(failure) = pass.outcome
             && let Some(code) = failure.code
         {
-            self.metrics.plugin_error(plugin, &format!("E{}", code as u16));
+            self.metrics.plugins().error(&pass.key.plugin, code);
         }
     }
 }

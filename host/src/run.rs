@@ -2,6 +2,7 @@
 //! waits for an end, and ends in order.
 
 use std::future::Future;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -12,12 +13,10 @@ use tracing::{info, warn};
 use windlass_admin::Bound;
 use windlass_apply::Writer;
 use windlass_core::claim::{BootClock, Gate};
-use windlass_core::limits::Limits;
 use windlass_core::ports::Sink;
 use windlass_lease::clock::Boottime;
 use windlass_lease::driver::{self, DriverError, Handle};
 use windlass_lease::durations::Durations;
-use windlass_plugin::Loader;
 use windlass_queue::Queue;
 use windlass_reconcile::{Ports, Reconciler};
 use windlass_watch::watches::Watches;
@@ -30,7 +29,9 @@ use crate::lead::Standby;
 use crate::observe::{Observed, QueueTimes};
 use crate::plugins::Plugins;
 use crate::role::Label;
+use crate::sandbox::Sandbox;
 use crate::tasks::Tasks;
+use crate::told::Told;
 use crate::views::{Inside, Probes, Views};
 use crate::watchdog::Watchdog;
 use crate::{fence, lead, logs};
@@ -67,6 +68,7 @@ struct Host {
     lease: Arc<Handle>,
     stop: watch::Sender<bool>,
     shutdown_timeout: Duration,
+    sandbox: Arc<Sandbox>,
     _watchdog: Watchdog,
 }
 
@@ -107,7 +109,8 @@ impl Host {
         let client = kube::Client::try_from(config.clone()).map_err(|e| End::Unusable(e.to_string()))?;
         let probes = bind("--health-probe-bind-address", flags.health_probe_bind_address).await?;
         let metrics = bind("--metrics-bind-address", flags.metrics_bind_address).await?;
-        let loader = Loader::new(limits(flags)).map_err(|e| End::Unusable(format!("no sandbox: {e}")))?;
+        let sandbox = Arc::new(Sandbox::start(flags)?);
+        let loader = sandbox.loader(flags)?;
 
         let identity = driver::identity(&flags.pod_name);
         let gate = Gate::new();
@@ -117,12 +120,15 @@ impl Host {
         let paused = windlass_queue::Config {
             paused: standby == Standby::Rests,
             standby: standby == Standby::Decides,
+            slots: NonZeroUsize::new(flags.max_concurrent_reconciles.into()),
+            per_plugin: Some(per_plugin(flags)),
             ..windlass_queue::Config::default()
         };
         let queue = Queue::observed(paused, QueueTimes(observed.clone()));
         let watches =
             Arc::new(Watches::new(client.clone(), &flags.namespace, queue.clone() as Arc<dyn Sink>));
-        let catalogue = Arc::new(Catalogue::default());
+        let told_of = Arc::new(Told::new(observed.clone(), flags.plugins.sampled()));
+        let catalogue = Arc::new(Catalogue::new(observed.quarantine.clone(), told_of.clone()));
         let plugins = Plugins::new(loader, catalogue.clone(), watches.clone(), queue.clone());
         let writer = writer(flags, &client, &gate, &identity, &observed);
         let election = Election::prepare(flags, durations, identity.clone())?;
@@ -138,6 +144,7 @@ impl Host {
             lease_name: flags.lease_name.clone(),
             max_concurrent: flags.max_concurrent_reconciles,
             observed: observed.clone(),
+            sandbox: sandbox.clone(),
             was_ready: AtomicBool::new(false),
         });
 
@@ -157,7 +164,7 @@ impl Host {
             "fence",
             until(&stopped, async move { fence::follow(&observed, client, namespace).await }),
         );
-        tasks.spawn("plugin loader", until(&stopped, plugins.clone().load()));
+        tasks.spawn("plugin loader", until(&stopped, plugins.clone().load(writer.clone())));
         let label = Label::new(writer.clone(), &flags.pod_name);
         tasks.spawn("plugin states", until(&stopped, plugins.announce(writer, gate.clone())));
         tasks.spawn("pod label", returned(label.follow(lease.leading(), told(&stopped))));
@@ -165,6 +172,7 @@ impl Host {
             "leadership",
             until(&stopped, lead::follow(lease.leading(), queue, watches.clone(), standby)),
         );
+        tasks.spawn("floods", until(&stopped, told_of.sum_up()));
         tasks.spawn("resync", until(&stopped, resync(watches, sync_period)));
         tasks.spawn("reconcile", returned(reconciler.run(told(&stopped))));
         let (asked, inside) = (Arc::new(Probes(views.clone())), Arc::new(Inside(views)));
@@ -172,7 +180,14 @@ impl Host {
         tasks.spawn("metrics", returned(metrics.serve(inside, told(&stopped))));
         let watchdog = Watchdog::start(gate, overdue);
         let watchdog = watchdog.map_err(|e| End::Early(format!("no thread for the watchdog: {e}")))?;
-        Ok(Self { tasks, lease, stop, shutdown_timeout: flags.shutdown_timeout, _watchdog: watchdog })
+        Ok(Self {
+            tasks,
+            lease,
+            stop,
+            shutdown_timeout: flags.shutdown_timeout,
+            sandbox,
+            _watchdog: watchdog,
+        })
     }
 
     /// Ends in order: no new pass, no new write, the Lease, then everything else.
@@ -190,7 +205,12 @@ impl Host {
         }
         // What the Lease did not need is the tasks' too: passes may drain for longer.
         let rest = self.shutdown_timeout.saturating_sub(began.elapsed());
-        match self.tasks.join_all(rest).await {
+        let joined = self.tasks.join_all(rest).await;
+        let sandbox = self.sandbox;
+        if tokio::task::spawn_blocking(move || sandbox.shutdown()).await.is_err() {
+            warn!("the processes that run plugins were not ended in order; they end with this one");
+        }
+        match joined {
             Ok(()) => end,
             Err(names) => {
                 End::Overdue(format!("these tasks did not end within {rest:?}: {}", names.join(", ")))
@@ -289,11 +309,11 @@ fn reconciler(
     Reconciler::new(ports, config)
 }
 
-fn limits(flags: &Run) -> Limits {
-    Limits {
-        cpu: flags.plugin_cpu_timeout,
-        memory_bytes: usize::from(flags.plugin_memory_mib) << 20,
-        ..Limits::default()
+/// Passes of one plugin that may run at once.
+fn per_plugin(flags: &Run) -> NonZeroUsize {
+    match flags.plugins.max_concurrent_per_plugin {
+        Some(most) => most.into(),
+        None => windlass_queue::half_of(flags.max_concurrent_reconciles.into()),
     }
 }
 

@@ -4,16 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use windlass_admin::metrics::{LeadershipNow, QueueNow, WatchNow};
+use windlass_admin::metrics::{
+    ArtefactsNow, LeadershipNow, PluginNow, QueueNow, SandboxNow, WatchNow, WorkerNow,
+};
 use windlass_admin::{Answer, Routes};
 use windlass_lease::claim_role::ClaimRole;
 use windlass_lease::driver::Handle;
 use windlass_queue::Queue;
 use windlass_watch::watches::Watches;
+use windlass_worker::confine::{Files, Report, SystemCalls};
 
 use crate::fence::FenceView;
 use crate::observe::Observed;
 use crate::plugins::Plugins;
+use crate::sandbox::Sandbox;
 
 /// Everything that is shown.
 pub(crate) struct Views {
@@ -25,6 +29,7 @@ pub(crate) struct Views {
     pub(crate) lease_name: String,
     pub(crate) max_concurrent: u16,
     pub(crate) observed: Arc<Observed>,
+    pub(crate) sandbox: Arc<Sandbox>,
     /// Ready once stays ready: a broken plugin, a missing CRD, an outage or the loss
     /// of leadership must not block a rollout.
     pub(crate) was_ready: AtomicBool,
@@ -64,6 +69,7 @@ impl Routes for Inside {
             "/debug/plugins" => Some(Answer::json(&views.plugins.view())),
             "/debug/queue" => Some(Answer::json(&views.queue.snapshot())),
             "/debug/watches" => Some(Answer::json(&views.watches.status())),
+            "/debug/sandbox" => Some(Answer::json(&views.sandbox.view())),
             "/debug/leadership" => Some(Answer::json(&views.leadership())),
             _ => None,
         }
@@ -99,6 +105,8 @@ impl Views {
         let metrics = &self.observed.metrics;
         for (plugin, now) in self.queue.stats() {
             metrics.set_parked(plugin.as_str(), now.parked);
+            let most = now.most.and_then(|most| u16::try_from(most.get()).ok());
+            metrics.set_max_concurrent(plugin.as_str(), most.unwrap_or(self.max_concurrent));
             metrics.set_queue(
                 plugin.as_str(),
                 QueueNow {
@@ -138,15 +146,44 @@ impl Views {
 
     fn plugin_metrics(&self) {
         let metrics = &self.observed.metrics;
-        metrics.clear_plugins();
-        for plugin in self.plugins.view() {
-            let name = plugin.name.as_str();
-            metrics.set_max_concurrent(name, self.max_concurrent);
-            let state = plugin.status.state.to_string();
-            let (version, digest, calls) = plugin.serving.as_ref().map_or(("", "", 0), |serving| {
-                (serving.manifest.version.as_str(), serving.digest.as_str(), serving.counts.calls)
-            });
-            metrics.set_plugin(name, version, digest, &state, calls);
+        let plugins = self.plugins.view();
+        let states: Vec<String> = plugins.iter().map(|plugin| plugin.status.state.to_string()).collect();
+        let now = plugins.iter().zip(&states).map(|(plugin, state)| PluginNow {
+            name: &plugin.name,
+            state,
+            serving: plugin.serving.as_ref().map(|s| (s.manifest.version.as_str(), &s.digest)),
+        });
+        metrics.plugins().set(&now.collect::<Vec<_>>());
+        self.sandbox_metrics();
+        metrics.keep_plugins(&plugins.iter().map(|plugin| plugin.name.clone()).collect());
+    }
+
+    fn sandbox_metrics(&self) {
+        let metrics = self.observed.metrics.worker();
+        let worker = self.sandbox.status();
+        metrics.set(WorkerNow { up: worker.pid.is_some(), restarts: worker.restarts });
+        if let Some(report) = &worker.confined {
+            metrics.set_sandbox(&sandbox_now(report));
         }
+        let artefacts = self.sandbox.artefacts();
+        metrics.set_artefacts(ArtefactsNow {
+            hits: artefacts.hits,
+            misses: artefacts.misses,
+            corrupt: artefacts.corrupt,
+        });
+    }
+}
+
+fn sandbox_now(report: &Report) -> SandboxNow {
+    SandboxNow {
+        landlock: match &report.files {
+            Files::Landlock { abi } => abi.to_string(),
+            Files::NoneOpened | Files::Open(_) => "none".to_owned(),
+        },
+        seccomp: matches!(report.system_calls, SystemCalls::Filtered { .. }),
+        no_new_privs: report.no_new_privileges,
+        capabilities_dropped: report.capabilities_left == 0,
+        rlimits: report.limits.iter().all(|limit| limit.failed.is_none()),
+        complete: report.is_complete(),
     }
 }
