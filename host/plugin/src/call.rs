@@ -10,7 +10,6 @@ use windlass_core::code::Refusal;
 use windlass_core::guests::{Line, Texts, Used};
 use windlass_core::limits::Limits;
 
-use crate::bindings::contract::{Reconciler, ReconcilerPre};
 use crate::budget::{Budget, StandingClock};
 use crate::engine::Sandbox;
 use crate::entropy::Entropy;
@@ -58,19 +57,18 @@ pub(crate) struct Ended<R> {
     pub(crate) used: Used,
 }
 
-/// Instantiates the component, asks it, and drops it. Blocks this thread for at
-/// most the limits' wall time.
+/// Lets `ask` instantiate a component and ask it, and drops all of it. Blocks this thread
+/// for at most the limits' wall time.
 pub(crate) fn call<R>(
     sandbox: &Sandbox,
     limits: &Limits,
-    component: &ReconcilerPre<Inside>,
     given: Given<'_>,
-    ask: impl FnOnce(&Reconciler, &mut Store<Inside>) -> wasmtime::Result<R>,
+    ask: impl FnOnce(&mut Store<Inside>) -> wasmtime::Result<R>,
 ) -> Ended<R> {
     // Held to the end: without ticks there is no deadline.
     let _ticking = sandbox.running();
     let mut store = store(sandbox, limits, given);
-    let result = component.instantiate(&mut store).and_then(|guest| ask(&guest, &mut store));
+    let result = ask(&mut store);
     let mut inside = store.into_data();
     inside.output.finish();
     Ended {

@@ -11,11 +11,11 @@ use wasmtime::{Config, Engine, WasmBacktraceDetails};
 use windlass_core::guests::Tier;
 use windlass_core::limits::Limits;
 
-use crate::bindings::contract::{Reconciler, ReconcilerPre};
 use crate::bindings::floor::Floor;
 use crate::call::Inside;
 use crate::ticker::{Running, Ticker};
 use crate::tiers;
+use crate::worlds::{Guest, World, world_of};
 
 /// Frames of a guest's stack that are remembered when it traps.
 pub(crate) const FRAMES_MAX: usize = 20;
@@ -45,19 +45,21 @@ pub enum EngineError {
 pub(crate) struct Sandbox {
     engine: Engine,
     linker: Linker<Inside>,
+    worlds: &'static [&'static World],
     ticker: Ticker,
 }
 
 impl Sandbox {
-    /// An engine for guests within `limits`.
-    pub(crate) fn new(limits: &Limits) -> Result<Self, EngineError> {
+    /// An engine for guests within `limits` that were built for one of `worlds`.
+    pub(crate) fn new(limits: &Limits, worlds: &'static [&'static World]) -> Result<Self, EngineError> {
         let engine = compiler(limits, Tier::Optimised)?;
         let mut linker = Linker::new(&engine);
-        Reconciler::add_to_linker::<_, HasSelf<_>>(&mut linker, |inside| inside)
-            .map_err(EngineError::Link)?;
+        for world in worlds {
+            (world.offer)(&mut linker).map_err(EngineError::Link)?;
+        }
         Floor::add_to_linker::<_, HasSelf<_>>(&mut linker, |inside| inside).map_err(EngineError::Link)?;
         let ticker = Ticker::start(engine.clone()).map_err(EngineError::Ticker)?;
-        Ok(Self { engine, linker, ticker })
+        Ok(Self { engine, linker, worlds, ticker })
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -65,8 +67,9 @@ impl Sandbox {
     }
 
     /// Finds what the component imports and exports, once for all calls.
-    pub(crate) fn link(&self, component: &Component) -> wasmtime::Result<ReconcilerPre<Inside>> {
-        ReconcilerPre::new(self.linker.instantiate_pre(component)?)
+    pub(crate) fn link(&self, component: &Component) -> wasmtime::Result<Box<dyn Guest>> {
+        let world = world_of(component, self.worlds)?;
+        (world.link)(self.linker.instantiate_pre(component)?)
     }
 
     /// To be held while a guest runs.

@@ -5,19 +5,16 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use windlass_core::code::{Code, Refusal};
-use windlass_core::decision::Verdict;
 use windlass_core::guests::{Call, Called, Guests, Load, LoadId, Texts};
 use windlass_core::limits::Limits;
 use windlass_core::manifest::Manifest;
 use windlass_core::ports::CallError;
 
 use crate::artefact;
-use crate::bindings::contract::windlass::operator::types;
-use crate::bindings::contract::{self, ReconcilerPre};
-use crate::call::{Ended, Given, Inside, call};
-use crate::convert;
+use crate::call::Given;
 use crate::engine::{EngineError, Sandbox};
 use crate::lookups::NothingToRead;
+use crate::worlds::{Guest, SERVED, World};
 
 /// Runs guests on the threads that ask. One a process: it holds the engine and its ticker.
 pub struct Engine {
@@ -28,7 +25,7 @@ pub struct Engine {
 /// A component that is mapped and linked.
 struct Loaded {
     limits: Limits,
-    linked: ReconcilerPre<Inside>,
+    linked: Box<dyn Guest>,
 }
 
 impl Engine {
@@ -37,7 +34,12 @@ impl Engine {
     /// # Errors
     /// [`EngineError`]: this machine or these limits cannot run plugins at all.
     pub fn new(maxima: &Limits) -> Result<Self, EngineError> {
-        Ok(Self { sandbox: Sandbox::new(maxima)?, loaded: RwLock::default() })
+        Self::serving(maxima, SERVED)
+    }
+
+    /// The same for other versions of the contract.
+    pub(crate) fn serving(maxima: &Limits, worlds: &'static [&'static World]) -> Result<Self, EngineError> {
+        Ok(Self { sandbox: Sandbox::new(maxima, worlds)?, loaded: RwLock::default() })
     }
 
     fn loaded(&self, id: LoadId) -> Option<Arc<Loaded>> {
@@ -45,12 +47,8 @@ impl Engine {
     }
 
     fn manifest(&self, load: &Load, loaded: &Loaded) -> Result<Manifest, Refusal> {
-        let given =
-            Given { seed: load.plugin.as_str(), now: Duration::ZERO, texts: Arc::new(NothingToRead) };
-        let ended = call(&self.sandbox, &loaded.limits, &loaded.linked, given, |guest, store| {
-            guest.call_manifest(store)
-        });
-        convert::manifest(ended.result.map_err(at_start)?)
+        let given = Given { seed: load.plugin.as_str(), now: Duration::ZERO, texts: Arc::new(NothingToRead) };
+        loaded.linked.manifest(&self.sandbox, &loaded.limits, given).map_err(at_start)
     }
 }
 
@@ -70,25 +68,8 @@ impl Guests for Engine {
             return Called::failed(CallError::Refused(Refusal::new(Code::WorkerDied, text)));
         };
         let Loaded { limits, linked } = &*loaded;
-        let children: Vec<&str> = asked.children.iter().map(|child| &**child).collect();
-        let snapshot = contract::Snapshot {
-            primary: &asked.primary,
-            children: &children,
-            settings: asked.settings.as_deref(),
-        };
         let given = Given { seed: &asked.seed, now: asked.now, texts };
-        let most = limits.decision_bytes;
-        if asked.finalize {
-            let ended = call(&self.sandbox, limits, linked, given, |guest, store| {
-                guest.call_finalize(store, snapshot)
-            });
-            settle(ended, |finalization| convert::finalization(finalization, most))
-        } else {
-            let ended = call(&self.sandbox, limits, linked, given, |guest, store| {
-                guest.call_reconcile(store, snapshot)
-            });
-            settle(ended, |decision| convert::decision(decision, most).map(Verdict::Decision))
-        }
+        linked.decide(&self.sandbox, limits, given, asked)
     }
 
     fn unload(&self, id: LoadId) {
@@ -100,23 +81,6 @@ impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").finish_non_exhaustive()
     }
-}
-
-/// Layers of an answer, from the call to the plugin's own word.
-fn settle<T>(
-    ended: Ended<Result<T, types::Fault>>,
-    verdict: impl FnOnce(T) -> Result<Verdict, Refusal>,
-) -> Called {
-    let Ended { result, read_clock, lines, dropped_bytes, mut used } = ended;
-    let result = match result {
-        Err(refusal) => Err(CallError::Refused(refusal)),
-        Ok(Err(fault)) => Err(CallError::Fault(convert::fault(&fault))),
-        Ok(Ok(value)) => verdict(value).map_err(CallError::Refused),
-    };
-    if let Ok(Verdict::Decision(decision)) = &result {
-        used.decision_bytes = convert::bytes_of(decision) as u64;
-    }
-    Called { result, read_clock, lines, dropped_bytes, used }
 }
 
 /// An interface that is on the list, used in a way that the host does not know.

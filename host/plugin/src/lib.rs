@@ -25,7 +25,6 @@ mod call;
 mod check;
 mod compile;
 mod config_map;
-mod convert;
 mod counts;
 mod decompress;
 mod engine;
@@ -48,6 +47,7 @@ mod ticker;
 mod tiers;
 pub mod verify;
 mod wasi;
+mod worlds;
 
 pub use artefacts::{Artefacts, CompileInto, Kept, Scratch};
 pub use cache::{Cache, CacheError, CacheStats, Fingerprint};

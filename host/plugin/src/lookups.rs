@@ -1,17 +1,16 @@
-//! The contract's imports: `cache` and `log`, as a guest calls them.
+//! What a guest may look up, whatever version of the contract it speaks.
 //!
 //! Kinds are checked before they reach the reader; an object that cannot exist by
 //! its name is not asked for, so that nothing nonsensical is remembered.
 
 use wasmtime::{Error, Result};
 use windlass_core::code::{Code, Refusal};
-use windlass_core::guests::{Level, Text, Texts};
+use windlass_core::guests::{Text, Texts};
 use windlass_core::key::ObjectRef;
 use windlass_core::kind::Gvk;
 use windlass_core::name::is_path_segment;
 use windlass_core::reads::Query;
 
-use crate::bindings::contract::windlass::operator::{cache, log, types};
 use crate::call::Inside;
 
 /// Labels in one question.
@@ -19,6 +18,9 @@ const LABELS_MAX: usize = 16;
 
 /// Questions in one call: each is remembered until the next pass of its key.
 const QUESTIONS_MAX: usize = 10_000;
+
+/// A kind as a guest names it: group, version, kind.
+pub(crate) type Named<'a> = (&'a str, &'a str, &'a str);
 
 impl Inside {
     fn count_question(&mut self) -> Result<()> {
@@ -31,39 +33,39 @@ impl Inside {
         }
         Ok(())
     }
-}
 
-impl cache::Host for Inside {
-    fn get(&mut self, key: cache::ObjectKey) -> Result<Option<String>> {
+    /// One object.
+    pub(crate) fn look_up(&mut self, kind: Named<'_>, namespace: &str, name: &str) -> Result<Option<String>> {
         self.count_question()?;
-        let gvk = kind(&key.kind)?;
-        let possible =
-            is_path_segment(&key.name) && (key.namespace.is_empty() || is_path_segment(&key.namespace));
+        let gvk = known(kind)?;
+        let possible = is_path_segment(name) && (namespace.is_empty() || is_path_segment(namespace));
         if !possible {
             return Ok(None);
         }
-        let of = ObjectRef { gvk, namespace: key.namespace.into(), name: key.name.into() };
+        let of = ObjectRef { gvk, namespace: namespace.into(), name: name.into() };
         let found = self.texts.get(&of).map_err(Error::new)?;
         Ok(found.map(|text| text.to_string()))
     }
 
-    fn list(&mut self, query: cache::Query) -> Result<Vec<String>> {
+    /// All objects that match.
+    pub(crate) fn look_up_all(
+        &mut self,
+        kind: Named<'_>,
+        namespace: Option<&str>,
+        labels: Vec<(String, String)>,
+    ) -> Result<Vec<String>> {
         self.count_question()?;
-        let gvk = kind(&query.kind)?;
-        if query.labels.len() > LABELS_MAX {
+        let gvk = known(kind)?;
+        if labels.len() > LABELS_MAX {
             return Err(Error::new(Refusal::new(
                 Code::BadAbiValue,
-                format!("a query with {} labels, at most {LABELS_MAX}", query.labels.len()),
+                format!("a query with {} labels, at most {LABELS_MAX}", labels.len()),
             )));
         }
-        if query.namespace.as_deref().is_some_and(|ns| !is_path_segment(ns)) {
+        if namespace.is_some_and(|ns| !is_path_segment(ns)) {
             return Ok(Vec::new());
         }
-        let query = Query {
-            gvk,
-            namespace: query.namespace.map(Into::into),
-            labels: query.labels.into_iter().map(|l| (l.key, l.value)).collect(),
-        };
+        let query = Query { gvk, namespace: namespace.map(Into::into), labels };
         let found = self.texts.list(&query).map_err(Error::new)?;
         let bytes: usize = found.iter().map(|text| text.len()).sum();
         if bytes > self.answer_bytes {
@@ -84,25 +86,10 @@ impl cache::Host for Inside {
 
 /// # Errors
 /// E231: what is no kind cannot be in a manifest either.
-fn kind(kind: &types::Kind) -> Result<Gvk> {
-    Gvk::try_new(&kind.group, &kind.version, &kind.kind)
+fn known((group, version, kind): Named<'_>) -> Result<Gvk> {
+    Gvk::try_new(group, version, kind)
         .map_err(|e| Error::new(Refusal::new(Code::ReadNotAllowed, e.to_string())))
 }
-
-impl log::Host for Inside {
-    fn write(&mut self, level: log::Level, message: String) -> Result<()> {
-        let level = match level {
-            log::Level::Debug => Level::Debug,
-            log::Level::Info => Level::Info,
-            log::Level::Warn => Level::Warn,
-            log::Level::Error => Level::Error,
-        };
-        self.output.line(level, &message);
-        Ok(())
-    }
-}
-
-impl types::Host for Inside {}
 
 /// What a plugin may read while it says what it is: nothing.
 pub(crate) struct NothingToRead;

@@ -1,27 +1,23 @@
-//! The contract's values to core's nouns and back. No rule is applied here but
-//! those of the types; `core::plan` judges what a decision contains.
+//! The version's values to core's nouns. No rule is applied here but those of the types
+//! and of [`rules`]; `core::plan` judges what a decision contains.
 
 use std::time::Duration;
 
-use windlass_core::code::{Code, Refusal, printable};
+use windlass_core::code::{Refusal, printable};
 use windlass_core::decision::{Decision, Fault, Notice, Severity, Verdict};
-use windlass_core::kind::Gvk;
 use windlass_core::manifest::{ChildRule, Manifest, ReadRule, Unwanted};
 use windlass_core::name::PluginName;
 
-use crate::bindings::contract;
-use crate::bindings::contract::windlass::operator::types;
-
-/// Longest text of a fault that is kept, in bytes.
-const FAULT_BYTES: usize = 1024;
+use super::bindings;
+use super::bindings::windlass::operator::types;
+use crate::worlds::rules;
 
 /// A manifest, checked as a whole.
 ///
 /// # Errors
 /// E170 with the path of the field, or E238 for a kind that no plugin may write.
 pub(crate) fn manifest(from: types::Manifest) -> Result<Manifest, Refusal> {
-    let bad = |path: &str, text: String| Refusal::new(Code::BadManifest, format!("{path}: {text}"));
-    let name = PluginName::try_new(&from.name).map_err(|e| bad("name", e.to_string()))?;
+    let name = PluginName::try_new(&from.name).map_err(|e| rules::bad("name", e))?;
     let primary = kind("primary", &from.primary)?;
     let children = from.children.iter().enumerate().map(|(i, child)| {
         Ok(ChildRule {
@@ -49,9 +45,8 @@ pub(crate) fn manifest(from: types::Manifest) -> Result<Manifest, Refusal> {
     .check()
 }
 
-fn kind(path: &str, from: &types::Kind) -> Result<Gvk, Refusal> {
-    Gvk::try_new(&from.group, &from.version, &from.kind)
-        .map_err(|e| Refusal::new(Code::BadManifest, format!("{path}: {e}")))
+fn kind(path: &str, from: &types::Kind) -> Result<windlass_core::kind::Gvk, Refusal> {
+    rules::kind(path, &from.group, &from.version, &from.kind)
 }
 
 /// A verdict out of `reconcile`'s answer.
@@ -65,20 +60,7 @@ pub(crate) fn decision(from: types::Decision, limit: usize) -> Result<Decision, 
         notices: from.notices.into_iter().map(notice).collect(),
         requeue_after: from.requeue_after_ms.map(|ms| Duration::from_millis(ms.into())),
     };
-    let bytes = bytes_of(&decision);
-    if bytes > limit {
-        return Err(Refusal::new(
-            Code::OutputTooLarge,
-            format!("a decision of {} KiB, at most {} KiB", bytes / 1024, limit / 1024),
-        ));
-    }
-    Ok(decision)
-}
-
-/// Bytes of text in a decision.
-pub(crate) fn bytes_of(decision: &Decision) -> usize {
-    decision.children.iter().chain(&decision.status).map(String::len).sum::<usize>()
-        + decision.notices.iter().map(|n| n.reason.len() + n.message.len()).sum::<usize>()
+    rules::within(decision, limit)
 }
 
 fn notice(from: types::Notice) -> Notice {
@@ -96,7 +78,7 @@ fn notice(from: types::Notice) -> Notice {
 ///
 /// # Errors
 /// As [`decision`].
-pub(crate) fn finalization(from: contract::Finalization, limit: usize) -> Result<Verdict, Refusal> {
+pub(crate) fn finalization(from: bindings::Finalization, limit: usize) -> Result<Verdict, Refusal> {
     match from {
         types::Finalization::Done => Ok(Verdict::Finalized),
         types::Finalization::Pending(pending) => decision(pending, limit).map(Verdict::Decision),
@@ -104,9 +86,9 @@ pub(crate) fn finalization(from: contract::Finalization, limit: usize) -> Result
 }
 
 /// A fault, printable and cut.
-pub(crate) fn fault(from: &types::Fault) -> Fault {
+pub(crate) fn fault(from: types::Fault) -> Fault {
     match from {
-        types::Fault::Transient(text) => Fault::Transient(printable(text, FAULT_BYTES)),
-        types::Fault::Permanent(text) => Fault::Permanent(printable(text, FAULT_BYTES)),
+        types::Fault::Transient(text) => Fault::Transient(rules::fault_text(&text)),
+        types::Fault::Permanent(text) => Fault::Permanent(rules::fault_text(&text)),
     }
 }
