@@ -27,7 +27,7 @@ const MUTANTS: [(&str, &str); 8] = [
     ("no-resource-version", "race=6"),
     ("wall-clock", "doze=8"),
     ("term-from-transitions", "wipe=6,kill=2"),
-    ("release-before-drain", "drain=6"),
+    ("release-before-drain", "drain=48"),
     ("unchecked-claim", "freeze=4,slow=4"),
     ("evidence-from-silence", "doze=6,freeze=2"),
 ];

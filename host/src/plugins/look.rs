@@ -9,7 +9,7 @@ use tracing::{error, warn};
 use windlass_apply::Writer;
 use windlass_core::code::{Code, Refusal};
 use windlass_core::object::Object;
-use windlass_plugin::{Begun, Item, LimitMaxima, PartsNow, Plugin, Source, Step, Ticket, Whole};
+use windlass_plugin::{Begun, Item, PartsNow, Plugin, Source, Step, Ticket, Whole};
 
 use super::{Overdue, Plugins, config_map_gvk};
 
@@ -107,7 +107,7 @@ impl Plugins {
     }
 
     pub(super) fn unpack(&self, whole: &Whole) -> Result<Source, Refusal> {
-        whole.source(self.loader.limits(), &LimitMaxima::default())
+        whole.source(self.loader.limits(), self.loader.maxima())
     }
 
     fn end(&self, ticket: &Ticket, loaded: Result<Plugin, Refusal>) {

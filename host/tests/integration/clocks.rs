@@ -15,8 +15,7 @@ const TEN_YEARS: i64 = 10 * 365 * 24 * HOUR;
 
 /// The Lease's holder with its term, and when it says that it was renewed, in microseconds since 1970.
 async fn lease(scene: &Scene) -> Option<(String, i64)> {
-    let lease =
-        scene.get(&format!("/apis/coordination.k8s.io/v1/namespaces/{HOST}/leases/windlass")).await?;
+    let lease = scene.get(&format!("/apis/coordination.k8s.io/v1/namespaces/{HOST}/leases/windlass")).await?;
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let holder = text(&lease["spec"]["holderIdentity"]).filter(|holder| !holder.is_empty())?;
     let term = text(&lease["metadata"]["annotations"]["windlass.dev/term"])?;
