@@ -7,6 +7,7 @@ mod dist;
 mod nemesis;
 mod plugin;
 mod rights;
+mod sign;
 mod steps;
 mod test;
 mod tour;

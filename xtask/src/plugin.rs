@@ -12,8 +12,10 @@ use windlass_core::kind::Gvk;
 use windlass_core::limits::Limits;
 use windlass_core::manifest::Manifest;
 use windlass_core::name::PluginName;
+use windlass_plugin::verify::SIGNATURE_KEY;
 use windlass_plugin::{Loader, PART_BYTES, Parts, Slice, Source, cut};
 
+use crate::sign::Sign;
 use crate::{rights, root};
 
 /// Bytes of compressed component above which client-side `kubectl apply` fails:
@@ -28,9 +30,11 @@ pub(crate) struct Args {
     /// Where the YAML goes; default dist/<plugin>.yaml. `-` for standard output.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Write <dir>/rbac.yaml and <dir>/plugin.wasm.zst instead, for a kustomization there.
+    /// Write <dir>/rbac.yaml, <dir>/plugin.wasm.zst and, when signed, <dir>/plugin.sig instead, for a kustomization there.
     #[arg(long)]
     kustomize: bool,
+    #[command(flatten)]
+    sign: Sign,
 }
 
 /// A plugin that was built and accepted by the host's own checks.
@@ -40,11 +44,14 @@ pub(crate) struct Package {
     pub(crate) compressed: Vec<u8>,
     pub(crate) wasm: Vec<u8>,
     crd: Option<String>,
+    /// The text of `plugin.sig`.
+    signature: Option<String>,
 }
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let package = Package::build(&self.dir)?;
+        let mut package = Package::build(&self.dir)?;
+        package.signature = self.sign.signature(&package.manifest.name, &package.digest.parse()?)?;
         if self.kustomize {
             return package.write_for_kustomize(&self.dir);
         }
@@ -95,7 +102,7 @@ impl Package {
         let source = taken(&config_maps(None, &compressed), &loader)?;
         let manifest = loader.inspect(&source)?;
         let digest = windlass_core::name::Digest::of(&wasm).to_string();
-        Ok(Self { manifest, digest, wasm, compressed, crd })
+        Ok(Self { manifest, digest, wasm, compressed, crd, signature: None })
     }
 
     /// The same plugin as another build of it: one more custom section, so another digest.
@@ -109,7 +116,11 @@ impl Package {
 
     /// The ConfigMap that carries the component, or several when it is too large for one.
     pub(crate) fn config_maps(&self) -> Vec<serde_json::Value> {
-        config_maps(Some(&self.manifest.name), &self.compressed)
+        let mut maps = config_maps(Some(&self.manifest.name), &self.compressed);
+        if let (Some(first), Some(signature)) = (maps.first_mut(), &self.signature) {
+            first["data"] = serde_json::json!({SIGNATURE_KEY: signature});
+        }
+        maps
     }
 
     /// The rights, with plurals from the plugin's own CRD.
@@ -164,6 +175,10 @@ impl Package {
         let text = self.rights()?;
         if fs::read_to_string(&rbac).ok().as_deref() != Some(&text) {
             fs::write(&rbac, text).with_context(|| format!("write {}", rbac.display()))?;
+        }
+        if let Some(signature) = &self.signature {
+            let path = dir.join(SIGNATURE_KEY);
+            fs::write(&path, signature).with_context(|| format!("write {}", path.display()))?;
         }
         let binary = dir.join("plugin.wasm.zst");
         fs::write(&binary, &self.compressed).with_context(|| format!("write {}", binary.display()))

@@ -13,6 +13,7 @@ use windlass_core::name::{Digest, PluginName};
 use super::file::SignatureFile;
 use super::keys::{Key, Keys};
 use super::statement::{Statement, signed_text};
+use crate::source::Source;
 
 /// A component as it is offered, before anything in it has been parsed.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +24,12 @@ pub struct Offered<'a> {
     pub digest: &'a Digest,
     /// The text of `plugin.sig`, if there is one.
     pub signature: Option<&'a str>,
+}
+
+impl<'a> From<&'a Source> for Offered<'a> {
+    fn from(source: &'a Source) -> Self {
+        Self { plugin: &source.plugin, digest: &source.digest, signature: source.signature.as_deref() }
+    }
 }
 
 /// A component for which a trusted key vouches.
