@@ -17,6 +17,7 @@ mod run;
 mod sandbox;
 mod tasks;
 mod told;
+mod trust;
 mod views;
 mod watchdog;
 

@@ -29,9 +29,10 @@ use crate::lead::Standby;
 use crate::observe::{Observed, QueueTimes};
 use crate::plugins::Plugins;
 use crate::role::Label;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, verifier};
 use crate::tasks::Tasks;
 use crate::told::Told;
+use crate::trust::Trusts;
 use crate::views::{Inside, Probes, Views};
 use crate::watchdog::Watchdog;
 use crate::{fence, lead, logs};
@@ -129,7 +130,8 @@ impl Host {
             Arc::new(Watches::new(client.clone(), &flags.namespace, queue.clone() as Arc<dyn Sink>));
         let told_of = Arc::new(Told::new(observed.clone(), flags.plugins.sampled()));
         let catalogue = Arc::new(Catalogue::new(observed.quarantine.clone(), told_of.clone()));
-        let plugins = Plugins::new(loader, catalogue.clone(), watches.clone(), queue.clone());
+        let trusts = Arc::new(Trusts::new(verifier(flags)?, observed.clone()));
+        let plugins = Plugins::new(loader, catalogue.clone(), trusts.clone(), watches.clone(), queue.clone());
         let writer = writer(flags, &client, &gate, &identity, &observed);
         let election = Election::prepare(flags, durations, identity.clone())?;
         let claim_role = election.claim_role();
@@ -164,6 +166,9 @@ impl Host {
             "fence",
             until(&stopped, async move { fence::follow(&observed, client, namespace).await }),
         );
+        let revoked = plugins.clone();
+        let trusted = trusts.follow(writer.clone(), gate.clone(), move |plugin, why| revoked.revoke(plugin, why));
+        tasks.spawn("trust", until(&stopped, trusted));
         tasks.spawn("plugin loader", until(&stopped, plugins.clone().load(writer.clone())));
         let label = Label::new(writer.clone(), &flags.pod_name);
         tasks.spawn("plugin states", until(&stopped, plugins.announce(writer, gate.clone())));

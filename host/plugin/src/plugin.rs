@@ -43,6 +43,7 @@ pub struct Plugin {
     loaded: Arc<Loaded>,
     settings: Option<Arc<str>>,
     counts: Arc<Counts>,
+    remark: Option<Box<str>>,
 }
 
 /// A verdict and what else the host must know of how it came about.
@@ -68,8 +69,20 @@ pub struct Asked {
 
 impl Plugin {
     pub(crate) fn new(loaded: Arc<Loaded>, settings: Option<Arc<str>>) -> Self {
-        Self { loaded, settings, counts: Arc::default() }
+        Self { loaded, settings, counts: Arc::default(), remark: None }
     }
+
+    /// The same with something that people should know although it serves, one sentence.
+    #[must_use]
+    pub fn remarked(self, remark: Option<String>) -> Self {
+        Self { remark: remark.map(Into::into), ..self }
+    }
+
+    /// What people should know of it.
+    pub fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
+    }
+
 
     /// Goes on with the counters of the version that this one replaces.
     pub(crate) fn continue_counts(&mut self, of: &Plugin) {

@@ -171,7 +171,8 @@ impl Plugins {
             );
             return Err(Refusal::new(Code::DigestMismatch, text));
         }
-        self.loader.load(&source, plugin)
+        let remark = self.trusts.judge(&source)?;
+        Ok(self.loader.load(&source, plugin)?.remarked(remark))
     }
 }
 

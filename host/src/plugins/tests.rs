@@ -4,13 +4,19 @@ use super::look::refused_if_it_panics;
 use super::*;
 use windlass_core::code::Code;
 use windlass_core::limits::Limits;
+use windlass_plugin::verify::{Mode, Verifier};
+
+use crate::observe::Observed;
 
 fn plugins() -> Arc<Plugins> {
     let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().expect("valid")));
     let queue = Queue::new(windlass_queue::Config::default());
     let watches = Watches::new(client.expect("no request is sent"), "sys", queue.clone());
     let loader = Loader::in_process(Limits::default()).expect("a sandbox");
-    Plugins::new(loader, Arc::default(), Arc::new(watches), queue)
+    let observed = Arc::new(Observed::new(tokio::sync::mpsc::channel(1).0));
+    let verifier = Verifier::new(Mode::Off, None).expect("nothing to read");
+    let trusts = Arc::new(Trusts::new(verifier, observed));
+    Plugins::new(loader, Arc::default(), trusts, Arc::new(watches), queue)
 }
 
 fn offer(name: &str, created: &str) -> Option<Arc<str>> {

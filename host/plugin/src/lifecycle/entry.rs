@@ -281,7 +281,10 @@ impl<V: Version> Entry<V> {
         match &served.quarantine {
             None => {
                 let version = printable(&served.version.manifest().version, 64);
-                status.message = format!("version {version}");
+                status.message = match served.version.remark() {
+                    Some(remark) => format!("version {version}; {remark}"),
+                    None => format!("version {version}"),
+                };
             }
             Some(why) => {
                 status.state = State::Quarantined;

@@ -18,6 +18,10 @@ pub trait Version: Send + Sync + 'static {
     fn manifest(&self) -> &Arc<Manifest>;
     /// What it has cost.
     fn counts(&self) -> CountsNow;
+    /// What people should know of it although it serves, one sentence.
+    fn remark(&self) -> Option<&str> {
+        None
+    }
     /// Goes on with the counters of the version that it replaces.
     fn follow(&mut self, previous: &Self);
 }
@@ -33,6 +37,10 @@ impl Version for Plugin {
 
     fn counts(&self) -> CountsNow {
         Plugin::counts(self).read()
+    }
+
+    fn remark(&self) -> Option<&str> {
+        Plugin::remark(self)
     }
 
     fn follow(&mut self, previous: &Self) {
