@@ -195,6 +195,8 @@ impl Cache {
         // which directories it may read.
         for spare in spares {
             match Directory::open(spare, most) {
+                // The same directory under both names: once is enough.
+                Ok(spare) if places.iter().any(|place: &Directory| place.path() == spare.path()) => {}
                 Ok(spare) if spare.unwritable().is_none() => {
                     places.push(spare);
                     break;
