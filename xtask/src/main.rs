@@ -1,9 +1,10 @@
-//! Everything that is run by hand: `cargo xtask up | test | plugin | dist | nemesis | bench`.
+//! Everything that is run by hand: `cargo xtask up | test | plugin | dist | nemesis | fuzz | bench`.
 
 mod bench;
 mod build;
 mod demo;
 mod dist;
+mod fuzz;
 mod nemesis;
 mod plugin;
 mod rights;
@@ -40,6 +41,8 @@ enum Command {
     Dist,
     /// Kill, freeze, stop, cut off and slow leaders under load, and judge it by the API server's own records.
     Nemesis(nemesis::Nemesis),
+    /// Throw bytes at what reads strangers' bytes, guided by coverage; the corpus is in fuzz/.
+    Fuzz(fuzz::Fuzz),
     /// Measure on this machine and print the figures of docs/benchmarks.md.
     Bench(bench::Bench),
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Plugin(args) => args.run(),
         Command::Dist => dist::run(),
         Command::Nemesis(nemesis) => nemesis.run(),
+        Command::Fuzz(fuzz) => fuzz.run(),
         Command::Bench(bench) => bench.run(),
     };
     match result {

@@ -64,7 +64,8 @@ pub fn twice<G: Guests + ?Sized>(
 ) -> (Called, Option<Refusal>) {
     let remembered = Arc::new(Remembered::new(texts));
     let first = guests.call(call, remembered.clone());
-    if matches!(first.result, Err(CallError::Refused(_) | CallError::NotServing(_) | CallError::Resting(_))) || !remembered.is_whole()
+    if matches!(first.result, Err(CallError::Refused(_) | CallError::NotServing(_) | CallError::Resting(_)))
+        || !remembered.is_whole()
     {
         return (first, None);
     }

@@ -30,6 +30,8 @@ mod decompress;
 mod engine;
 mod entropy;
 mod failure;
+#[cfg(feature = "fuzzing")]
+mod fuzzing;
 mod guests;
 mod imports;
 mod lifecycle;
@@ -55,6 +57,8 @@ pub use compile::{CompileHere, compile_to};
 pub use config_map::{ANNOTATION_PART, ANNOTATION_WHOLE, Offer};
 pub use counts::{Counts, CountsNow};
 pub use engine::{EngineError, compatibility};
+#[cfg(feature = "fuzzing")]
+pub use fuzzing::check_component;
 pub use guests::Engine;
 pub use lifecycle::{
     ANNOTATION_DIGEST, ANNOTATION_MESSAGE, ANNOTATION_SINCE, ANNOTATION_STATE, Agenda, Begun, Change, Item,
