@@ -6,12 +6,14 @@
 //! (`Scene::fresh`), one at a time.
 
 mod bad_plugins;
+mod catalogue;
 mod clocks;
 mod deploy;
 mod faults;
 mod fence;
 mod flow;
 mod frozen;
+mod last_good;
 mod leadership;
 mod nemesis;
 mod plugins;
