@@ -13,6 +13,7 @@ use windlass_core::limits::Limits;
 
 use crate::bindings::floor::Floor;
 use crate::call::Inside;
+use crate::proof::deadlines_hold;
 use crate::ticker::{Running, Ticker};
 use crate::tiers;
 use crate::worlds::{Guest, World, world_of};
@@ -36,6 +37,9 @@ pub enum EngineError {
     /// Without ticks there are no deadlines.
     #[error("start the epoch ticker")]
     Ticker(#[source] std::io::Error),
+    /// Deadlines do not end what they should.
+    #[error("{0}")]
+    Deadline(String),
     /// There is no directory for artefacts.
     #[error("make a directory for compiled components")]
     Scratch(#[source] std::io::Error),
@@ -59,6 +63,9 @@ impl Sandbox {
         }
         Floor::add_to_linker::<_, HasSelf<_>>(&mut linker, |inside| inside).map_err(EngineError::Link)?;
         let ticker = Ticker::start(engine.clone()).map_err(EngineError::Ticker)?;
+        let running = ticker.run();
+        deadlines_hold(&engine).map_err(EngineError::Deadline)?;
+        drop(running);
         Ok(Self { engine, linker, worlds, ticker })
     }
 

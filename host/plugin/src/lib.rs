@@ -43,6 +43,7 @@ mod measure;
 mod output;
 mod parts;
 mod plugin;
+mod proof;
 mod signature;
 mod source;
 mod ticker;
