@@ -247,20 +247,27 @@ fn a_version_that_is_not_served_is_named_beside_those_that_are() {
 }
 
 #[test]
-fn exports_are_compared_with_the_version_that_is_imported() {
-    // Imports of the one, exports of the other: names of equal length, so that it stays well-formed.
-    for (component, from, to, expected) in [
+fn signatures_are_compared_with_those_of_the_version_that_is_targeted() {
+    // A component that lies about its version. Names of equal length, so that it stays well-formed.
+    for (component, from, to, code, says) in [
         (
             of_today(),
             "@0.1.0",
             "@0.2.0",
+            Code::ExportMismatch,
             "manifest: expected func() -> record {name: string, version: string, primary: record {api-version",
         ),
-        (decides(), "@0.2.0", "@0.1.0", "finalize: expected func(snapshot: record"),
+        (
+            decides(),
+            "@0.2.0",
+            "@0.1.0",
+            Code::ForbiddenImport,
+            "windlass:operator/cache@0.1.0#get: this host has func(key: record",
+        ),
     ] {
-        let refusal = checked(&text_with(&component, from, to), BOTH).expect_err(expected);
-        assert_eq!(refusal.code, Code::ExportMismatch, "{refusal}");
-        assert!(refusal.message.contains(expected), "{refusal}");
+        let refusal = checked(&text_with(&component, from, to), BOTH).expect_err(says);
+        assert_eq!(refusal.code, code, "{refusal}");
+        assert!(refusal.message.contains(says), "{refusal}");
     }
 }
 
