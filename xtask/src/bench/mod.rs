@@ -4,11 +4,22 @@
 //! says more than a table.
 
 mod baseline;
+mod crowd;
 mod failover;
+mod idle;
+mod noisy;
 mod observe;
+mod outside;
 mod peers;
 mod picture;
+mod proc;
+mod ratio;
+mod reload;
 mod report;
+mod sandbox;
+mod scrape;
+mod stamp;
+mod stream;
 
 use std::path::PathBuf;
 
@@ -49,6 +60,14 @@ enum Name {
     Baseline,
     /// What a crash, an end, a freeze and an outage cost, beside peers that do the same job.
     Failover,
+    /// What a hundred plugins cost while nothing happens, and how long one takes to wake.
+    Idle,
+    /// What it costs that plugins run in another process, and in a sandbox at all.
+    Sandbox,
+    /// How long a swap takes, whether a change is lost, and what the other plugins feel of it.
+    Reload,
+    /// What good plugins feel of one that loops, grabs memory, panics or floods the log.
+    Noisy,
 }
 
 impl Bench {
@@ -56,6 +75,10 @@ impl Bench {
         match self.name {
             Name::Baseline => baseline::run(&self),
             Name::Failover => failover::run(&self),
+            Name::Idle => idle::run(&self),
+            Name::Sandbox => sandbox::run(&self),
+            Name::Reload => reload::run(&self),
+            Name::Noisy => noisy::run(&self),
         }
     }
 }

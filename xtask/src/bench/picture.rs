@@ -20,18 +20,33 @@ const RIGHT: f64 = 170.0;
 const TOP: f64 = 60.0;
 const ROW: f64 = 30.0;
 const GROUP: f64 = 28.0;
-/// The axis: 1 ms to 100 s.
-const DECADES: (i32, i32) = (0, 5);
 
-/// Where a number of milliseconds lies.
-fn x(milliseconds: f64) -> f64 {
-    let (first, last) = (f64::from(DECADES.0), f64::from(DECADES.1));
-    let at = (milliseconds.max(1e-3).log10().clamp(first, last) - first) / (last - first);
-    LEFT + at * (WIDTH - LEFT - RIGHT)
+/// The logarithmic axis: powers of ten of a millisecond.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Axis {
+    from: i32,
+    to: i32,
+}
+
+impl Axis {
+    /// 1 ms to 100 s.
+    pub(crate) const LONG: Self = Self { from: 0, to: 5 };
+    /// 1 ms to 10 s.
+    pub(crate) const MIDDLE: Self = Self { from: 0, to: 4 };
+    /// 1 µs to 100 ms.
+    pub(crate) const SHORT: Self = Self { from: -3, to: 2 };
+
+    /// Where a number of milliseconds lies.
+    fn x(self, milliseconds: f64) -> f64 {
+        let (first, last) = (f64::from(self.from), f64::from(self.to));
+        let at = (milliseconds.max(1e-9).log10().clamp(first, last) - first) / (last - first);
+        LEFT + at * (WIDTH - LEFT - RIGHT)
+    }
 }
 
 fn spoken(milliseconds: f64) -> String {
     match milliseconds {
+        ms if ms < 1.0 => format!("{:.0} µs", ms * 1000.0),
         ms if ms < 10.0 => format!("{ms:.1} ms"),
         ms if ms < 1000.0 => format!("{ms:.0} ms"),
         ms => format!("{:.1} s", ms / 1000.0),
@@ -39,7 +54,7 @@ fn spoken(milliseconds: f64) -> String {
 }
 
 /// The picture of some rows, with a line where the floor is.
-pub(crate) fn log_rows(title: &str, rows: &[Row], floor: Option<f64>) -> String {
+pub(crate) fn log_rows(scale: Axis, title: &str, rows: &[Row], floor: Option<f64>) -> String {
     let mut body = String::new();
     let (mut y, mut group) = (TOP, "");
     for row in rows {
@@ -48,7 +63,7 @@ pub(crate) fn log_rows(title: &str, rows: &[Row], floor: Option<f64>) -> String 
             y += GROUP;
             text(&mut body, 12.0, y - 6.0, "start", "g", group);
         }
-        dots(&mut body, row, y);
+        dots(&mut body, scale, row, y);
         y += ROW;
     }
     let bottom = y + 4.0;
@@ -62,9 +77,9 @@ pub(crate) fn log_rows(title: &str, rows: &[Row], floor: Option<f64>) -> String 
          <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#fff\"/>"
     );
     text(&mut svg, 12.0, 24.0, "start", "t", title);
-    axis(&mut svg, bottom);
+    axis(&mut svg, scale, bottom);
     if let Some(floor) = floor {
-        let at = x(floor);
+        let at = scale.x(floor);
         let _ = writeln!(
             svg,
             "<line x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{bottom}\" stroke=\"#2a7\" stroke-dasharray=\"4 3\"/>"
@@ -74,24 +89,24 @@ pub(crate) fn log_rows(title: &str, rows: &[Row], floor: Option<f64>) -> String 
     svg + &body + "</svg>\n"
 }
 
-fn axis(svg: &mut String, bottom: f64) {
-    for decade in DECADES.0..=DECADES.1 {
+fn axis(svg: &mut String, scale: Axis, bottom: f64) {
+    for decade in scale.from..=scale.to {
         let milliseconds = 10_f64.powi(decade);
-        let at = x(milliseconds);
+        let at = scale.x(milliseconds);
         let _ = writeln!(
             svg,
             "<line x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{bottom}\" stroke=\"#ddd\"/>"
         );
-        let label = if decade < 3 {
-            format!("{milliseconds:.0} ms")
-        } else {
-            format!("{:.0} s", milliseconds / 1000.0)
+        let label = match decade {
+            ..0 => format!("{:.0} µs", milliseconds * 1000.0),
+            0..3 => format!("{milliseconds:.0} ms"),
+            3.. => format!("{:.0} s", milliseconds / 1000.0),
         };
         text(svg, at, bottom + 18.0, "middle", "a", &label);
     }
 }
 
-fn dots(svg: &mut String, row: &Row, y: f64) {
+fn dots(svg: &mut String, scale: Axis, row: &Row, y: f64) {
     let middle = y + ROW / 2.0;
     text(svg, 24.0, middle + 4.0, "start", "r", &row.label);
     for (index, value) in row.values.iter().enumerate() {
@@ -100,12 +115,12 @@ fn dots(svg: &mut String, row: &Row, y: f64) {
         let _ = writeln!(
             svg,
             "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\" fill=\"#36c\" fill-opacity=\"0.45\"/>",
-            x(*value),
+            scale.x(*value),
             middle + jitter * ROW * 0.55
         );
     }
     let (Some(half), Some(most)) = (quantile(&row.values, 0.5), quantile(&row.values, 0.99)) else { return };
-    let at = x(half);
+    let at = scale.x(half);
     let _ = writeln!(
         svg,
         "<line x1=\"{at:.1}\" y1=\"{:.1}\" x2=\"{at:.1}\" y2=\"{:.1}\" stroke=\"#c33\" stroke-width=\"2\"/>",
@@ -130,6 +145,7 @@ mod tests {
 
     #[test]
     fn the_axis_is_logarithmic_and_bounded() {
+        let x = |milliseconds| Axis::LONG.x(milliseconds);
         assert!(((x(10.0) - x(1.0)) - (x(1000.0) - x(100.0))).abs() < 1e-9);
         assert_eq!(x(0.0), x(1.0));
         assert_eq!(x(1e9), x(1e5));
@@ -138,7 +154,7 @@ mod tests {
     #[test]
     fn every_round_is_a_dot_and_text_is_escaped() {
         let row = Row { group: "a<b".into(), label: "x & y".into(), values: vec![1.0, 20.0, 3000.0] };
-        let svg = log_rows("t", &[row], Some(5.0));
+        let svg = log_rows(Axis::LONG, "t", &[row], Some(5.0));
         assert_eq!(svg.matches("<circle").count(), 3);
         assert!(svg.contains("a&lt;b") && svg.contains("x &amp; y") && svg.contains("floor 5.0 ms"));
     }

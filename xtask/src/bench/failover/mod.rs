@@ -250,7 +250,7 @@ fn save(report: &mut Report, rounds: &mut [Round], contenders: &[Contender]) -> 
     let rows = figures::rows(rounds, contenders);
     let floor = report.figures.get("floor_ms").and_then(serde_json::Value::as_f64);
     let title = format!("Without a leader: time to the next effect ({})", report.started());
-    let svg = picture::log_rows(&title, &rows, floor);
+    let svg = picture::log_rows(picture::Axis::LONG, &title, &rows, floor);
     let path = report.path("svg")?;
     std::fs::write(&path, svg).with_context(|| format!("write {}", path.display()))
 }

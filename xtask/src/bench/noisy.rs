@@ -1,0 +1,351 @@
+//! `cargo xtask bench noisy`: what good plugins feel of a bad one beside them, and how soon it is stopped.
+//!
+//! Good plugins follow a stream of half of what they can. In every other phase a bad one works beside them on objects of its own
+//! that all ask for the same mischief: it loops, grabs memory, panics, or floods the log. Each time it is another build of it, so
+//! that what the host has learned of the last one does not help it: the failures come before it is left alone, and all are
+//! in the figures.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
+use windlass_core::limits::Limits;
+
+use super::crowd::{Crowd, NAMESPACE, Sizes};
+use super::observe::Observer;
+use super::picture::{Axis, Row, log_rows};
+use super::proc::Memory;
+use super::report::{Report, load_average, quantile};
+use super::scrape::{Growth, Scrape};
+use super::stamp::{Stamp, component};
+use super::stream::{self, Flowed, Target};
+use super::{Bench, ratio};
+use crate::plugin::Package;
+use crate::{build, root};
+
+/// The bad ones: a fixture, and what its objects ask for.
+const BAD: [(&str, &str); 4] =
+    [("loops", "tight"), ("hungry", "pieces"), ("traps", "trap"), ("noisy", "flood")];
+/// Objects of the bad one.
+const OBJECTS: usize = 20;
+/// Changes a second to them.
+const RATE: f64 = 10.0;
+/// Between two looks at memory and metrics.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How much is measured.
+struct Scope {
+    sizes: Sizes,
+    rounds: usize,
+    phase: Duration,
+}
+
+/// A bad plugin.
+struct Bad {
+    name: &'static str,
+    mode: &'static str,
+    package: Package,
+}
+
+/// What was seen of host and worker in one phase.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+struct Watched {
+    /// Resident memory of the host at the beginning, and the most of it, in MiB.
+    host_rss_before: f64,
+    host_rss_most: f64,
+    worker_rss_most: f64,
+    /// The largest share of its CPU limit that a call of the bad one used.
+    cpu_ratio: f64,
+    /// Calls of the bad one, and their mean wall time in milliseconds.
+    calls: u64,
+    call_mean_ms: f64,
+}
+
+/// Measures and writes down.
+pub(crate) fn run(bench: &Bench) -> Result<()> {
+    let binary = bench.binary.clone().map_or_else(|| build::host(true), Ok)?;
+    let scope = if bench.quick {
+        let sizes = Sizes { plugins: 10, objects_each: 4, config_maps: 20 };
+        Scope { sizes, rounds: 1, phase: Duration::from_secs(5) }
+    } else {
+        let sizes = Sizes { plugins: 99, objects_each: 4, config_maps: 100 };
+        Scope { sizes, rounds: 5, phase: Duration::from_secs(15) }
+    };
+    let stamp = Stamp::build()?;
+    let bad = BAD.map(|(name, mode)| {
+        Ok(Bad { name, mode, package: Package::of(&component("windlass-fixtures", Some(name))?, None)? })
+    });
+    let bad = bad.into_iter().collect::<Result<Vec<_>>>()?;
+    let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
+    let mut report = Report::new("noisy");
+    let rows = runtime.block_on(measure(&mut report, &scope, &stamp, binary, &bad))?;
+    let title = format!("Good plugins beside a bad one: change -> effect ({})", report.started());
+    let svg = report.path("svg")?;
+    std::fs::write(&svg, log_rows(Axis::MIDDLE, &title, &rows, None))
+        .with_context(|| format!("write {}", svg.display()))?;
+    let path = report.write()?;
+    println!("{}\n-> {}", serde_json::to_string_pretty(&report.figures)?, path.display());
+    Ok(())
+}
+
+async fn measure(
+    report: &mut Report,
+    scope: &Scope,
+    stamp: &Stamp,
+    binary: PathBuf,
+    bad: &[Bad],
+) -> Result<Vec<Row>> {
+    let mut crowd = Crowd::start(binary, stamp, scope.sizes, &[]).await?;
+    let widgets =
+        std::fs::read_to_string(root().join("plugins/fixtures/crd.yaml")).context("read the CRD")?;
+    crowd.demo.control.apply(&widgets).await?;
+    for bad in bad {
+        crowd.demo.control.apply(&bad.package.rights()?).await?;
+    }
+    crowd.serve().await?;
+    eprintln!("the plugins are compiled");
+    crowd.offer().await?;
+    crowd.converged().await?;
+    let observer = std::sync::Arc::new(crowd.observe().await?);
+    let targets = crowd.targets(0..crowd.members.len());
+    let capacity = stream::capacity(&crowd.client, observer.clone(), &targets, scope.phase / 2).await?;
+    eprintln!("{capacity:.0} changes a second are followed; half of that are made");
+    report.conditions.insert("sizes".to_owned(), json!(scope.sizes));
+    report.conditions.insert("changes_per_s_followed".to_owned(), json!(capacity.round()));
+    report.conditions.insert("etcd_fsync".to_owned(), json!(false));
+    let (mut found, restarts) = (Found::default(), crowd.host()?.pid());
+    for round in 0..scope.rounds {
+        for bad in bad {
+            for beside in if round % 2 == 0 { [false, true] } else { [true, false] } {
+                let bad = beside.then_some(bad);
+                let phase = Phase {
+                    crowd: &crowd,
+                    observer: &observer,
+                    targets: &targets,
+                    rate: capacity / 2.0,
+                    during: scope.phase,
+                };
+                let (flowed, watched) = phase.play(bad, round).await?;
+                let name = bad.map_or("nobody", |bad| bad.name);
+                eprintln!(
+                    "round {}, beside {name}: p99 {:?} ms, lost {}",
+                    round + 1,
+                    flowed.p99_ms,
+                    flowed.lost
+                );
+                report.rounds.push(json!({ "round": round, "beside": name, "others": flowed, "seen": watched, "load_average": load_average() }));
+                found.add(bad.map(|bad| bad.name), flowed, watched);
+            }
+            found.compare(bad.name);
+            report.figures = found.figures();
+            report.write()?;
+        }
+    }
+    report.figures.insert(
+        "host_restarts".to_owned(),
+        json!(usize::from(crowd.host()?.pid() != restarts || !crowd.host()?.is_ready().await)),
+    );
+    Ok(found.rows())
+}
+
+/// One stretch of time, with a bad plugin or without.
+struct Phase<'a> {
+    crowd: &'a Crowd,
+    observer: &'a Observer,
+    targets: &'a [Target],
+    rate: f64,
+    during: Duration,
+}
+
+impl Phase<'_> {
+    async fn play(&self, bad: Option<&Bad>, round: usize) -> Result<(Flowed, Watched)> {
+        if let Some(bad) = bad {
+            self.offer(bad, round).await?;
+        }
+        let good = stream::flow(&self.crowd.client, self.observer, self.targets, self.rate, self.during);
+        let (flowed, watched) = tokio::try_join!(good, self.mischief(bad))?;
+        if let Some(bad) = bad {
+            self.take_back(bad).await?;
+        }
+        Ok((flowed, watched))
+    }
+
+    /// Offers a new build of it, which has nothing to do yet.
+    async fn offer(&self, bad: &Bad, round: usize) -> Result<()> {
+        let crowd = self.crowd;
+        let mut wasm = bad.package.wasm.clone();
+        // One more custom section: another digest.
+        let name = format!("round-{round:03}");
+        wasm.extend([0, u8::try_from(name.len() + 1)?, u8::try_from(name.len())?]);
+        wasm.extend(name.as_bytes());
+        let mut map = bad.package.config_maps().pop().context("a fixture fits into one ConfigMap")?;
+        let compressed = zstd::encode_all(&*wasm, 3).context("compress")?;
+        map["binaryData"]["plugin.wasm.zst"] =
+            json!(base64::Engine::encode(&base64::engine::general_purpose::STANDARD, compressed));
+        crowd.demo.control.apply(&map.to_string()).await?;
+        let digest = windlass_core::name::Digest::of(&wasm).to_string();
+        crowd
+            .until("the bad plugin serves", || async {
+                let (_, view) = crowd.host().ok()?.ask("/debug/plugins").await.ok()?;
+                view.contains(&digest).then_some(())
+            })
+            .await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(())
+    }
+
+    /// Lets it loose, and looks at host and worker meanwhile.
+    async fn mischief(&self, bad: Option<&Bad>) -> Result<Watched> {
+        let host = self.crowd.host()?;
+        let before = Memory::of(host.pid())?.rss;
+        let mut watched = Watched { host_rss_before: before, host_rss_most: before, ..Watched::default() };
+        let (began, first) = (Instant::now(), Scrape::of(host).await?);
+        let mut clock = tokio::time::interval(Duration::from_secs_f64(1.0 / RATE));
+        let (mut number, mut looked) = (0, Instant::now());
+        while began.elapsed() < self.during {
+            clock.tick().await;
+            if let Some(bad) = bad {
+                self.ask_for(bad, number).await?;
+                number += 1;
+            }
+            if looked.elapsed() > LOOK {
+                looked = Instant::now();
+                self.look(bad, &mut watched).await?;
+            }
+        }
+        if let Some(bad) = bad {
+            let grown = Growth::between(
+                &first,
+                &Scrape::of(host).await?,
+                "windlass_plugin_call_seconds",
+                ("plugin", bad.name),
+            );
+            watched.calls = grown.count;
+            watched.call_mean_ms = (grown.seconds * 1e3 / grown.count.max(1) as f64).round();
+        }
+        Ok(watched)
+    }
+
+    /// Creates or changes one of its objects.
+    async fn ask_for(&self, bad: &Bad, number: usize) -> Result<()> {
+        let (name, path) = (format!("bad-{}", number % OBJECTS), widgets());
+        if number >= OBJECTS {
+            let change = json!({ "spec": { "text": number.to_string() } });
+            return self.crowd.demo.patch(&format!("{path}/{name}"), change).await.map(drop);
+        }
+        let widget = json!({
+            "apiVersion": "fixtures.windlass.dev/v1alpha1", "kind": "Widget",
+            "metadata": { "name": name }, "spec": { "mode": bad.mode, "text": "0" },
+        });
+        let request = http::Request::post(&path)
+            .header("content-type", "application/json")
+            .body(widget.to_string().into_bytes())?;
+        self.crowd.client.request::<Value>(request).await.map(drop).context("create a Widget")
+    }
+
+    async fn look(&self, bad: Option<&Bad>, watched: &mut Watched) -> Result<()> {
+        let host = self.crowd.host()?;
+        watched.host_rss_most = watched.host_rss_most.max(Memory::of(host.pid())?.rss);
+        // It may just be started again.
+        if let Ok(worker) = self.crowd.worker().await
+            && let Ok(memory) = Memory::of(worker)
+        {
+            watched.worker_rss_most = watched.worker_rss_most.max(memory.rss);
+        }
+        if let Some(bad) = bad {
+            let of_cpu = format!("windlass_plugin_limit_ratio{{plugin=\"{}\",limit=\"cpu\"}}", bad.name);
+            watched.cpu_ratio = watched.cpu_ratio.max(host.metric(&of_cpu).await.unwrap_or(0.0));
+        }
+        Ok(())
+    }
+
+    /// Takes its objects and the plugin away, and waits until the host has noticed.
+    async fn take_back(&self, bad: &Bad) -> Result<()> {
+        let crowd = self.crowd;
+        crowd.demo.delete(&widgets()).await?;
+        let map = format!("/api/v1/namespaces/windlass-system/configmaps/{}-plugin", bad.name);
+        crowd.demo.delete(&map).await?;
+        let plugin = format!("\"{}\"", bad.name);
+        crowd
+            .until("the bad plugin is gone", || async {
+                let (_, view) = crowd.host().ok()?.ask("/debug/plugins").await.ok()?;
+                (!view.contains(&plugin)).then_some(())
+            })
+            .await
+    }
+}
+
+fn widgets() -> String {
+    format!("/apis/fixtures.windlass.dev/v1alpha1/namespaces/{NAMESPACE}/widgets")
+}
+
+/// What all phases have shown so far.
+#[derive(Default)]
+struct Found {
+    /// Latencies beside whom, in milliseconds.
+    took: std::collections::BTreeMap<&'static str, Vec<f64>>,
+    /// The last p99 without and with a bad one.
+    without: Option<f64>,
+    with: Option<f64>,
+    ratios: std::collections::BTreeMap<&'static str, Vec<f64>>,
+    overshoot_ms: Option<f64>,
+    looped_mean_ms: Option<f64>,
+    host_rss_delta: f64,
+    lost: usize,
+}
+
+impl Found {
+    fn add(&mut self, bad: Option<&'static str>, flowed: Flowed, watched: Watched) {
+        let slot = if bad.is_some() { &mut self.with } else { &mut self.without };
+        *slot = flowed.p99_ms;
+        self.lost += flowed.lost;
+        if bad.is_some() {
+            self.host_rss_delta = self.host_rss_delta.max(watched.host_rss_most - watched.host_rss_before);
+        }
+        if bad == Some("loops") {
+            let limit = Limits::default().cpu.as_secs_f64() * 1e3;
+            let over = (watched.cpu_ratio - 1.0) * limit;
+            self.overshoot_ms = Some(self.overshoot_ms.map_or(over, |most| most.max(over)));
+            self.looped_mean_ms = Some(watched.call_mean_ms);
+        }
+        self.took.entry(bad.unwrap_or("nobody")).or_default().extend(flowed.took_ms);
+    }
+
+    fn compare(&mut self, bad: &'static str) {
+        if let (Some(without), Some(with)) = (self.without.take(), self.with.take()) {
+            self.ratios.entry(bad).or_default().push(with / without);
+        }
+    }
+
+    fn figures(&self) -> Map<String, Value> {
+        let mut figures = Map::new();
+        let medians: Vec<_> = self.ratios.values().filter_map(|ratios| ratio::median(ratios)).collect();
+        let worst = medians.iter().copied().max_by(f64::total_cmp);
+        figures.insert("others_p99_ratio".to_owned(), json!(worst));
+        for (bad, ratios) in &self.ratios {
+            figures.insert(format!("others_p99_ratio_{bad}"), ratio::spread(ratios));
+        }
+        // How much more CPU than its limit the longest loop had; the wall time of all of them, on a busy machine.
+        let hundredth = |value: f64| (value * 100.0).round() / 100.0;
+        figures.insert("kill_ms".to_owned(), json!(self.overshoot_ms.map(hundredth)));
+        figures.insert("kill_wall_mean_ms".to_owned(), json!(self.looped_mean_ms));
+        figures.insert("host_rss_delta_mib".to_owned(), json!(hundredth(self.host_rss_delta)));
+        figures.insert("lost".to_owned(), json!(self.lost));
+        for (beside, took) in &self.took {
+            let mut took = took.clone();
+            took.sort_by(f64::total_cmp);
+            figures.insert(format!("p99_ms_beside_{beside}"), json!(quantile(&took, 0.99)));
+        }
+        figures
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let row = |(beside, took): (&&str, &Vec<f64>)| {
+            let mut values: Vec<_> = took.iter().copied().step_by(5).collect();
+            values.sort_by(f64::total_cmp);
+            Row { group: "change -> effect".to_owned(), label: format!("beside {beside}"), values }
+        };
+        self.took.iter().map(row).collect()
+    }
+}
