@@ -365,6 +365,15 @@ fn a_spare_directory_of_somebody_else_is_not_used() {
     assert_eq!(cache.directories().count(), 1);
 }
 
+#[test]
+fn a_spare_directory_that_is_the_first_one_counts_once() {
+    let scene = Scene::new();
+    let cache = Cache::open_with(&scene.directory(), &[scene.directory()], MANY, Fingerprint::of(&1));
+    let cache = cache.expect("a cache");
+    keep(&cache, "a", b"code").expect("kept");
+    assert_eq!((cache.directories().count(), cache.stats().entries), (1, 1));
+}
+
 /// Runs this test again in a mount namespace of its own, with a file system of 24 MiB in the
 /// directory that the variable names. Nothing of it is left in this one.
 fn on_a_small_disk(test: &str, options: &str) -> Option<PathBuf> {
