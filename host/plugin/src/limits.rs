@@ -219,14 +219,14 @@ impl Unit {
         let value = digits * factor;
         let scale = 10_u128.pow(u32::try_from(part.len()).ok()?);
         // A part of a byte is none that anybody meant.
-        (value % scale == 0).then(|| u64::try_from(value / scale).ok()).flatten()
+        value.is_multiple_of(scale).then(|| u64::try_from(value / scale).ok()).flatten()
     }
 
     fn show(self, value: u64) -> String {
         match self {
-            Unit::Bytes if value % (1 << 20) == 0 => format!("{}Mi", value >> 20),
-            Unit::Bytes if value % (1 << 10) == 0 => format!("{}Ki", value >> 10),
-            Unit::Cpu if value % 1_000 == 0 => format!("{}s", value / 1_000),
+            Unit::Bytes if value.is_multiple_of(1 << 20) => format!("{}Mi", value >> 20),
+            Unit::Bytes if value.is_multiple_of(1 << 10) => format!("{}Ki", value >> 10),
+            Unit::Cpu if value.is_multiple_of(1_000) => format!("{}s", value / 1_000),
             Unit::Cpu => format!("{value}m"),
             Unit::Bytes | Unit::Number => value.to_string(),
         }
@@ -238,7 +238,8 @@ mod tests {
     use super::*;
 
     fn judged(annotations: &[(&str, &str)]) -> Result<Limits, Refusal> {
-        let annotations = annotations.iter().map(|&(name, text)| (name.to_owned(), text.to_owned())).collect();
+        let annotations =
+            annotations.iter().map(|&(name, text)| (name.to_owned(), text.to_owned())).collect();
         limits_of(&annotations, &Limits::default(), &LimitMaxima::default())
     }
 

@@ -7,9 +7,8 @@
 use std::ops::Range;
 
 use wasmtime::wasmparser::{
-    BinaryReader, BinaryReaderError, CanonicalFunction, CanonicalOption, ComponentAlias,
-    ComponentExternName, ComponentImport, ComponentType, ComponentTypeRef, CoreType, Parser, Payload,
-    TypeBounds,
+    BinaryReader, BinaryReaderError, CanonicalFunction, CanonicalOption, ComponentAlias, ComponentExternName,
+    ComponentImport, ComponentType, ComponentTypeRef, CoreType, Parser, Payload, TypeBounds,
 };
 use windlass_core::code::{Code, Refusal, printable};
 
@@ -186,7 +185,9 @@ impl<'a> Tally<'a> {
             Payload::ComponentSection { .. } => {
                 self.level += 1;
                 if self.level > self.limits.depth {
-                    return Err(too_much("components inside each other", self.level, self.limits.depth).into());
+                    return Err(
+                        too_much("components inside each other", self.level, self.limits.depth).into()
+                    );
                 }
                 self.components.add(1)?;
             }
@@ -341,9 +342,15 @@ const TYPE_INSTANCE: u8 = 0x42;
 /// Reads one declaration inside a type up to its type, if that is what it declares.
 fn declares_type(reader: &mut BinaryReader<'_>) -> Result<bool, BinaryReaderError> {
     match reader.read_u8()? {
-        0x00 => drop(reader.read::<CoreType<'_>>()?),
-        0x02 => drop(reader.read::<ComponentAlias<'_>>()?),
-        0x03 => drop(reader.read::<ComponentImport<'_>>()?),
+        0x00 => {
+            reader.read::<CoreType<'_>>()?;
+        }
+        0x02 => {
+            reader.read::<ComponentAlias<'_>>()?;
+        }
+        0x03 => {
+            reader.read::<ComponentImport<'_>>()?;
+        }
         0x04 => {
             reader.read::<ComponentExternName<'_>>()?;
             reader.read::<ComponentTypeRef>()?;

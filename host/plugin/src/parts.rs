@@ -126,7 +126,8 @@ impl Parts {
     /// Judges all parts of one plugin.
     fn look_at(&mut self, plugin: &PluginName, now: &mut PartsNow) {
         let stood = self.standing.remove(plugin).unwrap_or_default();
-        let pieces: Vec<&Piece> = self.pieces.values().filter(|piece| piece.offer.plugin == *plugin).collect();
+        let pieces: Vec<&Piece> =
+            self.pieces.values().filter(|piece| piece.offer.plugin == *plugin).collect();
         let mut stands = BTreeSet::new();
         for piece in &pieces {
             match &piece.place {
@@ -221,7 +222,9 @@ fn missing(place: &Place, slots: &[Option<&Piece>], pieces: &[&Piece]) -> Refusa
     );
     let others: Vec<String> = placed(pieces)
         .filter(|(_, at)| at.whole != place.whole && at.number != 1)
-        .map(|(piece, at)| format!("{} is {}-of-{} of {}", piece.offer.config_map, at.number, at.of, at.whole.short()))
+        .map(|(piece, at)| {
+            format!("{} is {}-of-{} of {}", piece.offer.config_map, at.number, at.of, at.whole.short())
+        })
         .collect();
     if !others.is_empty() {
         let _ = write!(text, "; {}", printable(&others.join(", "), 300));
@@ -262,7 +265,8 @@ impl Place {
             digits.then(|| text.parse::<usize>().ok()).flatten()
         };
         let numbers = part.split_once("-of-").and_then(|(n, of)| Some((number(n)?, number(of)?)));
-        let Some((number, of)) = numbers.filter(|(n, of)| (1..=PARTS_MAX).contains(of) && (1..=*of).contains(n))
+        let Some((number, of)) =
+            numbers.filter(|(n, of)| (1..=PARTS_MAX).contains(of) && (1..=*of).contains(n))
         else {
             return Err(incomplete(format!(
                 "annotation {ANNOTATION_PART}: {:?}; expected such as 2-of-5, at most {PARTS_MAX}",
@@ -274,8 +278,7 @@ impl Place {
                 "annotation {ANNOTATION_WHOLE} is missing; expected the digest of all parts together, as sha256:…"
             ))
         })?;
-        let whole =
-            whole.parse().map_err(|e| incomplete(format!("annotation {ANNOTATION_WHOLE}: {e}")))?;
+        let whole = whole.parse().map_err(|e| incomplete(format!("annotation {ANNOTATION_WHOLE}: {e}")))?;
         Ok(Self { number, of, whole })
     }
 }

@@ -71,14 +71,17 @@ impl World {
             .validate_all(component_type)
             .expect("the bindings carry a valid component type");
         let (full, world) = outermost(&types, name);
-        let functions = world.exports.iter().filter(|(_, item)| matches!(item.ty, ComponentEntityType::Func(_)));
+        let functions =
+            world.exports.iter().filter(|(_, item)| matches!(item.ty, ComponentEntityType::Func(_)));
         let imports = world.imports.iter().filter_map(|(import, item)| {
             let interface = import.split('@').next().unwrap_or_default();
             Some((interface.to_owned(), interface_of(types.as_ref(), item)?))
         });
         Self {
             version: full.split_once('@').map(|(_, version)| version.to_owned()).unwrap_or_default(),
-            exports: functions.map(|(name, item)| (name.clone(), Shown::of(types.as_ref(), &item.ty))).collect(),
+            exports: functions
+                .map(|(name, item)| (name.clone(), Shown::of(types.as_ref(), &item.ty)))
+                .collect(),
             imports: imports.collect(),
         }
     }
@@ -150,7 +153,8 @@ pub(crate) fn import(types: TypesRef<'_>, name: &str, offered: &Interface) -> Re
         };
         let at = format!("{}#{}", printable(name, 128), printable(member, 128));
         let Some(expected) = offered.get(member) else {
-            let there = if offered.is_empty() { "nothing but types".to_owned() } else { offered_names(offered) };
+            let there =
+                if offered.is_empty() { "nothing but types".to_owned() } else { offered_names(offered) };
             return refuse(format!("{at}: this host does not have it; the interface has {there}"));
         };
         if found.deep != expected.deep {
@@ -169,7 +173,8 @@ pub(crate) fn import(types: TypesRef<'_>, name: &str, offered: &Interface) -> Re
 /// binary form exports under the world's short name.
 fn outermost<'t>(types: &'t Types, name: &str) -> (&'t str, &'t ComponentType) {
     let item = types.component_item_for_export(name).map(|item| item.ty);
-    let Some(ComponentEntityType::Type { referenced: ComponentAnyTypeId::Component(outer), .. }) = item else {
+    let Some(ComponentEntityType::Type { referenced: ComponentAnyTypeId::Component(outer), .. }) = item
+    else {
         unreachable!("the bindings were made from the world {name}");
     };
     let inner = types[outer].exports.iter().find_map(|(full, item)| match item.ty {
@@ -370,6 +375,8 @@ mod tests {
         assert_eq!(FLOOR.imports.len(), 18);
         let streams = FLOOR.offered("wasi:io/streams").expect("there");
         assert_eq!(streams["output-stream"].deep, "resource");
-        assert!(streams["[method]output-stream.write"].deep.starts_with("func(self: borrow, contents: list<u8>)"));
+        assert!(
+            streams["[method]output-stream.write"].deep.starts_with("func(self: borrow, contents: list<u8>)")
+        );
     }
 }

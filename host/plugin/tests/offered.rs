@@ -52,7 +52,8 @@ fn take(loader: &Loader, map: &Value) -> Result<Plugin, Refusal> {
 fn each_mistake_in_a_config_map_gets_its_code_and_says_where_it_is() {
     let loader = Loader::in_process(Limits::default()).expect("an engine");
     let nothing = json!({});
-    let held = |key: &str, bytes: &[u8]| config_map(json!({}), json!({key: STANDARD.encode(bytes)}), json!({}));
+    let held =
+        |key: &str, bytes: &[u8]| config_map(json!({}), json!({key: STANDARD.encode(bytes)}), json!({}));
     let core = wat::parse_str("(module)").expect("valid");
     let good = Guest::default().build();
     let settings = config_map(
@@ -68,7 +69,12 @@ fn each_mistake_in_a_config_map_gets_its_code_and_says_where_it_is() {
             "plugin probe, ConfigMap ns/x: expected one of plugin.wasm, plugin.wasm.zst and plugin.wasm.gz in \
              binaryData; found nothing",
         ),
-        ("B01 empty", held("plugin.wasm", b""), Code::NoPluginBytes, "ConfigMap ns/x: key plugin.wasm is empty"),
+        (
+            "B01 empty",
+            held("plugin.wasm", b""),
+            Code::NoPluginBytes,
+            "ConfigMap ns/x: key plugin.wasm is empty",
+        ),
         (
             "B02 text",
             config_map(json!({}), nothing.clone(), json!({"plugin.wasm": STANDARD.encode(&good)})),
@@ -95,7 +101,12 @@ fn each_mistake_in_a_config_map_gets_its_code_and_says_where_it_is() {
             Code::DecompressedTooLarge,
             "ConfigMap ns/x: plugin.wasm.zst: stopped at 1024 KiB, which ",
         ),
-        ("B42 label", config_map(json!({"labels": {}}), nothing.clone(), nothing), Code::BadManifest, "no label"),
+        (
+            "B42 label",
+            config_map(json!({"labels": {}}), nothing.clone(), nothing),
+            Code::BadManifest,
+            "no label",
+        ),
         ("B42 settings", settings, Code::BadSettings, "ConfigMap ns/x: settings.yaml does not parse"),
         (
             "B42 limit",
@@ -104,7 +115,12 @@ fn each_mistake_in_a_config_map_gets_its_code_and_says_where_it_is() {
             "annotation windlass.dev/limit-memory: 1Gi is above 128Mi, the most that this host allows",
         ),
         ("B42 unknown", annotated("windlass.dev/limit-disk", "1Gi"), Code::BadManifest, "there is no limit"),
-        ("B42 junk", annotated("windlass.dev/limit-cpu", "fast"), Code::BadManifest, "\"fast\" is no quantity"),
+        (
+            "B42 junk",
+            annotated("windlass.dev/limit-cpu", "fast"),
+            Code::BadManifest,
+            "\"fast\" is no quantity",
+        ),
     ];
     for (row, map, code, says) in cases {
         let refusal = take(&loader, &map).expect_err(row);

@@ -110,7 +110,10 @@ fn two_versions_are_never_mixed_while_one_replaces_the_other() {
         for (step, part) in order.into_iter().enumerate() {
             last = tell(&mut known, &after[part]);
             assert!(last.gone.is_empty(), "{last:?}");
-            assert!(contents.insert(last.offered[0].offer.content.as_str().to_owned()), "it is looked at again");
+            assert!(
+                contents.insert(last.offered[0].offer.content.as_str().to_owned()),
+                "it is looked at again"
+            );
             if step < 2 {
                 says(stands(&last), "missing from the whole");
             }
@@ -173,7 +176,11 @@ fn what_a_part_says_wrongly_is_refused_with_the_part() {
             "windlass.dev/limit-memory belongs on part 1",
         ),
         (|part| part["binaryData"] = json!({}), Code::NoPluginBytes, "found nothing"),
-        (|part| part["binaryData"] = json!({"plugin.wasm": ""}), Code::NoPluginBytes, "key plugin.wasm is empty"),
+        (
+            |part| part["binaryData"] = json!({"plugin.wasm": ""}),
+            Code::NoPluginBytes,
+            "key plugin.wasm is empty",
+        ),
         (
             |part| part["binaryData"] = json!({"plugin.wasm.gz": "AAAA"}),
             Code::PartsIncomplete,
@@ -203,12 +210,16 @@ fn what_a_part_says_wrongly_is_refused_with_the_part() {
 #[test]
 fn annotations_that_place_nothing_are_refused_on_their_own_config_map() {
     let whole = Digest::of(b"x");
-    for bad in ["", "1", "0-of-2", "3-of-2", "1-of-0", "1-of-65", "1 of 2", "+1-of-2", "1-of-2-of-3", "١-of-2"] {
+    for bad in
+        ["", "1", "0-of-2", "3-of-2", "1-of-0", "1-of-65", "1 of 2", "+1-of-2", "1-of-2-of-3", "١-of-2"]
+    {
         let mut map = part("big-1", 1, 2, &whole, b"x");
         map["metadata"]["annotations"][ANNOTATION_PART] = json!(bad);
         says(stands(&tell(&mut Parts::default(), &map)), "expected such as 2-of-5, at most 64");
     }
-    for (digest, text) in [(json!(null), "windlass.dev/whole is missing"), (json!("sha256:1"), "is not a digest")] {
+    for (digest, text) in
+        [(json!(null), "windlass.dev/whole is missing"), (json!("sha256:1"), "is not a digest")]
+    {
         let mut map = part("big-1", 1, 2, &whole, b"x");
         map["metadata"]["annotations"][ANNOTATION_WHOLE] = digest;
         if map["metadata"]["annotations"][ANNOTATION_WHOLE].is_null() {
@@ -298,7 +309,8 @@ fn slices_are_cut_and_announced_as_they_are_read() {
     let mut known = Parts::default();
     let mut last = PartsNow::default();
     for (i, slice) in slices.iter().enumerate() {
-        let annotations: BTreeMap<&str, &str> = slice.annotations.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        let annotations: BTreeMap<&str, &str> =
+            slice.annotations.iter().map(|(k, v)| (*k, v.as_str())).collect();
         let map = json!({
             "metadata": {"namespace": "ns", "name": format!("big-{}", i + 1),
                 "labels": {"windlass.dev/plugin": "big"}, "annotations": annotations},
