@@ -65,6 +65,9 @@ impl windlass_reconcile::Observer for Observed {
         // What a standby found out is no result that anybody waits for.
         let result = if pass.standby { "standby" } else { pass.outcome.result() };
         self.metrics.pass_finished(plugin, result, pass.took, pass.decided);
+        for warning in pass.warnings {
+            self.metrics.plugins().error(&pass.key.plugin, warning.code);
+        }
         if let Outcome::Failed(failure) = pass.outcome
             && let Some(code) = failure.code
         {

@@ -122,7 +122,8 @@ mod tests {
     fn pass(quarantine: &Quarantine, outcome: &Outcome) {
         let key = key();
         let took = Duration::from_millis(1);
-        quarantine.finished(&Finished { key: &key, outcome, standby: false, took, decided: Some(took) });
+        let (decided, warnings) = (Some(took), &[][..]);
+        quarantine.finished(&Finished { key: &key, outcome, standby: false, took, decided, warnings });
     }
 
     #[test]

@@ -35,6 +35,9 @@ impl Test {
         steps.step("control plane", || Binaries::locate_or_build(&*progress::detect()).map(drop));
         steps.step("unit, component and integration tests", || tests(self.full));
         steps.step("tests of the tests: each broken rule of leadership is found", mutants);
+        if self.full {
+            steps.step("fuzzing, a minute a target", || run("cargo", &["xtask", "fuzz", "--seconds", "60"]));
+        }
         steps.step("documentation tests", || run("cargo", &["test", "--workspace", "--locked", "--doc"]));
         steps.step("README: cargo xtask up --tour", || run("cargo", &["xtask", "up", "--tour"]));
         steps.step("README: cargo xtask dist", || run("cargo", &["xtask", "dist"]));

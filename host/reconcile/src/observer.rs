@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use windlass_core::code::Refusal;
 use windlass_core::key::Key;
 use windlass_core::outcome::Outcome;
 
@@ -29,6 +30,8 @@ pub struct Finished<'a> {
     pub took: Duration,
     /// How much of that the plugin took; `None` when it was not asked.
     pub decided: Option<Duration>,
+    /// What the plugin's author should know although the pass went on (W codes).
+    pub warnings: &'a [Refusal],
 }
 
 /// An observer that keeps nothing.

@@ -68,6 +68,8 @@ pub(crate) struct Attempt {
     pub(crate) at_most: Option<Duration>,
     /// When to look again if the pass could not begin.
     pub(crate) wait: Option<Duration>,
+    /// What the plugin's author should know although the pass goes on.
+    pub(crate) warnings: Vec<Refusal>,
 }
 
 /// What the cache showed when the pass began.
@@ -105,6 +107,7 @@ impl Attempt {
             at_least: None,
             at_most: None,
             wait: None,
+            warnings: Vec::new(),
         }
     }
 }
@@ -158,6 +161,10 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         let pending = matches!(verdict, Verdict::Decision(_)) && seen.primary.meta().deleting;
         let plan = self.with_inputs(pass, &seen, |inputs| plan(inputs, verdict));
         let plan = plan.map_err(|error| unplanned(pass, &error))?;
+        pass.warnings = plan.warnings().to_vec();
+        for warning in &pass.warnings {
+            debug!(digest = seen.serving.digest.short(), "{warning}");
+        }
         let writes = self.carry_out(pass, &seen, &plan).await?;
         if pass.standby && !plan.notices().is_empty() {
             // Whether the leader has said it, nobody here knows.

@@ -165,6 +165,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
             standby: pass.standby,
             took: began.elapsed(),
             decided: pass.decided,
+            warnings: &pass.warnings,
         });
         match &outcome {
             Outcome::Waiting => running.postpone(pass.wait.unwrap_or(WAITING)),

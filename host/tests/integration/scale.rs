@@ -32,7 +32,7 @@ async fn five_hundred_objects_at_once_converge_without_a_duplicate() {
     let mut creates = BTreeMap::new();
     for write in scene.writes_since(mark) {
         let Some(object) = &write.object_ref else { continue };
-        if object.resource == "configmaps" && write.code() == 201 {
+        if object.resource == "configmaps" && object.namespace == scene.namespace && write.code() == 201 {
             *creates.entry(object.name.clone()).or_insert(0) += 1;
         }
     }
