@@ -17,6 +17,7 @@ use crate::artefacts::{Artefacts, Kept, Scratch};
 use crate::compile::CompileHere;
 use crate::engine::EngineError;
 use crate::guests::Engine;
+use crate::lifecycle::Step;
 use crate::limits::LimitMaxima;
 use crate::plugin::{Loaded, Plugin};
 use crate::source::Source;
@@ -87,10 +88,24 @@ impl Loader {
     /// plugin fails to say what it is, E170 and E238 for what it says, E172 when its name is not
     /// `name`, E203 and E205 when the process that runs it fails.
     pub fn load(&self, source: &Source, name: &PluginName) -> Result<Plugin, Refusal> {
+        self.load_in_steps(source, name, &mut |_| {})
+    }
+
+    /// As [`load`](Self::load), and says how far it has come: [`Step::Compiled`], [`Step::Warmed`].
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_in_steps(
+        &self,
+        source: &Source,
+        name: &PluginName,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Plugin, Refusal> {
         let loaded = match self.in_use(&source.digest, &source.limits) {
             Some(loaded) => loaded,
-            None => self.share(self.make(source)?),
+            None => self.share(self.make(source, progress)?),
         };
+        progress(Step::Warmed);
         if loaded.manifest.name != *name {
             return Err(Refusal::new(
                 Code::NameMismatch,
@@ -109,7 +124,7 @@ impl Loader {
     /// # Errors
     /// As [`load`](Self::load), without E172.
     pub fn inspect(&self, source: &Source) -> Result<Arc<Manifest>, Refusal> {
-        Ok(Arc::clone(&self.make(source)?.manifest))
+        Ok(Arc::clone(&self.make(source, &mut |_| {})?.manifest))
     }
 
     fn in_use(&self, digest: &Digest, limits: &Limits) -> Option<Arc<Loaded>> {
@@ -126,8 +141,9 @@ impl Loader {
         new
     }
 
-    fn make(&self, source: &Source) -> Result<Loaded, Refusal> {
+    fn make(&self, source: &Source, progress: &mut dyn FnMut(Step)) -> Result<Loaded, Refusal> {
         if let Some(kept) = self.setup.artefacts.find(&source.digest) {
+            progress(Step::Compiled);
             match self.open(source, &kept) {
                 // Another version of this host made it, or another processor.
                 Err(refusal) if refusal.code == Code::CompileFailed => {
@@ -139,6 +155,7 @@ impl Loader {
         let Setup { compile, artefacts, .. } = &self.setup;
         let kept = artefacts
             .keep(&source.digest, &mut |into| compile.compile(&source.component, &self.largest, into))?;
+        progress(Step::Compiled);
         self.open(source, &kept)
     }
 

@@ -56,7 +56,7 @@ pub struct Ticket {
 pub enum Step {
     /// Something is missing that may still come, such as a part.
     Waiting(Refusal),
-    /// The bytes are taken out, and digest and signature hold.
+    /// The bytes are taken out and their digest is known; the signature is judged next.
     Checked {
         /// Digest of the component.
         digest: Digest,
@@ -126,7 +126,7 @@ impl<V: Version> Registry<V> {
             return Begun { load: Some(ticket), changes };
         };
         if entry.holder.config_map == offer.config_map {
-            let known = entry.holder.content == offer.content;
+            let known = entry.holder.content == offer.content && !entry.anew;
             let made_anew = entry.holder.created != offer.created;
             entry.holder = offer;
             if made_anew {
@@ -144,8 +144,18 @@ impl<V: Version> Registry<V> {
             return Begun { load: None, changes };
         }
         entry.attempt(ticket.number, now);
-        let load = (!entry.is_back(now)).then_some(ticket);
+        let anew = std::mem::take(&mut entry.anew);
+        let load = (anew || !entry.is_back(now)).then_some(ticket);
         Begun { load, changes }
+    }
+
+    /// What is offered is to be loaded again although it is as it was, because something else has
+    /// changed, such as whom the host trusts. Answers the ConfigMap to [`begin`](Self::begin) with
+    /// again; until then, and while that attempt lasts, what serves goes on.
+    pub fn anew(&mut self, plugin: &PluginName) -> Option<String> {
+        let entry = self.plugins.get_mut(plugin)?;
+        entry.anew = true;
+        Some(entry.holder.config_map.clone())
     }
 
     /// An attempt has come so far.
