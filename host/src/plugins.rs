@@ -36,6 +36,7 @@ use windlass_watch::watches::Watches;
 
 use crate::decide::Catalogue;
 use crate::quarantine::Quarantine;
+use crate::trust::{Trusts, Turn as TrustTurn};
 
 /// Plugins that are looked at at once: one that compiles for a minute holds up few others, and
 /// each of them may hold a whole component in memory.
@@ -50,6 +51,7 @@ pub(crate) struct Plugins {
     loader: Loader,
     catalogue: Arc<Catalogue>,
     quarantine: Arc<Quarantine>,
+    trusts: Arc<Trusts>,
     watches: Arc<Watches>,
     queue: Arc<Queue>,
     state: Mutex<Known>,
@@ -90,7 +92,7 @@ enum Overdue {
     /// What was missing has not come, or the last good version could not be read: the attempt
     /// ends with this.
     Ends(Ticket, Refusal),
-    /// A ConfigMap has to be read, because its name is free now.
+    /// A ConfigMap has to be read, because its name is free now or it is judged anew.
     Again(String),
 }
 
@@ -99,6 +101,7 @@ impl Plugins {
     pub(crate) fn new(
         loader: Loader,
         catalogue: Arc<Catalogue>,
+        trusts: Arc<Trusts>,
         watches: Arc<Watches>,
         queue: Arc<Queue>,
     ) -> Arc<Self> {
@@ -107,6 +110,7 @@ impl Plugins {
             loader,
             catalogue,
             quarantine,
+            trusts,
             watches,
             queue,
             state: Mutex::default(),
@@ -126,9 +130,12 @@ impl Plugins {
         let now = Instant::now();
         match news {
             News::Upsert { namespace, name, json } => {
-                let label = label_of(json);
-                let text: Arc<str> = json.into();
-                self.known().agenda.told(&format!("{namespace}/{name}"), label.as_deref(), Some(text), now);
+                let (label, bare) = (label_of(json), look::bare(json));
+                let (config_map, text): (_, Arc<str>) = (format!("{namespace}/{name}"), json.into());
+                let mut known = self.known();
+                // At once: what we said ourselves must not be said again.
+                known.remember(&config_map, bare);
+                known.agenda.told(&config_map, label.as_deref(), Some(text), now);
             }
             News::Gone { namespace, name } => {
                 self.known().agenda.told(&format!("{namespace}/{name}"), None, None, now);
@@ -140,6 +147,7 @@ impl Plugins {
 
     /// Looks at what was told when it is due, and at quarantines that turn. Never returns.
     pub(crate) async fn load(self: Arc<Self>, writer: Arc<Writer>) {
+        self.trusts.ready().await;
         let mut looks = JoinSet::new();
         loop {
             self.start_looks(&mut looks, &writer);
@@ -195,6 +203,7 @@ impl Plugins {
                     );
                     self.known().trials.remove(&name);
                     self.quarantine.serves(&name, plugin.digest());
+                    self.trusts.served(&name, plugin.digest());
                     self.catalogue.put(name.clone(), plugin);
                     self.watches.want(&name, &manifest);
                     self.watches.resync(Some(&name));
@@ -207,6 +216,7 @@ impl Plugins {
                     info!(plugin = %name, "plugin is gone; what it made stays");
                     self.catalogue.remove(&name);
                     self.quarantine.forget(&name);
+                    self.trusts.forget(&name);
                     self.watches.forget(&name);
                     self.queue.forget_plugin(&name);
                     self.known().forget_plugin(&name);
@@ -221,6 +231,35 @@ impl Plugins {
     fn later(&self, after: Duration, what: Overdue) {
         self.known().late.push(Late { at: Instant::now() + after, what });
         self.news.notify_one();
+    }
+
+    /// Whom the host trusts has changed, or what it knows to be accepted.
+    pub(crate) fn trust_turned(&self, plugin: &PluginName, turn: &TrustTurn) {
+        match turn {
+            TrustTurn::Revoked(refusal) => self.revoke(plugin, refusal),
+            TrustTurn::Anew => {
+                info!(%plugin, "what is to be said of the plugin's signature has changed; it is judged anew");
+                let config_map = self.known().registry.anew(plugin);
+                if let Some(config_map) = config_map {
+                    self.later(Duration::ZERO, Overdue::Again(config_map));
+                }
+            }
+        }
+    }
+
+    /// Nobody vouches any more for what serves: it stops, and what is offered is judged anew.
+    fn revoke(&self, plugin: &PluginName, refusal: &Refusal) {
+        warn!(%plugin, %refusal, "nobody vouches for this plugin any more; it stops");
+        let of: Vec<String> = {
+            let known = self.known();
+            let holds = known.registry.view().into_iter().filter(|view| view.name == *plugin);
+            holds.map(|view| view.config_map).collect()
+        };
+        for config_map in of {
+            let changes = self.known().registry.remove(&config_map);
+            self.carry_out(changes);
+            self.later(Duration::ZERO, Overdue::Again(config_map));
+        }
     }
 
     /// Plugins that are left alone from now on, or not any more.

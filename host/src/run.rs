@@ -147,6 +147,7 @@ impl Host {
             max_concurrent: flags.max_concurrent_reconciles,
             observed: observed.clone(),
             sandbox: sandbox.clone(),
+            trusts: trusts.clone(),
             was_ready: AtomicBool::new(false),
         });
 
@@ -166,8 +167,9 @@ impl Host {
             "fence",
             until(&stopped, async move { fence::follow(&observed, client, namespace).await }),
         );
-        let revoked = plugins.clone();
-        let trusted = trusts.follow(writer.clone(), gate.clone(), move |plugin, why| revoked.revoke(plugin, why));
+        let judged = plugins.clone();
+        let trusted = trusts
+            .follow(writer.clone(), gate.clone(), move |plugin, turn| judged.trust_turned(plugin, turn));
         tasks.spawn("trust", until(&stopped, trusted));
         tasks.spawn("plugin loader", until(&stopped, plugins.clone().load(writer.clone())));
         let label = Label::new(writer.clone(), &flags.pod_name);

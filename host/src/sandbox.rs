@@ -174,7 +174,7 @@ fn worker(artefacts: &Cache, largest: &Limits, data_bytes: u64, lanes: usize) ->
 }
 
 /// An error with its causes.
-fn whole(error: &dyn std::error::Error) -> String {
+pub(crate) fn whole(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -1,49 +1,98 @@
 //! Whose word counts for a plugin: signatures judged before anything is loaded, keys that come
 //! and go, and what was accepted, which only ever rises.
+//!
+//! | file | what |
+//! |---|---|
+//! | `judged` | what was said of each plugin, and what follows when it is judged once more |
+//! | `view` | what people see of it |
+
+mod judged;
+mod view;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 use windlass_apply::Writer;
+use windlass_core::accepted::Accepted;
 use windlass_core::claim::{BootClock, Claim, Gate};
-use windlass_core::code::Refusal;
+use windlass_core::class::Class;
+use windlass_core::code::{Code, Refusal};
 use windlass_core::name::{Digest, PluginName};
+use windlass_core::ports::ApplyError;
 use windlass_lease::clock::Boottime;
 use windlass_plugin::Source;
 use windlass_plugin::verify::{Mode, Offered, Trust, Verifier};
 
 use crate::observe::Observed;
+use crate::sandbox::whole;
+use judged::{Judged, Judgements, Said};
+pub(crate) use judged::{Turn, Which};
+use view::{PluginTrust, TrustView};
 
-/// How often keys are read again, and what was accepted is compared.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// How often it is asked for what was accepted until it is known.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// How often keys are read again: a few small files of this machine.
+const READ_KEYS: Duration = Duration::from_secs(2);
+/// How often it is compared what was accepted: a request.
+const COMPARE: Duration = Duration::from_secs(10);
+/// How often what lasts is said again.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// The judge of signatures, and what it said of each plugin.
 pub(crate) struct Trusts {
     verifier: Verifier,
     observed: Arc<Observed>,
-    judged: Mutex<BTreeMap<PluginName, Judged>>,
+    known: Mutex<Known>,
     /// Whether it is known what was accepted before: until then nothing can be judged.
     learned: watch::Sender<bool>,
+    /// Something serves that is to be recorded.
+    news: Notify,
 }
 
-/// The last judgement of a plugin, and what it was about.
-struct Judged {
-    digest: Digest,
-    signature: Option<Arc<str>>,
-    trust: Trust,
+#[derive(Default)]
+struct Known {
+    plugins: BTreeMap<PluginName, Judgements>,
+    /// Why the keys stay as they were.
+    keys: Trouble,
+    /// Why it is not known what was accepted.
+    accepted: Trouble,
+    /// Whether that is a person's to mend, so that nothing new may be accepted meanwhile.
+    guard_is_lost: bool,
+}
+
+/// Something that is wrong for a while, and when it was said last.
+#[derive(Default)]
+struct Trouble {
+    what: Option<String>,
+    said: Option<Instant>,
+}
+
+impl Trouble {
+    /// Whether it is to be said: when it begins, when it changes and now and then.
+    fn lasts(&mut self, what: String, now: Instant) -> bool {
+        let same = self.what.as_ref() == Some(&what);
+        let say = !same || self.said.is_none_or(|said| now.duration_since(said) >= SAY_AGAIN);
+        self.what = Some(what);
+        if say {
+            self.said = Some(now);
+        }
+        say
+    }
+
+    /// Whether there was any.
+    fn ends(&mut self) -> bool {
+        std::mem::take(self).what.is_some()
+    }
 }
 
 impl Trusts {
     /// Nothing judged yet.
     pub(crate) fn new(verifier: Verifier, observed: Arc<Observed>) -> Self {
-        let learned = verifier.mode() == Mode::Off;
-        Self { verifier, observed, judged: Mutex::default(), learned: watch::Sender::new(learned) }
+        let learned = watch::Sender::new(verifier.mode() == Mode::Off);
+        Self { verifier, observed, known: Mutex::default(), learned, news: Notify::new() }
     }
 
     /// Resolves when plugins can be judged.
@@ -52,63 +101,105 @@ impl Trusts {
         let _ = self.learned.subscribe().wait_for(|learned| *learned).await;
     }
 
+    /// Whether plugins can be judged.
+    pub(crate) fn is_ready(&self) -> bool {
+        *self.learned.borrow()
+    }
+
     /// May this be loaded? What should be said of it if so.
     ///
     /// # Errors
     /// E130 to E134, when signatures are enforced.
-    pub(crate) fn judge(&self, source: &Source) -> Result<Option<String>, Refusal> {
-        let judged = self.verify(&source.plugin, &source.digest, source.signature.as_deref());
-        let result = match &judged {
-            Ok(trust) => trust.as_str(),
-            Err(_) => "refused",
-        };
-        if self.verifier.mode() != Mode::Off {
-            let mode = self.verifier.mode().as_str();
-            self.observed.metrics.plugins().set_signature(&source.plugin, mode, result);
+    pub(crate) fn judge(&self, source: &Source, which: Which) -> Result<Option<String>, Refusal> {
+        if self.verifier.mode() == Mode::Off {
+            return Ok(None);
         }
-        let trust = judged?;
-        let remark = trust.warning();
-        if let (Some(remark), Trust::Doubted(refusal)) = (&remark, &trust) {
+        let keys = self.verifier.keys();
+        let said = self.verify(&source.plugin, &source.digest, source.signature.as_deref());
+        if which == Which::Offered {
+            self.show(&source.plugin, &said);
+        }
+        if let Ok(Trust::Doubted(refusal)) = &said {
             self.observed.metrics.plugins().error(&source.plugin, refusal.code);
-            warn!(plugin = %source.plugin, digest = source.digest.short(), "{remark}");
+            warn!(
+                plugin = %source.plugin, digest = source.digest.short(), %refusal,
+                "the plugin is not verified, and let in all the same"
+            );
         }
+        let answer = said.as_ref().map(Trust::warning).map_err(Refusal::clone);
         let (digest, signature) = (source.digest.clone(), source.signature.clone());
-        self.judged().insert(source.plugin.clone(), Judged { digest, signature, trust });
-        Ok(remark)
+        let judged = Judged { digest, signature, keys, said };
+        self.known().plugins.entry(source.plugin.clone()).or_default().judged(which, judged);
+        answer
     }
 
     /// This component serves now: if it was vouched for, nothing older may from now on.
     pub(crate) fn served(&self, plugin: &PluginName, digest: &Digest) {
-        if let Some(Judged { digest: known, trust: Trust::Verified(verified), .. }) = self.judged().get(plugin)
-            && known == digest
-        {
+        let mut known = self.known();
+        let serving = known.plugins.get_mut(plugin).and_then(|of| of.serves(digest));
+        if let Some(Judged { said: Ok(Trust::Verified(verified)), .. }) = serving {
             self.verifier.served(verified, Timestamp::now());
+            if verified.newer {
+                self.news.notify_one();
+            }
+        }
+    }
+
+    /// What is offered is what serves: something else was offered in between, or nothing.
+    pub(crate) fn offered_again(&self, plugin: &PluginName) {
+        let mut known = self.known();
+        let Some(of) = known.plugins.get_mut(plugin) else {
+            return;
+        };
+        of.offered = None;
+        if let Some(serving) = &of.serving {
+            self.show(plugin, &serving.said);
         }
     }
 
     /// The plugin is gone.
     pub(crate) fn forget(&self, plugin: &PluginName) {
-        self.judged().remove(plugin);
+        self.known().plugins.remove(plugin);
     }
 
-    /// Keeps keys and acceptance up to date; `revoked` hears of plugins for which nobody
-    /// vouches any more. Never returns.
+    /// Keeps keys and acceptance up to date; `turned` hears of plugins that have to stop or to be
+    /// looked at again. Never returns.
     pub(crate) async fn follow(
         self: Arc<Self>,
         writer: Arc<Writer>,
         gate: Arc<Gate>,
-        revoked: impl Fn(&PluginName, &Refusal) + Send,
+        turned: impl Fn(&PluginName, &Turn) + Send + Sync,
     ) {
         if self.verifier.mode() == Mode::Off {
             return std::future::pending().await;
         }
+        let mut compare = Instant::now();
         loop {
-            let known = self.learn(&writer, gate.claim(Boottime.now())).await;
-            for (plugin, refusal) in self.clone().look_at_keys().await {
-                self.forget(&plugin);
-                revoked(&plugin, &refusal);
+            // The keys first: they count also while no API server answers.
+            self.look(&turned).await;
+            if compare <= Instant::now() {
+                let known = self.learn(&writer, gate.claim(Boottime.now())).await;
+                compare = Instant::now() + if known { COMPARE } else { READ_KEYS };
+                self.look(&turned).await;
             }
-            tokio::time::sleep(if known { LOOK_AGAIN } else { ASK_AGAIN }).await;
+            tokio::select! {
+                () = tokio::time::sleep(READ_KEYS) => {}
+                () = self.news.notified() => compare = Instant::now(),
+            }
+        }
+    }
+
+    /// For the debug view.
+    pub(crate) fn view(&self) -> TrustView {
+        let keys = self.verifier.keys();
+        let known = self.known();
+        let problems = [&known.keys, &known.accepted];
+        TrustView {
+            mode: self.verifier.mode().as_str(),
+            ready: self.is_ready(),
+            problems: problems.into_iter().filter_map(|trouble| trouble.what.clone()).collect(),
+            keys: keys.iter().map(Into::into).collect(),
+            plugins: known.plugins.iter().map(|(name, of)| PluginTrust::of(name, of)).collect(),
         }
     }
 
@@ -120,56 +211,157 @@ impl Trusts {
             _ => writer.read_accepted().await,
         };
         match kept {
-            Ok(kept) => {
-                self.verifier.learn(kept);
-                self.learned.send_replace(true);
-            }
-            Err(error) if self.verifier.mode() == Mode::Warn => {
-                warn!(%error, "it is not known which signed plugins were accepted before; older ones are let in");
-                self.learned.send_replace(true);
-            }
+            Ok(kept) => self.is_known(kept),
             Err(error) => {
-                error!(
-                    %error, judging = *self.learned.borrow(),
-                    "it is not known which signed plugins were accepted before; deploy/components/signatures installs \
-                     the Secret that says it. Without it no plugin is loaded"
-                );
+                self.is_unknown(&error);
+                false
             }
         }
-        *self.learned.borrow()
     }
 
-    /// Reads the keys again. If they have changed, whoever nobody vouches for any more.
-    async fn look_at_keys(self: Arc<Self>) -> Vec<(PluginName, Refusal)> {
-        let looked = tokio::task::spawn_blocking(move || match self.verifier.refresh_keys() {
-            Ok(false) => Vec::new(),
-            Ok(true) => {
-                info!(keys = self.verifier.keys().len(), "the keys that vouch for plugins have changed");
-                self.no_longer_trusted()
+    fn is_known(&self, kept: Accepted) -> bool {
+        self.verifier.learn(kept);
+        let mut known = self.known();
+        known.guard_is_lost = false;
+        if known.accepted.ends() {
+            info!("it is known again which signed plugins were accepted before");
+        }
+        drop(known);
+        self.learned.send_replace(true);
+        true
+    }
+
+    fn is_unknown(&self, error: &ApplyError) {
+        let (learned, lasts) = (self.is_ready(), error.class == Class::Permanent);
+        let warns = self.verifier.mode() == Mode::Warn;
+        let mut known = self.known();
+        known.guard_is_lost |= lasts;
+        let say = known.accepted.lasts(error.message.clone(), Instant::now());
+        drop(known);
+        match (warns, learned, lasts) {
+            _ if !say => {}
+            (true, ..) => {
+                warn!(%error, "it is not known which signed plugins were accepted before; older ones are let in");
+            }
+            (false, false, true) => error!(
+                %error,
+                "no plugin is loaded, because it is not known which signed ones were accepted before: \
+                 install deploy/components/signatures, which has the Secret that says it and the right to read it"
+            ),
+            (false, true, true) => error!(
+                %error,
+                "no new version of a plugin is accepted until this is mended; what was accepted before goes on"
+            ),
+            (false, _, false) => {
+                warn!(%error, "it cannot be asked which signed plugins were accepted; trying again");
+            }
+        }
+        if warns {
+            self.learned.send_replace(true);
+        }
+    }
+
+    /// Reads the keys again, and judges again what may come out differently.
+    async fn look(self: &Arc<Self>, turned: &(impl Fn(&PluginName, &Turn) + Sync)) {
+        let this = Arc::clone(self);
+        let looked = tokio::task::spawn_blocking(move || {
+            this.read_keys();
+            this.judge_again()
+        });
+        match looked.await {
+            Ok(turns) => turns.iter().for_each(|(plugin, turn)| turned(plugin, turn)),
+            Err(error) => {
+                error!(%error, "looking at keys failed by a mistake of the host; please report this log");
+            }
+        }
+    }
+
+    fn read_keys(&self) {
+        match self.verifier.refresh_keys() {
+            Ok(changed) => {
+                let mended = self.known().keys.ends();
+                if changed || mended {
+                    let keys = self.verifier.keys();
+                    let ids: Vec<String> = keys.iter().map(|key| key.id.to_string()).collect();
+                    info!(keys = ids.join(" "), "these keys vouch for plugins from now on");
+                }
             }
             Err(error) => {
-                warn!(%error, "the keys that vouch for plugins cannot be read; they stay as they were");
-                Vec::new()
+                let error = whole(&error);
+                if self.known().keys.lasts(error.clone(), Instant::now()) {
+                    error!(
+                        error,
+                        "the keys that vouch for plugins cannot be read; all of them stay as they were"
+                    );
+                }
             }
-        });
-        looked.await.unwrap_or_default()
+        }
     }
 
-    fn no_longer_trusted(&self) -> Vec<(PluginName, Refusal)> {
-        let judged = self.judged();
-        let refused = judged.iter().filter_map(|(plugin, was)| {
-            let refusal = self.verify(plugin, &was.digest, was.signature.as_deref()).err()?;
-            Some((plugin.clone(), refusal))
-        });
-        refused.collect()
+    fn judge_again(&self) -> Vec<(PluginName, Turn)> {
+        let keys = self.verifier.keys();
+        let names: Vec<PluginName> = self.known().plugins.keys().cloned().collect();
+        let lost = self.guard_is_lost();
+        let again = |plugin: PluginName| {
+            // Locked for one plugin at a time: others wait for this while they serve.
+            let mut known = self.known();
+            let verify = |was: &Judged| {
+                self.verify_with(lost.as_deref(), &plugin, &was.digest, was.signature.as_deref())
+            };
+            let turn = known.plugins.get_mut(&plugin)?.again(&keys, verify)?;
+            drop(known);
+            Some((plugin, turn))
+        };
+        names.into_iter().filter_map(again).collect()
     }
 
-    fn verify(&self, plugin: &PluginName, digest: &Digest, signature: Option<&str>) -> Result<Trust, Refusal> {
-        self.verifier.verify(Offered { plugin, digest, signature }, Timestamp::now())
+    fn verify(&self, plugin: &PluginName, digest: &Digest, signature: Option<&str>) -> Said {
+        self.verify_with(self.guard_is_lost().as_deref(), plugin, digest, signature)
     }
 
-    fn judged(&self) -> MutexGuard<'_, BTreeMap<PluginName, Judged>> {
+    /// `lost`: why nothing new may be accepted.
+    fn verify_with(
+        &self,
+        lost: Option<&str>,
+        plugin: &PluginName,
+        digest: &Digest,
+        signature: Option<&str>,
+    ) -> Said {
+        let trust = self.verifier.verify(Offered { plugin, digest, signature }, Timestamp::now())?;
+        match (&trust, lost) {
+            (Trust::Verified(verified), Some(why)) if verified.newer => Err(Refusal::new(
+                Code::Downgrade,
+                format!(
+                    "sequence {} is new, and nothing new is accepted until it can be kept that it was: {why}",
+                    verified.statement.sequence
+                ),
+            )),
+            _ => Ok(trust),
+        }
+    }
+
+    /// Why nothing new may be accepted, when signatures are enforced.
+    fn guard_is_lost(&self) -> Option<String> {
+        let known = self.known();
+        let lost = known.guard_is_lost && self.verifier.mode() == Mode::Enforce;
+        known.accepted.what.clone().filter(|_| lost)
+    }
+
+    fn show(&self, plugin: &PluginName, said: &Said) {
+        let mode = self.verifier.mode().as_str();
+        self.observed.metrics.plugins().set_signature(plugin, mode, result(said));
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
         // Entries are independent of each other.
-        self.judged.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// A label value for metrics: what [`Trust::as_str`] says, or `refused`.
+fn result(said: &Said) -> &'static str {
+    said.as_ref().map_or("refused", Trust::as_str)
+}
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@ use crate::fence::FenceView;
 use crate::observe::Observed;
 use crate::plugins::Plugins;
 use crate::sandbox::Sandbox;
+use crate::trust::Trusts;
 
 /// Everything that is shown.
 pub(crate) struct Views {
@@ -30,6 +31,7 @@ pub(crate) struct Views {
     pub(crate) max_concurrent: u16,
     pub(crate) observed: Arc<Observed>,
     pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) trusts: Arc<Trusts>,
     /// Ready once stays ready: a broken plugin, a missing CRD, an outage or the loss
     /// of leadership must not block a rollout.
     pub(crate) was_ready: AtomicBool,
@@ -69,6 +71,7 @@ impl Routes for Inside {
             "/debug/plugins" => Some(Answer::json(&views.plugins.view())),
             "/debug/queue" => Some(Answer::json(&views.queue.snapshot())),
             "/debug/watches" => Some(Answer::json(&views.watches.status())),
+            "/debug/signatures" => Some(Answer::json(&views.trusts.view())),
             "/debug/sandbox" => Some(Answer::json(&views.sandbox.view())),
             "/debug/leadership" => Some(Answer::json(&views.leadership())),
             _ => None,
@@ -78,7 +81,11 @@ impl Routes for Inside {
 
 impl Views {
     fn ready(&self) -> Answer {
-        let parts = [("plugins", self.plugins.is_settled()), ("watches", self.watches.is_ready())];
+        let parts = [
+            ("signatures", self.trusts.is_ready()),
+            ("plugins", self.plugins.is_settled()),
+            ("watches", self.watches.is_ready()),
+        ];
         if parts.iter().all(|(_, ready)| *ready) {
             self.was_ready.store(true, Ordering::Relaxed);
         }

@@ -16,6 +16,7 @@ use windlass_plugin::{Offer, Parts, Plugin, Ticket, Whole};
 
 use super::look::{blocking, refused_if_it_panics};
 use super::{Overdue, Plugins};
+use crate::trust::Which;
 
 /// A version that has decided well is kept when it has served for this long.
 const PROVEN_AFTER: Duration = Duration::from_secs(2);
@@ -171,7 +172,7 @@ impl Plugins {
             );
             return Err(Refusal::new(Code::DigestMismatch, text));
         }
-        let remark = self.trusts.judge(&source)?;
+        let remark = self.trusts.judge(&source, Which::LastGood)?;
         Ok(self.loader.load(&source, plugin)?.remarked(remark))
     }
 }

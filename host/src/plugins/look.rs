@@ -8,10 +8,12 @@ use jiff::Timestamp;
 use tracing::{error, warn};
 use windlass_apply::Writer;
 use windlass_core::code::{Code, Refusal};
+use windlass_core::name::PluginName;
 use windlass_core::object::Object;
-use windlass_plugin::{Begun, Item, PartsNow, Plugin, Source, Step, Ticket, Whole};
+use windlass_plugin::{Begun, Item, PartsNow, Plugin, Source, State, Step, Ticket, Whole};
 
 use super::{Overdue, Plugins, config_map_gvk};
+use crate::trust::Which;
 
 /// How long a set of parts may be incomplete before that is a refusal: they are applied one
 /// after the other.
@@ -65,22 +67,32 @@ impl Plugins {
         }
         let mut begun = Vec::new();
         for offered in offered {
+            let name = offered.offer.plugin.clone();
             let Begun { load, changes } = self.known().registry.begin(offered.offer, Timestamp::now());
             self.carry_out(changes);
+            if load.is_none() {
+                self.is_as_it_serves(&name, config_map);
+            }
             begun.extend(load.map(|ticket| (ticket, offered.whole)));
         }
         begun
     }
 
+    /// If what a ConfigMap offers serves already, its signature was judged when it began to.
+    fn is_as_it_serves(&self, plugin: &PluginName, config_map: &str) {
+        let state = self.known().registry.status(config_map).map(|status| status.state);
+        if matches!(state, Some(State::Serving | State::Quarantined)) {
+            self.trusts.offered_again(plugin);
+        }
+    }
+
     fn parts_now(&self, config_map: &str, text: Option<Arc<str>>) -> PartsNow {
-        let bare = text.as_deref().and_then(bare);
         let mut known = self.known();
         let Some(text) = text else {
             known.seen.remove(config_map);
             known.agenda.forget(config_map);
             return known.parts.gone(config_map);
         };
-        known.remember(config_map, bare);
         known.parts.offer(text).unwrap_or_else(|refusal| {
             warn!(config_map, %refusal, "this ConfigMap is no plugin; mend its label");
             known.seen.remove(config_map);
@@ -94,9 +106,14 @@ impl Plugins {
             refused_if_it_panics(|| {
                 let source = this.unpack(&of)?;
                 let step = Step::Checked { digest: source.digest.clone(), key: Some(source.key) };
-                this.known().registry.step(&attempt, step, Timestamp::now());
-                this.states.notify_one();
-                this.loader.load(&source, &attempt.plugin)
+                let mut progress = |step| {
+                    this.known().registry.step(&attempt, step, Timestamp::now());
+                    this.states.notify_one();
+                };
+                progress(step);
+                let remark = this.trusts.judge(&source, Which::Offered)?;
+                let loaded = this.loader.load_in_steps(&source, &attempt.plugin, &mut progress)?;
+                Ok(loaded.remarked(remark))
             })
         });
         let loaded = loaded.await.unwrap_or_else(|| Err(mistake()));
@@ -145,7 +162,7 @@ impl Plugins {
             // The watch tells of its end.
             Ok(None) => {}
             Err(error) => {
-                warn!(config_map, %error, "a plugin's name is free, but its next ConfigMap cannot be read; trying again");
+                warn!(config_map, %error, "a ConfigMap is to be looked at again and cannot be read; trying again");
                 self.later(READ_AGAIN, Overdue::Again(config_map));
             }
         }
@@ -173,8 +190,8 @@ fn mistake() -> Refusal {
     Refusal::new(Code::CompileFailed, "loading it ended by a mistake of the host; please report its log")
 }
 
-/// The metadata of a ConfigMap, without the component.
-fn bare(text: &str) -> Option<Object> {
+/// A ConfigMap without its data.
+pub(super) fn bare(text: &str) -> Option<Object> {
     #[derive(serde::Deserialize)]
     struct Bare<'a> {
         #[serde(borrow)]

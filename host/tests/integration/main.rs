@@ -19,4 +19,5 @@ mod nemesis;
 mod plugins;
 mod scale;
 mod scene;
+mod signed;
 mod visible;

@@ -23,6 +23,8 @@ pub(crate) struct Entry<V> {
     pub(crate) duplicates: BTreeMap<String, Duplicate>,
     /// The newest attempt; results of older ones are thrown away.
     attempt: u64,
+    /// What is offered is to be loaded again although it is as it was.
+    pub(crate) anew: bool,
     offered: Offered,
     serving: Option<Served<V>>,
 }
@@ -79,6 +81,7 @@ impl<V: Version> Entry<V> {
             holder,
             duplicates: BTreeMap::new(),
             attempt,
+            anew: false,
             offered: Offered::new(Stage::Found, now),
             serving: None,
         }

@@ -260,3 +260,26 @@ fn plugins_that_share_kinds_both_serve_and_the_debug_view_says_so() {
     assert!(view[2].get("shares").is_none(), "{}", view[2]);
     assert_eq!((&view[0]["state"], &view[0]["serving"]["lastGood"]), (&"serving".into(), &false.into()));
 }
+
+#[test]
+fn what_is_to_be_looked_at_anew_is_loaded_once_more_while_it_goes_on_serving() {
+    let mut world = World::new();
+    let offered = offer("ns/a", "p", "1", "v1");
+    world.serve(&offered, "1.0.0");
+    assert_eq!(world.registry.anew(&name("p")).as_deref(), Some("ns/a"));
+    let ticket = world.begin(&offered).0.expect("as it was, and all the same");
+    assert_eq!(world.serving("p").as_deref(), Some("1.0.0"));
+    let version = world.version("p", "1.0.0");
+    assert_eq!(short(&world.finish(&ticket, Ok(version))), ["ns/a serves 1.0.0 after 1.0.0"]);
+    assert!(world.begin(&offered).0.is_none(), "once");
+
+    let refused = offer("ns/a", "p", "1", "v2");
+    let ticket = world.begin(&refused).0.expect("changed");
+    assert_eq!(world.finish(&ticket, Err(broken())).len(), 1);
+    assert!(world.begin(&refused).0.is_none(), "nothing has changed");
+    world.registry.anew(&name("p"));
+    let ticket = world.begin(&refused).0.expect("once more");
+    let version = world.version("p", "2.0.0");
+    assert_eq!(short(&world.finish(&ticket, Ok(version))), ["ns/a serves 2.0.0 after 1.0.0"]);
+    assert_eq!(world.registry.anew(&name("q")), None, "nobody knows it");
+}
