@@ -321,7 +321,7 @@ async fn what_is_only_warned_of_serves_and_says_so() {
 
 #[tokio::test]
 async fn the_component_is_admitted_and_keeps_plugins_away_from_what_signatures_rest_on() {
-    let scene = Scene::fresh("guarded").await;
+    let scene = Scene::shared("guarded").await;
     let (deployment, rest) = component(&scene).await;
     scene.control().apply(&rest).await.expect("all of it is accepted");
     let applied = ["apply", "--server-side", "--dry-run=server", "-f", "-"];
