@@ -59,7 +59,10 @@ fn every_code_is_documented_with_its_cause_and_cure_and_no_other_is() {
         let lines: Vec<_> = text.lines().filter(|line| line.starts_with("- **")).collect();
         assert_eq!(lines.len(), parts.len(), "{code}");
         for (line, part) in lines.iter().zip(parts) {
-            assert!(line.len() > part.len() + 10 && line.starts_with(part), "{code}: expected {part}, found {line}");
+            assert!(
+                line.len() > part.len() + 10 && line.starts_with(part),
+                "{code}: expected {part}, found {line}"
+            );
         }
     }
 }
@@ -71,7 +74,11 @@ fn every_fixture_is_tested() {
         let files = std::fs::read_dir(root.join(folder)).expect(folder).flatten();
         files.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default()).collect()
     };
-    let tests = text("tests/integration") + &text("plugin/tests");
+    let tests = text("tests/integration")
+        + &text("tests/integration/catalogue")
+        + &text("plugin/tests")
+        // A fixture may be there to be measured.
+        + &text("../xtask/src/bench");
     for fixture in std::fs::read_dir(root.join("../plugins/fixtures/examples")).expect("fixtures").flatten() {
         let path = fixture.path();
         let name = path.file_stem().expect("a name").to_string_lossy();

@@ -21,7 +21,7 @@ fn reconciling(loader: &Loader, body: &str) -> Plugin {
 
 #[test]
 fn each_fault_has_its_code_and_the_next_call_is_not_touched_by_it() {
-    let loader = Loader::new(tight()).expect("an engine");
+    let loader = Loader::in_process(tight()).expect("an engine");
     let good = reconciling(&loader, NOTHING);
     let recursion = "(call $reconcile (local.get 0) (local.get 1) (local.get 2) (local.get 3) (local.get 4) (local.get 5) (local.get 6))";
     let copying =
@@ -64,7 +64,7 @@ fn each_fault_has_its_code_and_the_next_call_is_not_touched_by_it() {
 
 #[test]
 fn text_that_is_no_utf8_is_a_bad_value() {
-    let loader = Loader::new(tight()).expect("an engine");
+    let loader = Loader::in_process(tight()).expect("an engine");
     let guest = Guest {
         fields: r#"(data (i32.const 8192) "\ff\fe\c0")"#,
         reconcile: &answer(&[1, 0, 8192, 3]),
@@ -75,14 +75,14 @@ fn text_that_is_no_utf8_is_a_bad_value() {
 
 #[test]
 fn a_snapshot_that_is_too_large_is_not_handed_over() {
-    let loader = Loader::new(Limits { snapshot_bytes: 50, ..Limits::default() }).expect("an engine");
+    let loader = Loader::in_process(Limits { snapshot_bytes: 50, ..Limits::default() }).expect("an engine");
     let refusal = refused(&reconciling(&loader, NOTHING), &any_snapshot());
     assert_eq!(refusal.code, Code::InputTooLarge);
 }
 
 #[test]
 fn nothing_is_left_of_an_earlier_call() {
-    let loader = Loader::new(Limits::default()).expect("an engine");
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
     // Counts calls in its memory and asks to be called again after that many milliseconds.
     let guest = Guest {
         fields: "(global $calls (mut i32) (i32.const 0))",
@@ -105,7 +105,7 @@ fn nothing_is_left_of_an_earlier_call() {
 
 #[test]
 fn a_deadline_is_kept_and_other_calls_go_on() {
-    let loader = Loader::new(tight()).expect("an engine");
+    let loader = Loader::in_process(tight()).expect("an engine");
     let looping = reconciling(&loader, "(loop (br 0)) unreachable");
     let good = reconciling(&loader, NOTHING);
     let begun = Instant::now();
@@ -125,7 +125,7 @@ fn a_deadline_is_kept_and_other_calls_go_on() {
 
 #[test]
 fn a_named_function_is_named_in_the_trap() {
-    let loader = Loader::new(tight()).expect("an engine");
+    let loader = Loader::in_process(tight()).expect("an engine");
     let guest = Guest {
         fields: "(func $deep_inside unreachable) (func $outside (call $deep_inside))",
         reconcile: "(call $outside) i32.const 4096",
@@ -137,7 +137,7 @@ fn a_named_function_is_named_in_the_trap() {
 
 #[test]
 fn too_many_memories_are_a_memory_limit() {
-    let loader = Loader::new(tight()).expect("an engine");
+    let loader = Loader::in_process(tight()).expect("an engine");
     let more = "(memory 0)".repeat(70);
     let guest = Guest { fields: &more, ..Guest::default() };
     let refusal = load(&loader, &guest.build()).expect_err("70 memories");

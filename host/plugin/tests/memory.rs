@@ -18,7 +18,7 @@ fn plugin(loader: &Loader, memory: &str, reconcile: &str) -> Plugin {
 
 #[test]
 fn neither_huge_answers_nor_many_traps_cost_the_host_memory() {
-    let loader = Loader::new(Limits::default()).expect("an engine");
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
     huge_answers_are_refused_before_the_host_holds_them(&loader);
     calls_after_many_traps_need_no_more_memory(&loader);
 }

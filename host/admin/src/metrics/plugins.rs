@@ -97,6 +97,7 @@ pub fn result_of(result: &Result<Verdict, CallError>) -> &'static str {
         Err(CallError::Fault(_)) => "fault",
         Err(CallError::Refused(_)) => "refused",
         Err(CallError::NotServing(_)) => "not_serving",
+        Err(CallError::Resting(_)) => "resting",
     }
 }
 
