@@ -1,6 +1,7 @@
 //! Two plugins that behave, at work all the time: whatever happens beside them, what they
 //! want comes true.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,21 +13,22 @@ use crate::scene::{Scene, built};
 /// What was seen of the good plugins.
 #[derive(Debug, Default)]
 pub(crate) struct Worked {
-    /// From a change by a person until its result was seen, in order.
-    pub(crate) times: Vec<Duration>,
+    /// When a person changed something, and how long it took until the result was seen; in order.
+    pub(crate) times: Vec<(Instant, Duration)>,
 }
 
 impl Worked {
     /// The time that so many in a hundred did not exceed.
     pub(crate) fn percentile(&self, percent: usize) -> Duration {
-        let mut times = self.times.clone();
+        let mut times: Vec<Duration> = self.times.iter().map(|(_, took)| *took).collect();
         times.sort_unstable();
         times[(times.len() * percent / 100).min(times.len() - 1)]
     }
 
-    /// The longest time.
-    pub(crate) fn longest(&self) -> Duration {
-        self.times.iter().copied().max().unwrap_or_default()
+    /// The longest time of what began within `phase`.
+    pub(crate) fn longest(&self, phase: &RangeInclusive<Instant>) -> Duration {
+        let began = self.times.iter().filter(|(at, _)| phase.contains(at));
+        began.map(|(_, took)| *took).max().unwrap_or_default()
     }
 }
 
@@ -55,7 +57,7 @@ pub(crate) async fn work(scene: &Scene, done: &AtomicBool) -> Worked {
                 (greeting["data"]["text"] == text.as_str()).then_some(())
             })
             .await;
-        worked.times.push(since.elapsed());
+        worked.times.push((since, since.elapsed()));
     }
     worked
 }
