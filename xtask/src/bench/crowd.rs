@@ -23,7 +23,7 @@ const AT_ONCE: usize = 16;
 /// How long anything here may take: compiling a hundred plugins takes minutes on a small machine.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Nobody reads it, and it would cost the API server.
-const NO_AUDIT: &str = "{apiVersion: audit.k8s.io/v1, kind: Policy, rules: [{level: None}]}";
+const NO_AUDIT: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n  - level: None\n";
 
 /// How many of everything.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
@@ -138,6 +138,13 @@ impl Crowd {
         let view: Value = serde_json::from_str(&view).context("/debug/sandbox is no JSON")?;
         let pid = view["worker"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
         pid.with_context(|| format!("/debug/sandbox names no worker: {view}"))
+    }
+
+    /// What the host says of the version of a plugin that serves; nothing when none does.
+    pub(crate) async fn serving(&self, plugin: &str) -> Option<Value> {
+        let (_, view) = self.host().ok()?.ask("/debug/plugins").await.ok()?;
+        let view: Vec<Value> = serde_json::from_str(&view).ok()?;
+        view.into_iter().find(|one| one["name"] == plugin)?.get("serving").cloned()
     }
 
     /// Waits until every object has been decided since the host's start.
@@ -273,7 +280,8 @@ async fn post(client: &Client, path: &str, object: &Value) -> Result<()> {
                 tokio::time::sleep(Duration::from_millis(200)).await
             }
             Err(error) => {
-                return Err(error).with_context(|| format!("create {} in {path}", object["metadata"]["name"]));
+                return Err(error)
+                    .with_context(|| format!("create {} in {path}", object["metadata"]["name"]));
             }
         }
     }

@@ -187,8 +187,8 @@ impl Phase<'_> {
         let digest = windlass_core::name::Digest::of(&wasm).to_string();
         crowd
             .until("the bad plugin serves", || async {
-                let (_, view) = crowd.host().ok()?.ask("/debug/plugins").await.ok()?;
-                view.contains(&digest).then_some(())
+                let serving = crowd.serving(bad.name).await?;
+                (serving["digest"] == digest.as_str()).then_some(())
             })
             .await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -266,11 +266,9 @@ impl Phase<'_> {
         crowd.demo.delete(&widgets()).await?;
         let map = format!("/api/v1/namespaces/windlass-system/configmaps/{}-plugin", bad.name);
         crowd.demo.delete(&map).await?;
-        let plugin = format!("\"{}\"", bad.name);
         crowd
             .until("the bad plugin is gone", || async {
-                let (_, view) = crowd.host().ok()?.ask("/debug/plugins").await.ok()?;
-                (!view.contains(&plugin)).then_some(())
+                crowd.serving(bad.name).await.is_none().then_some(())
             })
             .await
     }

@@ -1,44 +1,45 @@
 //! `cargo xtask bench sandbox`: what it costs that a decision is made in a sandbox, and in another process.
 //!
-//! The same decision (plugins/webapp, the same snapshot) in three ways that take turns: through the worker process of the host, as
-//! shipped; in a sandbox in this process; and compiled natively, which is the floor. A smallest call, a guest that answers with a
-//! fault, bounds what a fresh instance and the way to the other process cost.
+//! First a whole host is measured: CPU of host and worker for each decision while WebApps change. Then one of its decisions
+//! (plugins/webapp, the objects as that cluster had them) is made over and over in three ways that take turns: through the worker
+//! process, as shipped; in a sandbox in this process; and compiled natively, which is the floor. A smallest call, a guest
+//! that answers with a fault, bounds what a fresh instance and the way to the other process cost. Calls are made back to back, and
+//! again with a pause after each: then processors and caches are as cold as they are in a host.
 //!
-//! End to end a whole host is measured: CPU of host and worker for each decision of a stream of changes. A host that runs plugins
-//! in its own process does not exist, so what it would use is derived: the measured CPU, less what a call costs through the
-//! worker, plus what it costs in process.
+//! A host that runs plugins in its own process does not exist, so what it would use is derived: the CPU that was measured,
+//! less what a paced call costs through the worker, plus what it costs in process.
+
+mod host;
 
 use std::hint::black_box;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use webapp::WebApp;
 use windlass_core::limits::Limits;
 use windlass_core::name::PluginName;
 use windlass_core::snapshot::Snapshot;
 use windlass_plugin::{Loader, Plugin};
-use windlass_testbed::Options;
 
+use self::host::{EndToEnd, end_to_end};
 use super::outside::{self, Outside, ask, primary};
 use super::picture::{Axis, Row, log_rows};
 use super::proc::cpu;
 use super::report::{Report, load_average, quantile};
-use super::scrape::Scrape;
-use super::stream::{self, Target};
 use super::{Bench, stamp};
-use crate::demo::Demo;
-use crate::plugin::Package;
-use crate::{build, root};
+use crate::build;
 
-/// WebApps that are changed end to end.
-const APPS: usize = 20;
+/// Between two paced calls.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// How much is measured.
 struct Scope {
     rounds: usize,
     calls: usize,
+    /// Calls with a pause after each.
+    paced: usize,
     /// End to end.
     during: Duration,
     /// Changes a second.
@@ -75,22 +76,25 @@ struct Taken {
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     let binary = bench.binary.clone().map_or_else(|| build::host(true), Ok)?;
     let scope = if bench.quick {
-        Scope { rounds: 2, calls: 500, during: Duration::from_secs(8), rate: 30.0 }
+        Scope { rounds: 2, calls: 500, paced: 300, during: Duration::from_secs(8), rate: 30.0 }
     } else {
-        Scope { rounds: 5, calls: 5000, during: Duration::from_secs(60), rate: 50.0 }
+        Scope { rounds: 5, calls: 5000, paced: 2000, during: Duration::from_secs(60), rate: 50.0 }
     };
     let mut report = Report::new("sandbox");
-    let per_call = calls(&mut report, &scope, &binary)?;
-    report.write()?;
     let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
-    runtime.block_on(end_to_end(&mut report, &scope, binary, per_call))?;
+    let host = runtime.block_on(end_to_end(&mut report, scope.rate, scope.during, binary.clone()))?;
+    report.write()?;
+    let per_call = calls(&mut report, &scope, &binary, &host)?;
+    let whole = host.cpu_us;
+    let ratio = whole / (whole - per_call.0 + per_call.1);
+    report.figures.insert("tax_ratio_end_to_end".to_owned(), json!((ratio * 1000.0).round() / 1000.0));
     let path = report.write()?;
     println!("{}\n-> {}", serde_json::to_string_pretty(&report.figures)?, path.display());
     Ok(())
 }
 
 impl Ways {
-    fn new(binary: &Path) -> Result<Self> {
+    fn new(binary: &Path, host: &EndToEnd) -> Result<Self> {
         let wasm = std::fs::read(stamp::component("webapp", None)?).context("read webapp")?;
         let fails =
             std::fs::read(stamp::component("windlass-fixtures", Some("fails"))?).context("read a fixture")?;
@@ -100,7 +104,7 @@ impl Ways {
         let small_worker = outside::load(&outside.loader, &small, &fails)?;
         let mode = primary(&json!({ "mode": "transient" }));
         Ok(Self {
-            decision: Inputs::of(&worker)?,
+            decision: Inputs::of(&worker, host)?,
             small: outside::snapshot(&small_worker.manifest().primary, &mode, &[])?,
             here: outside::load(&inside, &name, &wasm)?,
             small_here: outside::load(&inside, &small, &fails)?,
@@ -112,34 +116,12 @@ impl Ways {
 }
 
 impl Inputs {
-    /// A WebApp whose Deployment and Service exist, and run.
-    fn of(plugin: &Plugin) -> Result<Self> {
-        let labels = json!({ "app.kubernetes.io/name": "shop", "windlass.dev/owned-by": "webapp" });
-        let whole = primary(&json!({ "image": "example.com/shop:1", "replicas": 2, "port": 8080 }));
-        let container = json!([{ "name": "app", "image": "example.com/shop:1" }]);
-        let children = [
-            (
-                "apps/v1/Deployment",
-                json!({
-                    "apiVersion": "apps/v1", "kind": "Deployment",
-                    "metadata": { "name": "shop", "namespace": "ns", "uid": "u-2", "resourceVersion": "8", "labels": labels },
-                    "spec": { "replicas": 2, "template": { "spec": { "containers": container } } },
-                    "status": { "replicas": 2, "readyReplicas": 2, "availableReplicas": 2, "observedGeneration": 1 },
-                }),
-            ),
-            (
-                "v1/Service",
-                json!({
-                    "apiVersion": "v1", "kind": "Service",
-                    "metadata": { "name": "shop", "namespace": "ns", "uid": "u-3", "resourceVersion": "9", "labels": labels },
-                    "spec": { "ports": [{ "port": 80, "targetPort": 8080 }] },
-                }),
-            ),
-        ];
+    /// A WebApp with its children.
+    fn of(plugin: &Plugin, host: &EndToEnd) -> Result<Self> {
         Ok(Self {
-            snapshot: outside::snapshot(&plugin.manifest().primary, &whole, &children)?,
-            primary: whole.to_string(),
-            children: children.iter().map(|(_, child)| child.to_string()).collect(),
+            snapshot: outside::snapshot(&plugin.manifest().primary, &host.primary, &host.children)?,
+            primary: host.primary.to_string(),
+            children: host.children.iter().map(|(_, child)| child.to_string()).collect(),
         })
     }
 
@@ -158,8 +140,9 @@ impl Inputs {
 }
 
 /// Calls without a host, the ways in turn. Gives back CPU for each call in microseconds: through the worker, and in process.
-fn calls(report: &mut Report, scope: &Scope, binary: &Path) -> Result<(f64, f64)> {
-    let ways = Ways::new(binary)?;
+fn calls(report: &mut Report, scope: &Scope, binary: &Path, host: &EndToEnd) -> Result<(f64, f64)> {
+    let ways = Ways::new(binary, host)?;
+    report.conditions.insert("snapshot_bytes".to_owned(), json!(ways.decision.snapshot.bytes()));
     let worker = ways.outside.worker()?;
     let decide =
         |plugin: &Plugin| ask(plugin, &ways.decision.snapshot).map_err(|error| anyhow::anyhow!("{error}"));
@@ -167,14 +150,17 @@ fn calls(report: &mut Report, scope: &Scope, binary: &Path) -> Result<(f64, f64)
         Err(windlass_core::ports::CallError::Fault(_)) => Ok(()),
         other => anyhow::bail!("a fault was expected, not {other:?}"),
     };
-    let times = scope.calls;
+    let (times, paced) = (scope.calls, scope.paced);
     type Way<'a> = (&'static str, Box<dyn Fn() -> Result<Taken> + 'a>);
+    let none = Duration::ZERO;
     let mut all: Vec<Way<'_>> = vec![
-        ("decision", Box::new(|| taken(times, worker, || decide(&ways.worker)))),
-        ("in_process", Box::new(|| taken(times, worker, || decide(&ways.here)))),
-        ("native", Box::new(|| taken(times, worker, || ways.decision.natively().map(drop)))),
-        ("smallest", Box::new(|| taken(times, worker, || fault(&ways.small_worker)))),
-        ("instantiate", Box::new(|| taken(times, worker, || fault(&ways.small_here)))),
+        ("decision", Box::new(|| taken(times, none, worker, || decide(&ways.worker)))),
+        ("in_process", Box::new(|| taken(times, none, worker, || decide(&ways.here)))),
+        ("native", Box::new(|| taken(times, none, worker, || ways.decision.natively().map(drop)))),
+        ("smallest", Box::new(|| taken(times, none, worker, || fault(&ways.small_worker)))),
+        ("instantiate", Box::new(|| taken(times, none, worker, || fault(&ways.small_here)))),
+        ("paced_decision", Box::new(|| taken(paced, PAUSE, worker, || decide(&ways.worker)))),
+        ("paced_in_process", Box::new(|| taken(paced, PAUSE, worker, || decide(&ways.here)))),
     ];
     let mut rounds = Vec::new();
     for round in 0..scope.rounds {
@@ -192,11 +178,11 @@ fn calls(report: &mut Report, scope: &Scope, binary: &Path) -> Result<(f64, f64)
     figures(report, &rounds);
     picture(report, &rounds)?;
     let cpu = |name| median_of(&rounds, name, |taken| taken.cpu_us);
-    Ok((cpu("decision"), cpu("in_process")))
+    Ok((cpu("paced_decision"), cpu("paced_in_process")))
 }
 
 /// Calls that are measured, after a tenth as many that are not.
-fn taken(times: usize, worker: u32, call: impl Fn() -> Result<()>) -> Result<Taken> {
+fn taken(times: usize, pause: Duration, worker: u32, call: impl Fn() -> Result<()>) -> Result<Taken> {
     for _ in 0..times / 10 {
         call()?;
     }
@@ -206,6 +192,9 @@ fn taken(times: usize, worker: u32, call: impl Fn() -> Result<()>) -> Result<Tak
         let began = Instant::now();
         call()?;
         wall_us.push(began.elapsed().as_secs_f64() * 1e6);
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
     }
     let cpu_us = (both()? - before).as_secs_f64() * 1e6 / times as f64;
     wall_us.sort_by(f64::total_cmp);
@@ -227,6 +216,11 @@ fn figures(report: &mut Report, rounds: &[(&'static str, Taken)]) {
         ("decision_cpu_us", cpu("decision")),
         ("in_process_cpu_us", cpu("in_process")),
         ("native_cpu_us", cpu("native")),
+        ("paced_decision_us", at("paced_decision", 0.5)),
+        ("paced_decision_p99_us", at("paced_decision", 0.99)),
+        ("paced_in_process_us", at("paced_in_process", 0.5)),
+        ("paced_decision_cpu_us", cpu("paced_decision")),
+        ("paced_in_process_cpu_us", cpu("paced_in_process")),
     ] {
         report.figures.insert(figure.to_owned(), json!(tenth(value)));
     }
@@ -235,7 +229,7 @@ fn figures(report: &mut Report, rounds: &[(&'static str, Taken)]) {
     for (what, says) in [
         (
             "decision",
-            "plugins/webapp, a snapshot with two children; median over rounds of each round's quantile",
+            "plugins/webapp, one of the snapshots that the host had; median over rounds of each round's quantile",
         ),
         ("native", "the same function compiled for this machine, from the same text to the same text"),
         (
@@ -245,7 +239,7 @@ fn figures(report: &mut Report, rounds: &[(&'static str, Taken)]) {
         ("lane", "the smallest call through the worker, less that"),
         (
             "end_to_end",
-            "CPU of host and worker for each call while WebApps change; the ratio is that over the same with a call's CPU in process in place of a call's CPU through the worker",
+            "CPU of host and worker for each call while WebApps change; the ratio is that over the same with a paced call's CPU in process in place of a paced call's CPU through the worker",
         ),
     ] {
         report.conditions.insert(what.to_owned(), json!(says));
@@ -260,75 +254,13 @@ fn median_of(rounds: &[(&'static str, Taken)], name: &str, of: impl Fn(&Taken) -
     quantile(&values, 0.5).unwrap_or(0.0)
 }
 
-/// CPU of a whole host for each call while WebApps change.
-async fn end_to_end(
-    report: &mut Report,
-    scope: &Scope,
-    binary: PathBuf,
-    (outside, inside): (f64, f64),
-) -> Result<()> {
-    // The API server's CPU is nobody's here, and its disk nobody's business.
-    let options = Options { kubelet: None, ..Options::default() };
-    let artefacts = tempfile::tempdir().context("make a folder for compiled plugins")?;
-    let folder = format!("--artefact-dir={}", artefacts.path().display());
-    let mut demo = Demo::start(None, binary, options).await?.with_flags(&["--log=warn", &folder]);
-    demo.install(&Package::build(&root().join("plugins/webapp"))?).await?;
-    demo.replicas(1).await?;
-    let client = demo.control.client()?;
-    let apps = "/apis/apps.windlass.dev/v1alpha1/namespaces/default/webapps";
-    let yaml: Vec<_> = (0..APPS).map(|app| format!(
-        "apiVersion: apps.windlass.dev/v1alpha1\nkind: WebApp\nmetadata: {{ name: app-{app}, namespace: default }}\nspec: {{ image: nginx, replicas: 0, host: c0.example.com }}\n"
-    )).collect();
-    demo.until("WebApps can be made", || async { demo.control.apply(&yaml.join("---\n")).await.ok() })
-        .await?;
-    let targets: Vec<_> = (0..APPS)
-        .map(|app| Target {
-            path: format!("{apps}/app-{app}"),
-            effect: format!("app-{app}"),
-            change: |text| json!({ "spec": { "host": format!("c{text}.example.com") } }),
-        })
-        .collect();
-    let ingresses = "/apis/networking.k8s.io/v1/namespaces/default/ingresses".to_owned();
-    let host_of = |ingress: &Value| {
-        let host = ingress["spec"]["rules"][0]["host"].as_str().unwrap_or_default();
-        host.trim_start_matches('c').trim_end_matches(".example.com").to_owned()
-    };
-    let observer = super::observe::Observer::start(client.clone(), ingresses, host_of).await?;
-    stream::flow(&client, &observer, &targets, scope.rate, Duration::from_secs(5)).await?;
-
-    let host = demo.replicas.first().context("no host runs")?;
-    let (_, view) = host.ask("/debug/sandbox").await?;
-    let view: Value = serde_json::from_str(&view).context("/debug/sandbox is no JSON")?;
-    let worker =
-        view["worker"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).context("no worker")?;
-    let calls =
-        || async { Ok::<_, anyhow::Error>(Scrape::of(host).await?.sum("windlass_plugin_calls_total", None)) };
-    let (asked, hosts, workers) = (calls().await?, cpu(host.pid())?, cpu(worker)?);
-    eprintln!("end to end: {} changes a second for {:?}", scope.rate, scope.during);
-    let flowed = stream::flow(&client, &observer, &targets, scope.rate, scope.during).await?;
-    let (hosts, workers) =
-        ((cpu(host.pid())? - hosts).as_secs_f64() * 1e6, (cpu(worker)? - workers).as_secs_f64() * 1e6);
-    let asked = calls().await? - asked;
-    ensure!(asked > 0.0 && flowed.made > 0, "nothing was asked");
-    let whole = (hosts + workers) / asked;
-    for (figure, value) in [
-        ("end_to_end_cpu_us_a_call", tenth(whole)),
-        ("end_to_end_host_cpu_us_a_call", tenth(hosts / asked)),
-        ("end_to_end_worker_cpu_us_a_call", tenth(workers / asked)),
-        ("end_to_end_cpu_us_a_change", tenth((hosts + workers) / flowed.made as f64)),
-        ("tax_ratio_end_to_end", (whole / (whole - outside + inside) * 1000.0).round() / 1000.0),
-    ] {
-        report.figures.insert(figure.to_owned(), json!(value));
-    }
-    report.figures.insert("end_to_end".to_owned(), json!({ "calls": asked, "changes": flowed }));
-    Ok(())
-}
-
 fn picture(report: &Report, rounds: &[(&'static str, Taken)]) -> Result<()> {
     let titles = [
         ("native", "native"),
         ("in_process", "sandbox in the same process"),
         ("decision", "sandbox in the worker"),
+        ("paced_in_process", "with pauses, same process"),
+        ("paced_decision", "with pauses, in the worker"),
         ("instantiate", "smallest call, same process"),
         ("smallest", "smallest call, worker"),
     ];
