@@ -48,6 +48,13 @@ impl Catalogue {
         }
     }
 
+    /// A version of the plugin was refused before it served.
+    pub(crate) fn refused(&self, name: &PluginName, refusal: &Refusal) {
+        if let Some(told) = &self.told {
+            told.refused(name, refusal);
+        }
+    }
+
     /// The plugin that serves under `name`.
     pub(crate) fn get(&self, name: &PluginName) -> Option<Arc<Plugin>> {
         self.serving.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()

@@ -21,9 +21,10 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 use windlass_apply::Writer;
+use windlass_core::backoff::Backoff;
 use windlass_core::breaker::{Quarantine as Pause, TRIAL_MOST, Turn};
 use windlass_core::claim::{BootClock, Term};
-use windlass_core::code::Refusal;
+use windlass_core::code::{Code, Refusal};
 use windlass_core::kind::{Gvk, Kind};
 use windlass_core::name::{Digest, LABEL_PLUGIN, PluginName};
 use windlass_core::object::Object;
@@ -43,6 +44,11 @@ use crate::trust::{Trusts, Turn as TrustTurn};
 const LOOKS_AT_ONCE: usize = 2;
 /// Longest sleep when nothing is due.
 const NOTHING_DUE: Duration = Duration::from_secs(3600);
+/// Pauses before what may have been refused for the host's own fault is tried again.
+const MISHAP_AGAIN: Backoff = match Backoff::try_new(Duration::from_secs(5), Duration::from_secs(300)) {
+    Ok(again) => again,
+    Err(_) => panic!("5 s to 5 min is a valid backoff"),
+};
 /// A trial that was granted has ended by then, one way or the other.
 const TRIAL_AGAIN: Duration = Duration::from_secs(TRIAL_MOST.as_secs() + 5);
 
@@ -80,6 +86,8 @@ struct Known {
     kept: BTreeMap<PluginName, Digest>,
     /// The term in which `kept` was found out.
     kept_in: Option<Term>,
+    /// How often in a row a plugin was refused for what may have been the host's fault.
+    mishaps: BTreeMap<PluginName, u32>,
 }
 
 /// Something to do at a time, without any news.
@@ -201,17 +209,26 @@ impl Plugins {
                         plugin = %name, version = manifest.version, digest = plugin.digest().short(), config_map,
                         previous = previous.as_ref().map_or("none", |p| p.digest().short()), "plugin serves"
                     );
-                    self.known().trials.remove(&name);
+                    let mut known = self.known();
+                    known.trials.remove(&name);
+                    known.mishaps.remove(&name);
+                    drop(known);
                     self.quarantine.serves(&name, plugin.digest());
                     self.trusts.served(&name, plugin.digest());
                     self.catalogue.put(name.clone(), plugin);
                     self.watches.want(&name, &manifest);
                     self.watches.resync(Some(&name));
                 }
-                Change::Refused { name, config_map, refusal, serving } => warn!(
-                    plugin = %name, config_map, %refusal,
-                    serving = serving.as_ref().map_or("nothing", |p| p.digest().short()), "plugin is refused"
-                ),
+                Change::Refused { name, config_map, refusal, serving } => {
+                    self.catalogue.refused(&name, &refusal);
+                    if may_be_ours(refusal.code) {
+                        self.try_again(&name);
+                    }
+                    warn!(
+                        plugin = %name, config_map, %refusal,
+                        serving = serving.as_ref().map_or("nothing", |p| p.digest().short()), "plugin is refused"
+                    );
+                }
                 Change::Gone { name, .. } => {
                     info!(plugin = %name, "plugin is gone; what it made stays");
                     self.catalogue.remove(&name);
@@ -244,6 +261,21 @@ impl Plugins {
                     self.later(Duration::ZERO, Overdue::Again(config_map));
                 }
             }
+        }
+    }
+
+    /// What was refused may have been refused for the host's own want of something: it is offered
+    /// again after a pause that grows.
+    fn try_again(&self, plugin: &PluginName) {
+        let mut known = self.known();
+        let mishaps = known.mishaps.entry(plugin.clone()).or_default();
+        *mishaps = mishaps.saturating_add(1);
+        let pause = MISHAP_AGAIN.pause(*mishaps, 1.0);
+        let config_map = known.registry.anew(plugin);
+        drop(known);
+        if let Some(config_map) = config_map {
+            info!(%plugin, ?pause, "it is tried again, in case the host was short of something");
+            self.later(pause, Overdue::Again(config_map));
         }
     }
 
@@ -347,9 +379,16 @@ impl Known {
 
     fn forget_plugin(&mut self, plugin: &PluginName) {
         self.trials.remove(plugin);
+        self.mishaps.remove(plugin);
         self.wholes.remove(plugin);
         self.kept.remove(plugin);
     }
+}
+
+/// Whether a refusal may have been brought about by a host that was short of time, processes,
+/// descriptors or room, and not by the component.
+fn may_be_ours(code: Code) -> bool {
+    matches!(code, Code::CompileFailed | Code::WorkerMissing | Code::InitTimeout)
 }
 
 /// The plugin that a ConfigMap is of, as its label says.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 use windlass_admin::metrics::{CallNow, result_of};
+use windlass_core::code::Refusal;
 use windlass_core::flood::{Admit, Flood, Rate, Summary};
 use windlass_core::key::Key;
 use windlass_core::name::PluginName;
@@ -68,6 +69,11 @@ impl Told {
                 self.say(&summary);
             }
         }
+    }
+
+    /// A version of the plugin was refused before it served.
+    pub(crate) fn refused(&self, plugin: &PluginName, refusal: &Refusal) {
+        self.observed.metrics.plugins().error(plugin, refusal.code);
     }
 
     /// The plugin is gone.

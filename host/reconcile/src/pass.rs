@@ -38,6 +38,8 @@ const FINALIZE_AGAIN: Duration = Duration::from_secs(10);
 /// Longest pause after a failure that is neither the plugin's nor the object's: a
 /// server that is back, or a right or CRD that was added, sends no event.
 const UNFOUNDED_MOST: Duration = Duration::from_secs(25);
+/// Longest pause of a key that no process was there to be asked for.
+const WORKER_MOST: Duration = Duration::from_secs(2);
 /// Longest pause that a server's `Retry-After` can bring about.
 const RETRY_AFTER_MOST: Duration = Duration::from_secs(300);
 /// For how long a key that wrote too often rests, whatever changes meanwhile.
@@ -363,6 +365,11 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
             CallError::Resting(again) => {
                 pass.wait = Some(again);
                 Outcome::Waiting
+            }
+            // There was nobody to ask, which is the host's fault and mended by itself.
+            CallError::Refused(refusal) if refusal.code == Code::WorkerMissing => {
+                pass.at_most = Some(WORKER_MOST);
+                failed(Class::Transient, Some(refusal.code), refusal.to_string())
             }
             CallError::Refused(refusal) => failed(Class::Guest, Some(refusal.code), refusal.to_string()),
             CallError::Fault(Fault::Transient(text)) => failed(Class::Transient, None, text),

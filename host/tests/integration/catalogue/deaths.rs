@@ -137,7 +137,6 @@ async fn newcomer_serves(scene: &Scene) {
 }
 
 #[tokio::test]
-#[ignore = "a plugin that came while the host was short of descriptors stays refused (E152) until it is applied again"]
 async fn what_came_during_a_shortage_serves_when_that_is_over() {
     let scene = Scene::fresh("shortage").await;
     good::install(&scene, &Signer::new()).await;
