@@ -63,8 +63,8 @@ pub use fuzzing::check_component;
 pub use guests::Engine;
 pub use lifecycle::{
     ANNOTATION_DIGEST, ANNOTATION_MESSAGE, ANNOTATION_SINCE, ANNOTATION_STATE, Agenda, Begun, Change, Item,
-    LATEST, PluginView, QUIET, Quarantined, Refused, Registry, ServingView, Share, State, Status, Step, Ticket,
-    Version,
+    LATEST, PluginView, QUIET, Quarantined, Refused, Registry, ServingView, Share, State, Status, Step,
+    Ticket, Version,
 };
 pub use limits::{ANNOTATION_LIMIT, LimitMaxima, limits_of};
 pub use loader::{Loader, Setup};

@@ -83,7 +83,6 @@ impl Plugin {
         self.remark.as_deref()
     }
 
-
     /// Goes on with the counters of the version that this one replaces.
     pub(crate) fn continue_counts(&mut self, of: &Plugin) {
         self.counts = Arc::clone(&of.counts);
@@ -163,13 +162,7 @@ impl Plugin {
 
     /// As [`answer`](Self::answer), with everything that is known of the call; publishes
     /// nothing. A sampled call is asked twice, and costs as much.
-    pub fn ask(
-        &self,
-        pass: &Pass,
-        snapshot: &Snapshot,
-        reader: Arc<dyn Reader>,
-        sampled: bool,
-    ) -> Asked {
+    pub fn ask(&self, pass: &Pass, snapshot: &Snapshot, reader: Arc<dyn Reader>, sampled: bool) -> Asked {
         let begun = Instant::now();
         let (called, doubt) = match fits(snapshot, &self.loaded.limits) {
             Err(refusal) => (Called::failed(CallError::Refused(refusal)), None),

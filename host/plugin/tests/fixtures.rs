@@ -24,7 +24,10 @@ fn bytes(package: &str, example: Option<&str>) -> Vec<u8> {
 }
 
 fn fixture(loader: &Loader, example: &str, plugin: &str) -> Result<Plugin, Refusal> {
-    let source = Source { limits: loader.limits().clone(), ..source_of(plugin, &bytes("windlass-fixtures", Some(example)), None) };
+    let source = Source {
+        limits: loader.limits().clone(),
+        ..source_of(plugin, &bytes("windlass-fixtures", Some(example)), None)
+    };
     loader.load(&source, &source.plugin)
 }
 
@@ -47,7 +50,8 @@ fn decide(plugin: &Plugin, spec: &Value) -> Result<Decision, CallError> {
 #[test]
 fn webapp_loads_and_decides_what_should_exist() {
     let loader = Loader::in_process(tight()).expect("an engine");
-    let source = Source { limits: loader.limits().clone(), ..source_of("webapp", &bytes("webapp", None), None) };
+    let source =
+        Source { limits: loader.limits().clone(), ..source_of("webapp", &bytes("webapp", None), None) };
     let plugin = loader.load(&source, &name("webapp")).expect("it loads");
     let primary = json!({
         "metadata": {"name": "shop", "namespace": "ns", "uid": "u-1", "resourceVersion": "1", "generation": 1},
@@ -165,7 +169,10 @@ fn randomness_is_a_function_of_the_uid_and_a_look_at_the_clock_is_told() {
 fn a_greeter_reads_what_its_spec_names_and_its_settings() {
     let loader = Loader::in_process(tight()).expect("an engine");
     let component = bytes("windlass-fixtures", Some("greeter"));
-    let source = Source { limits: loader.limits().clone(), ..source_of("greeter", &component, Some(r#"{"text":"moin"}"#)) };
+    let source = Source {
+        limits: loader.limits().clone(),
+        ..source_of("greeter", &component, Some(r#"{"text":"moin"}"#))
+    };
     let plugin = loader.load(&source, &name("greeter")).expect("loads");
     let config_map = "v1/ConfigMap";
     let read = object(

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use super::report::Report;
 use super::{HOST, Plan};
-use crate::clocks::Clocks;
 use crate::checker::{Kind, Records, options};
+use crate::clocks::Clocks;
 use crate::components::component;
 use crate::control_plane::ControlPlane;
 use crate::faultd::{Faultd, Port};

@@ -238,7 +238,7 @@ fn wake(before: &Scrape, after: &Scrape, plugin: &str) -> Option<Wake> {
     let decided = grown("windlass_plugin_decision_seconds", "plugin");
     let called = grown("windlass_plugin_call_seconds", "plugin");
     let once = [queued, decided, called].iter().all(|growth| growth.count == 1);
-    once.then(|| Wake {
+    once.then_some(Wake {
         queued: queued.seconds * 1e6,
         decided: decided.seconds * 1e6,
         called: called.seconds * 1e6,
