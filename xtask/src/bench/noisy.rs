@@ -1,7 +1,7 @@
 //! `cargo xtask bench noisy`: what good plugins feel of a bad one beside them, and how soon it is stopped.
 //!
-//! Good plugins follow a stream of half of what they can. In every other phase a bad one works beside them on objects of its own
-//! that all ask for the same mischief: it loops, grabs memory, panics, or floods the log. Each time it is another build of it, so
+//! Good plugins follow a stream of half of what they can. In all phases of a round but one a bad plugin works beside them on objects
+//! of its own that all ask for the same mischief: it loops, grabs memory, panics, or floods the log. Each time it is another build of it, so
 //! that what the host has learned of the last one does not help it: the failures come before it is left alone, and all are
 //! in the figures.
 
@@ -27,6 +27,8 @@ use crate::{build, root};
 /// The bad ones: a fixture, and what its objects ask for.
 const BAD: [(&str, &str); 4] =
     [("loops", "tight"), ("hungry", "pieces"), ("traps", "trap"), ("noisy", "flood")];
+/// What stands for the phases without a bad one.
+const NOBODY: &str = "nobody";
 /// Objects of the bad one.
 const OBJECTS: usize = 20;
 /// Changes a second to them.
@@ -39,6 +41,8 @@ struct Scope {
     sizes: Sizes,
     rounds: usize,
     phase: Duration,
+    /// Loops that are timed alone.
+    kills: usize,
 }
 
 /// A bad plugin.
@@ -67,10 +71,10 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     let binary = bench.binary.clone().map_or_else(|| build::host(true), Ok)?;
     let scope = if bench.quick {
         let sizes = Sizes { plugins: 10, objects_each: 4, config_maps: 20 };
-        Scope { sizes, rounds: 1, phase: Duration::from_secs(5) }
+        Scope { sizes, rounds: 1, phase: Duration::from_secs(5), kills: 2 }
     } else {
         let sizes = Sizes { plugins: 99, objects_each: 4, config_maps: 100 };
-        Scope { sizes, rounds: 5, phase: Duration::from_secs(15) }
+        Scope { sizes, rounds: 5, phase: Duration::from_secs(15), kills: 10 }
     };
     let stamp = Stamp::build()?;
     let bad = BAD.map(|(name, mode)| {
@@ -114,38 +118,51 @@ async fn measure(
     report.conditions.insert("sizes".to_owned(), json!(scope.sizes));
     report.conditions.insert("changes_per_s_followed".to_owned(), json!(capacity.round()));
     report.conditions.insert("etcd_fsync".to_owned(), json!(false));
-    let (mut found, restarts) = (Found::default(), crowd.host()?.pid());
+    let (mut found, pid) = (Found::default(), crowd.host()?.pid());
+    let phase = Phase {
+        crowd: &crowd,
+        observer: &observer,
+        targets: &targets,
+        rate: capacity / 2.0,
+        during: scope.phase,
+    };
     for round in 0..scope.rounds {
-        for bad in bad {
-            for beside in if round % 2 == 0 { [false, true] } else { [true, false] } {
-                let bad = beside.then_some(bad);
-                let phase = Phase {
-                    crowd: &crowd,
-                    observer: &observer,
-                    targets: &targets,
-                    rate: capacity / 2.0,
-                    during: scope.phase,
-                };
-                let (flowed, watched) = phase.play(bad, round).await?;
-                let name = bad.map_or("nobody", |bad| bad.name);
-                eprintln!(
-                    "round {}, beside {name}: p99 {:?} ms, lost {}",
-                    round + 1,
-                    flowed.p99_ms,
-                    flowed.lost
-                );
-                report.rounds.push(json!({ "round": round, "beside": name, "others": flowed, "seen": watched, "load_average": load_average() }));
-                found.add(bad.map(|bad| bad.name), flowed, watched);
-            }
-            found.compare(bad.name);
-            report.figures = found.figures();
-            report.write()?;
+        let mut order: Vec<Option<&Bad>> = std::iter::once(None).chain(bad.iter().map(Some)).collect();
+        if round % 2 == 1 {
+            order.reverse();
         }
+        for bad in order {
+            let name = bad.map_or(NOBODY, |bad| bad.name);
+            let (flowed, watched) = phase.play(bad, round).await?;
+            eprintln!("round {}, beside {name}: p99 {:?} ms, lost {}", round + 1, flowed.p99_ms, flowed.lost);
+            report.rounds.push(json!({
+                "round": round, "beside": name, "others": flowed, "seen": watched, "load_average": load_average(),
+            }));
+            found.add(name, flowed, watched);
+        }
+        found.compare();
+        report.figures = found.figures();
+        report.write()?;
     }
-    report.figures.insert(
-        "host_restarts".to_owned(),
-        json!(usize::from(crowd.host()?.pid() != restarts || !crowd.host()?.is_ready().await)),
-    );
+    eprintln!("{} loops, one at a time and with nothing beside", scope.kills);
+    for number in 0..scope.kills {
+        found.killed_ms.push(phase.kill(&bad[0], scope.rounds + number).await?);
+    }
+    report.figures = found.figures();
+    let same = crowd.host()?.pid() == pid && crowd.host()?.is_ready().await;
+    report.figures.insert("host_restarts".to_owned(), json!(usize::from(!same)));
+    for (what, says) in [
+        (
+            "kill_ms",
+            "wall time of a call that loops, less its CPU limit; the longest of those that ran alone on a quiet host",
+        ),
+        (
+            "others_p99_ratio",
+            "p99 of change -> effect of the good ones beside a bad one, over that of the same round beside nobody; median over rounds; the worst of the bad ones",
+        ),
+    ] {
+        report.conditions.insert(what.to_owned(), json!(says));
+    }
     Ok(found.rows())
 }
 
@@ -254,10 +271,32 @@ impl Phase<'_> {
             watched.worker_rss_most = watched.worker_rss_most.max(memory.rss);
         }
         if let Some(bad) = bad {
-            let of_cpu = format!("windlass_plugin_limit_ratio{{plugin=\"{}\",limit=\"cpu\"}}", bad.name);
+            let of_cpu = cpu_ratio_of(bad);
             watched.cpu_ratio = watched.cpu_ratio.max(host.metric(&of_cpu).await.unwrap_or(0.0));
         }
         Ok(())
+    }
+
+    /// Has one object loop once. Gives back how much longer the call took than the CPU that it may use, and how much more CPU it
+    /// had, in milliseconds.
+    async fn kill(&self, bad: &Bad, build: usize) -> Result<(f64, f64)> {
+        self.offer(bad, build).await?;
+        let host = self.crowd.host()?;
+        let before = Scrape::of(host).await?;
+        self.ask_for(bad, 0).await?;
+        let grown = self
+            .crowd
+            .until("a loop is ended", || async {
+                let now = Scrape::of(host).await.ok()?;
+                let grown =
+                    Growth::between(&before, &now, "windlass_plugin_call_seconds", ("plugin", bad.name));
+                (grown.count > 0).then_some(grown)
+            })
+            .await?;
+        let of_cpu = host.metric(&cpu_ratio_of(bad)).await.context("no metric of the CPU that a call had")?;
+        self.take_back(bad).await?;
+        let limit = Limits::default().cpu.as_secs_f64() * 1e3;
+        Ok((grown.seconds * 1e3 / grown.count as f64 - limit, (of_cpu - 1.0) * limit))
     }
 
     /// Takes its objects and the plugin away, and waits until the host has noticed.
@@ -274,6 +313,11 @@ impl Phase<'_> {
     }
 }
 
+/// The metric of the largest share of its CPU limit that a call of a plugin had lately.
+fn cpu_ratio_of(bad: &Bad) -> String {
+    format!("windlass_plugin_limit_ratio{{plugin=\"{}\",limit=\"cpu\"}}", bad.name)
+}
+
 fn widgets() -> String {
     format!("/apis/fixtures.windlass.dev/v1alpha1/namespaces/{NAMESPACE}/widgets")
 }
@@ -283,36 +327,35 @@ fn widgets() -> String {
 struct Found {
     /// Latencies beside whom, in milliseconds.
     took: std::collections::BTreeMap<&'static str, Vec<f64>>,
-    /// The last p99 without and with a bad one.
-    without: Option<f64>,
-    with: Option<f64>,
+    /// The p99 of this round, beside whom.
+    round: std::collections::BTreeMap<&'static str, f64>,
     ratios: std::collections::BTreeMap<&'static str, Vec<f64>>,
-    overshoot_ms: Option<f64>,
-    looped_mean_ms: Option<f64>,
+    /// Wall time and CPU of single loops beyond the limit, in milliseconds.
+    killed_ms: Vec<(f64, f64)>,
+    loops: Option<Watched>,
     host_rss_delta: f64,
     lost: usize,
 }
 
 impl Found {
-    fn add(&mut self, bad: Option<&'static str>, flowed: Flowed, watched: Watched) {
-        let slot = if bad.is_some() { &mut self.with } else { &mut self.without };
-        *slot = flowed.p99_ms;
+    fn add(&mut self, beside: &'static str, flowed: Flowed, watched: Watched) {
+        self.round.extend(flowed.p99_ms.map(|p99| (beside, p99)));
         self.lost += flowed.lost;
-        if bad.is_some() {
+        if beside != NOBODY {
             self.host_rss_delta = self.host_rss_delta.max(watched.host_rss_most - watched.host_rss_before);
         }
-        if bad == Some("loops") {
-            let limit = Limits::default().cpu.as_secs_f64() * 1e3;
-            let over = (watched.cpu_ratio - 1.0) * limit;
-            self.overshoot_ms = Some(self.overshoot_ms.map_or(over, |most| most.max(over)));
-            self.looped_mean_ms = Some(watched.call_mean_ms);
+        if beside == BAD[0].0 {
+            self.loops = Some(watched);
         }
-        self.took.entry(bad.unwrap_or("nobody")).or_default().extend(flowed.took_ms);
+        self.took.entry(beside).or_default().extend(flowed.took_ms);
     }
 
-    fn compare(&mut self, bad: &'static str) {
-        if let (Some(without), Some(with)) = (self.without.take(), self.with.take()) {
-            self.ratios.entry(bad).or_default().push(with / without);
+    /// Ends a round.
+    fn compare(&mut self) {
+        let round = std::mem::take(&mut self.round);
+        let Some(nobody) = round.get(NOBODY) else { return };
+        for (bad, p99) in round.iter().filter(|(beside, _)| **beside != NOBODY) {
+            self.ratios.entry(bad).or_default().push(p99 / nobody);
         }
     }
 
@@ -324,10 +367,15 @@ impl Found {
         for (bad, ratios) in &self.ratios {
             figures.insert(format!("others_p99_ratio_{bad}"), ratio::spread(ratios));
         }
-        // How much more CPU than its limit the longest loop had; the wall time of all of them, on a busy machine.
         let hundredth = |value: f64| (value * 100.0).round() / 100.0;
-        figures.insert("kill_ms".to_owned(), json!(self.overshoot_ms.map(hundredth)));
-        figures.insert("kill_wall_mean_ms".to_owned(), json!(self.looped_mean_ms));
+        let most =
+            |of: fn(&(f64, f64)) -> f64| self.killed_ms.iter().map(of).max_by(f64::total_cmp).map(hundredth);
+        figures.insert("kill_ms".to_owned(), json!(most(|killed| killed.0)));
+        figures.insert("kill_cpu_ms".to_owned(), json!(most(|killed| killed.1)));
+        // Many at once on a busy machine: there wall time, twice the CPU, ends them first.
+        figures.insert("kill_under_load".to_owned(), json!(self.loops.map(|seen| {
+            json!({ "calls": seen.calls, "wall_mean_ms": seen.call_mean_ms, "cpu_share_of_limit_most": hundredth(seen.cpu_ratio) })
+        })));
         figures.insert("host_rss_delta_mib".to_owned(), json!(hundredth(self.host_rss_delta)));
         figures.insert("lost".to_owned(), json!(self.lost));
         for (beside, took) in &self.took {
