@@ -12,6 +12,8 @@ use windlass_worker::compile::serve_compile;
 use windlass_worker::confine::{Confinement, Role};
 use windlass_worker::serve::{Serving, serve};
 
+use crate::sandbox::whole;
+
 /// The host's own frames on the stack of a guest, in bytes.
 const FRAMES_BYTES: usize = 256 << 10;
 
@@ -78,13 +80,7 @@ fn ended<E: std::error::Error>(who: &str, how: Result<(), E>) -> ExitCode {
     let Err(error) = how else {
         return ExitCode::SUCCESS;
     };
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    eprintln!("windlass {who}: {text}");
+    eprintln!("windlass {who}: {}", whole(&error));
     ExitCode::FAILURE
 }
 

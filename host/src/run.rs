@@ -20,6 +20,7 @@ use windlass_lease::durations::Durations;
 use windlass_queue::Queue;
 use windlass_reconcile::{Ports, Reconciler};
 use windlass_watch::watches::Watches;
+use windlass_worker::confine::hide;
 
 use crate::args::Run;
 use crate::decide::Catalogue;
@@ -52,6 +53,11 @@ pub(crate) fn run(flags: Run) -> End {
     };
     if let Err(sentence) = logs::start(flags.log_format, &flags.log) {
         return End::Unusable(sentence);
+    }
+    // Before anything secret is read: the worker has this process's user, and without Landlock
+    // only this keeps it from looking in here.
+    if !hide() {
+        warn!("this process cannot be hidden from others of its user");
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("host").build() {
         Ok(runtime) => runtime,

@@ -10,7 +10,6 @@ use windlass_plugin::verify::Verifier;
 use windlass_plugin::{Cache, CacheStats, Fingerprint, Loader, Setup, compatibility};
 use windlass_worker::budget::{Budget, cgroup_limit};
 use windlass_worker::compile::{CompileChild, Compiling};
-use windlass_worker::confine::hide;
 use windlass_worker::pool::{Pool, PoolConfig, Status};
 use windlass_worker::process::Launch;
 use windlass_worker::spare::Spare;
@@ -44,11 +43,6 @@ impl Sandbox {
     /// [`End::Unusable`] with a sentence: memory that does not suffice, a directory that is not
     /// private, a kernel that keeps less back than `--require-sandbox` demands.
     pub(crate) fn start(flags: &Run) -> Result<Self, End> {
-        // Before anything secret is read: the worker has this process's user, and without Landlock
-        // only this keeps it from looking in here.
-        if !hide() {
-            warn!("this process cannot be hidden from others of its user");
-        }
         let plugins = &flags.plugins;
         let maxima = plugins.maxima().map_err(End::Unusable)?;
         let largest = maxima.largest(&plugins.limits());

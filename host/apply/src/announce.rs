@@ -120,7 +120,8 @@ impl Announcement<'_> {
     }
 }
 
-fn config_map() -> Kind {
+/// The kind of what plugins come in, and of the copies that are kept.
+pub(crate) fn config_map() -> Kind {
     Kind {
         gvk: Gvk { group: "".into(), version: "v1".into(), kind: "ConfigMap".into() },
         plural: "configmaps".into(),

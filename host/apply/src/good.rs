@@ -16,10 +16,10 @@ use serde_json::{Map, Value, json};
 use windlass_core::claim::Claim;
 use windlass_core::class::Class;
 use windlass_core::key::ObjectRef;
-use windlass_core::kind::{Gvk, Kind};
 use windlass_core::name::{Digest, LABEL_PLUGIN, PluginName};
 use windlass_core::ports::ApplyError;
 
+use crate::announce::config_map;
 use crate::answer::{Failed, refused};
 use crate::request::{Actor, Call, object_path, with_preconditions};
 use crate::wire::exchange;
@@ -299,15 +299,6 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Failed> {
 /// A text of the metadata.
 fn text<'a>(of: &'a Value, field: &str) -> &'a str {
     of["metadata"][field].as_str().unwrap_or_default()
-}
-
-fn config_map() -> Kind {
-    Kind {
-        gvk: Gvk { group: "".into(), version: "v1".into(), kind: "ConfigMap".into() },
-        plural: "configmaps".into(),
-        namespaced: true,
-        has_status: false,
-    }
 }
 
 #[cfg(test)]
