@@ -332,10 +332,30 @@ fn many_writers_and_readers_in_one_directory_see_whole_artefacts_only() {
             });
         }
     });
-    // Once more by one alone: then the bound is exact.
+    // Once more by one alone: then the bound is exact. Nobody had to leave the directory for it.
     let cache = scene.open(most);
     keep(&cache, "last", &bytes(20_000)).expect("kept");
+    assert_eq!(files(&scene.spare()), [] as [PathBuf; 0]);
     assert!(cache.stats().bytes <= most);
+}
+
+#[test]
+fn what_is_being_evicted_under_the_same_name_is_waited_for() {
+    let scene = Scene::new();
+    let cache = scene.open(MANY);
+    let path = keep(&cache, "a", b"code").expect("kept").path;
+    // Whoever evicts holds the file alone, and deletes it.
+    let evicting = fs::File::open(&path).expect("there");
+    evicting.try_lock().expect("nobody uses it");
+    let kept = std::thread::scope(|threads| {
+        let stored = threads.spawn(|| keep(&cache, "a", b"code").expect("kept"));
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!stored.is_finished(), "it has to wait for the name");
+        fs::remove_file(&path).expect("deleted");
+        drop(evicting);
+        stored.join().expect("no panic")
+    });
+    assert_eq!((&kept.path, cache.stats().elsewhere), (&path, 0));
 }
 
 #[test]

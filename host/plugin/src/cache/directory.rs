@@ -23,8 +23,12 @@ use crate::artefacts::Kept;
 const TEMPORARY: &str = ".windlass-new-";
 /// Unfinished files are a dead process's after this long: nothing compiles for minutes.
 const ABANDONED: Duration = Duration::from_secs(3600);
-/// Two processes that store the same artefact at once need a second attempt at most.
-const ATTEMPTS: usize = 3;
+/// How often a new artefact is given its name before somebody is said to hold on to it. The pauses
+/// between add up to a second: who evicts the old one under that name needs microseconds, on a
+/// machine without processors to spare a few turns of the scheduler.
+const ATTEMPTS: u32 = 45;
+/// The longest pause between two attempts; the first is one millisecond.
+const PAUSE_AT_MOST: Duration = Duration::from_millis(25);
 
 /// What a look into the directory gave.
 pub(super) struct Found {
@@ -149,7 +153,7 @@ impl Directory {
         // Ours from the first moment on: nobody may evict it before it is used.
         lock(&file).map_err(io("lock the new artefact"))?;
         let path = self.path.join(entry.file_name());
-        for _ in 0..ATTEMPTS {
+        for attempt in 1..=ATTEMPTS {
             match fs::hard_link(&temporary.0, &path) {
                 Ok(()) => {
                     self.sync();
@@ -157,8 +161,13 @@ impl Directory {
                 }
                 // Somebody was faster, or a file that is not what it says is in the way.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                    if let Ok(kept) = self.take(&entry) {
-                        return Ok((kept, evicted));
+                    match self.take(&entry) {
+                        Ok(kept) => return Ok((kept, evicted)),
+                        // It is just being evicted: the name is free in a moment.
+                        Err(Unfit::Gone) => {
+                            std::thread::sleep(PAUSE_AT_MOST.min(Duration::from_millis(attempt.into())));
+                        }
+                        Err(Unfit::Corrupt) => {}
                     }
                 }
                 // A file system without links; two who store the same at once replace like with like.
