@@ -9,6 +9,7 @@ mod fence;
 mod inside;
 mod lead;
 mod logs;
+mod memory;
 mod observe;
 mod plugins;
 mod quarantine;

@@ -36,6 +36,7 @@ use windlass_watch::selection::Selection;
 use windlass_watch::watches::Watches;
 
 use crate::decide::Catalogue;
+use crate::memory;
 use crate::quarantine::Quarantine;
 use crate::trust::{Trusts, Turn as TrustTurn};
 
@@ -49,6 +50,8 @@ const MISHAP_AGAIN: Backoff = match Backoff::try_new(Duration::from_secs(5), Dur
     Ok(again) => again,
     Err(_) => panic!("5 s to 5 min is a valid backoff"),
 };
+/// After the last look, until what the looks left behind is given back.
+const TRIM_AFTER: Duration = Duration::from_secs(1);
 /// A trial that was granted has ended by then, one way or the other.
 const TRIAL_AGAIN: Duration = Duration::from_secs(TRIAL_MOST.as_secs() + 5);
 
@@ -71,8 +74,8 @@ pub(crate) struct Plugins {
 #[derive(Default)]
 struct Known {
     registry: Registry,
-    /// The newest text of each ConfigMap that has not been looked at; `None`: gone.
-    agenda: Agenda<Option<Arc<str>>>,
+    /// What was told last of each ConfigMap that has not been looked at.
+    agenda: Agenda<Told>,
     parts: Parts,
     /// Each ConfigMap as last seen, without its data.
     seen: BTreeMap<String, Object>,
@@ -88,6 +91,15 @@ struct Known {
     kept_in: Option<Term>,
     /// How often in a row a plugin was refused for what may have been the host's fault.
     mishaps: BTreeMap<PluginName, u32>,
+}
+
+/// What the watch has said of a ConfigMap. What is in it is read when it is looked at: so the
+/// components of a hundred plugins are in memory two at a time, and never travel because a state
+/// was written on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    There,
+    Gone,
 }
 
 /// Something to do at a time, without any news.
@@ -128,9 +140,10 @@ impl Plugins {
         })
     }
 
-    /// Watches the ConfigMaps that are labelled as plugins. Never returns.
+    /// Watches the metadata of the ConfigMaps that are labelled as plugins. Never returns.
     pub(crate) async fn watch(self: Arc<Self>, client: kube::Client, namespace: String) {
-        let selection = Selection::all(config_map()).in_namespace(&namespace).with_label(LABEL_PLUGIN);
+        let selection =
+            Selection::all(config_map()).in_namespace(&namespace).with_label(LABEL_PLUGIN).metadata_only();
         watch_one(&client, &selection, |news| self.told(news)).await;
     }
 
@@ -139,14 +152,14 @@ impl Plugins {
         match news {
             News::Upsert { namespace, name, json } => {
                 let (label, bare) = (label_of(json), look::bare(json));
-                let (config_map, text): (_, Arc<str>) = (format!("{namespace}/{name}"), json.into());
+                let config_map = format!("{namespace}/{name}");
                 let mut known = self.known();
                 // At once: what we said ourselves must not be said again.
                 known.remember(&config_map, bare);
-                known.agenda.told(&config_map, label.as_deref(), Some(text), now);
+                known.agenda.told(&config_map, label.as_deref(), Told::There, now);
             }
             News::Gone { namespace, name } => {
-                self.known().agenda.told(&format!("{namespace}/{name}"), None, None, now);
+                self.known().agenda.told(&format!("{namespace}/{name}"), None, Told::Gone, now);
             }
             News::Synced => self.synced.store(true, Ordering::Release),
         }
@@ -157,14 +170,21 @@ impl Plugins {
     pub(crate) async fn load(self: Arc<Self>, writer: Arc<Writer>) {
         self.trusts.ready().await;
         let mut looks = JoinSet::new();
+        let mut trim = None;
         loop {
             self.start_looks(&mut looks, &writer);
             let due = self.next_due(looks.len() < LOOKS_AT_ONCE);
             tokio::select! {
                 () = self.news.notified() => {}
                 () = self.quarantine.turned() => self.turn(),
+                (plugin, refusal) = self.watches.held() => self.hold(&plugin, &refusal),
                 () = tokio::time::sleep_until(due.into()) => self.try_out(),
+                () = until(trim), if looks.is_empty() => {
+                    memory::trim();
+                    trim = None;
+                }
                 Some(ended) = looks.join_next(), if !looks.is_empty() => {
+                    trim = Some(Instant::now() + TRIM_AFTER);
                     if let Err(error) = ended {
                         error!(%error, "loading a plugin failed by a mistake of the host; please report this log");
                     }
@@ -282,6 +302,19 @@ impl Plugins {
     /// Nobody vouches any more for what serves: it stops, and what is offered is judged anew.
     fn revoke(&self, plugin: &PluginName, refusal: &Refusal) {
         warn!(%plugin, %refusal, "nobody vouches for this plugin any more; it stops");
+        self.stop(plugin);
+    }
+
+    /// Its kinds do not fit into the cache: it stops, and is refused until there is room.
+    fn hold(&self, plugin: &PluginName, refusal: &Refusal) {
+        warn!(%plugin, %refusal, "there is no room for what this plugin needs; it stops");
+        self.stop(plugin);
+        // Also when nothing of it serves any more: others wait for what it held.
+        self.watches.forget(plugin);
+    }
+
+    /// Stops what serves; what is offered is judged anew.
+    fn stop(&self, plugin: &PluginName) {
         let of: Vec<String> = {
             let known = self.known();
             let holds = known.registry.view().into_iter().filter(|view| view.name == *plugin);
@@ -385,10 +418,18 @@ impl Known {
     }
 }
 
+/// Resolves at a time, if there is one.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Whether a refusal may have been brought about by a host that was short of time, processes,
-/// descriptors or room, and not by the component.
+/// descriptors or room, and not by the component alone.
 fn may_be_ours(code: Code) -> bool {
-    matches!(code, Code::CompileFailed | Code::WorkerMissing | Code::InitTimeout)
+    matches!(code, Code::CompileFailed | Code::WorkerMissing | Code::InitTimeout | Code::CacheLimit)
 }
 
 /// The plugin that a ConfigMap is of, as its label says.

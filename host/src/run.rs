@@ -36,7 +36,7 @@ use crate::told::Told;
 use crate::trust::Trusts;
 use crate::views::{Inside, Probes, Views};
 use crate::watchdog::Watchdog;
-use crate::{fence, lead, logs};
+use crate::{fence, lead, logs, memory};
 
 /// Of the time that a shutdown may take, the share that the Lease gets; the rest is for the tasks.
 const LEASE_SHARE: f64 = 0.75;
@@ -54,6 +54,7 @@ pub(crate) fn run(flags: Run) -> End {
     if let Err(sentence) = logs::start(flags.log_format, &flags.log) {
         return End::Unusable(sentence);
     }
+    memory::give_back();
     // Before anything secret is read: the worker has this process's user, and without Landlock
     // only this keeps it from looking in here.
     if !hide() {
@@ -132,8 +133,10 @@ impl Host {
             ..windlass_queue::Config::default()
         };
         let queue = Queue::observed(paused, QueueTimes(observed.clone()));
-        let watches =
-            Arc::new(Watches::new(client.clone(), &flags.namespace, queue.clone() as Arc<dyn Sink>));
+        let limit = flags.plugins.cache_limit.or(sandbox.cache_limit());
+        let limit = limit.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let sink = queue.clone() as Arc<dyn Sink>;
+        let watches = Arc::new(Watches::new(client.clone(), &flags.namespace, sink, limit));
         let told_of = Arc::new(Told::new(observed.clone(), flags.plugins.sampled()));
         let catalogue = Arc::new(Catalogue::new(observed.quarantine.clone(), told_of.clone()));
         let trusts = Arc::new(Trusts::new(verifier(flags)?, observed.clone()));

@@ -95,6 +95,12 @@ impl Sandbox {
     }
 
     /// Makes plugins that live here.
+    /// What the cache may hold, in bytes: two thirds of what is left for the host, the rest being for the
+    /// process itself and what is under way. `None`: nothing limits the host.
+    pub(crate) fn cache_limit(&self) -> Option<u64> {
+        Some(self.budget.host? / 3 * 2)
+    }
+
     pub(crate) fn loader(&self, flags: &Run) -> Result<Loader, End> {
         Ok(Loader::new(Setup {
             guests: Arc::clone(&self.pool) as Arc<dyn Guests>,

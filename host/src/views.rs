@@ -138,15 +138,24 @@ impl Views {
             metrics.leadership().set_step_downs(reason, *count);
         }
         self.plugin_metrics();
-        metrics.clear_watches();
+        metrics.watches().clear();
         for watch in self.watches.status() {
             let now = WatchNow {
                 objects: watch.objects,
                 bytes: watch.bytes,
+                json_bytes: watch.json_bytes,
                 lists: watch.lists,
+                events: watch.events,
                 errors: watch.errors,
+                last_event_age: watch.last_event_age_ms.map(Duration::from_millis),
+                alive_age: watch.alive_age_ms.map(Duration::from_millis),
             };
-            metrics.set_watch(&watch.gvk.to_string(), now);
+            metrics.watches().set(&watch.gvk.to_string(), now);
+        }
+        let cache = self.watches.cache();
+        metrics.watches().set_limit(cache.limit());
+        for bill in cache.bills() {
+            metrics.watches().set_bill(bill.plugin.as_str(), bill.bytes);
         }
         metrics.text()
     }

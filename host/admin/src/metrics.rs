@@ -5,10 +5,12 @@ mod leadership;
 mod peaks;
 mod plugins;
 mod series;
+mod watches;
 mod worker;
 
 pub use leadership::{Leadership, LeadershipNow};
 pub use plugins::{CallNow, PluginMetrics, PluginNow, STATES, result_of};
+pub use watches::{WatchMetrics, WatchNow};
 pub use worker::{ArtefactsNow, SandboxNow, WorkerMetrics, WorkerNow};
 
 use std::collections::BTreeSet;
@@ -94,10 +96,7 @@ pub struct Metrics {
     decision_seconds: Durations<OfPlugin>,
     writes: Series<OfWrite, Counter>,
     write_seconds: Durations<OfPlugin>,
-    watch_objects: Series<OfKind, Gauge>,
-    watch_bytes: Series<OfKind, Gauge>,
-    watch_lists: Series<OfKind, Counter>,
-    watch_errors: Series<OfKind, Counter>,
+    watches: WatchMetrics,
 }
 
 /// One queue, read when it is scraped.
@@ -113,19 +112,6 @@ pub struct QueueNow {
     pub unfinished: Duration,
     /// Time that the oldest running pass has taken so far.
     pub longest: Duration,
-}
-
-/// One watch, read when it is scraped.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct WatchNow {
-    /// Objects held.
-    pub objects: usize,
-    /// Bytes of JSON held.
-    pub bytes: usize,
-    /// Lists read to their end since the start.
-    pub lists: u64,
-    /// Requests that failed since the start.
-    pub errors: u64,
 }
 
 impl Metrics {
@@ -176,10 +162,7 @@ impl Metrics {
             ),
             writes: counter(&mut r, "windlass_writes", "Writes by what they did and how they ended"),
             write_seconds: durations(&mut r, "windlass_write_seconds", "Time of a write"),
-            watch_objects: gauge(&mut r, "windlass_watch_objects", "Objects held of a kind"),
-            watch_bytes: gauge(&mut r, "windlass_watch_bytes", "Bytes of JSON held of a kind"),
-            watch_lists: counter(&mut r, "windlass_watch_lists", "Lists read to their end"),
-            watch_errors: counter(&mut r, "windlass_watch_errors", "Requests of a watch that failed"),
+            watches: WatchMetrics::new(&mut r),
             registry: r,
         }
     }
@@ -305,21 +288,9 @@ impl Metrics {
         self.write_seconds.retain(|of, _| is_there(&of.plugin) || of.plugin == OURS);
     }
 
-    /// Forgets which kinds were watched; [`set_watch`](Self::set_watch) says which are.
-    pub fn clear_watches(&self) {
-        self.watch_objects.clear();
-        self.watch_bytes.clear();
-        self.watch_lists.clear();
-        self.watch_errors.clear();
-    }
-
-    /// Sets one watch as it is now.
-    pub fn set_watch(&self, kind: &str, now: WatchNow) {
-        let of = OfKind { kind: kind.to_owned() };
-        self.watch_objects.get_or_create(&of).set(whole(now.objects as u64));
-        self.watch_bytes.get_or_create(&of).set(whole(now.bytes as u64));
-        reach(&self.watch_lists.get_or_create(&of), now.lists);
-        reach(&self.watch_errors.get_or_create(&of), now.errors);
+    /// Watches and the cache that they fill.
+    pub fn watches(&self) -> &WatchMetrics {
+        &self.watches
     }
 
     /// Everything in the text format that Prometheus reads.
@@ -424,7 +395,7 @@ mod tests {
             .leadership()
             .set("windlass", LeadershipNow { leading: true, term: 7, renew_age: Some(SECOND) });
         metrics.set_plugin("webapp", "0.1.0", "sha256:1", "serving", 9);
-        metrics.set_watch("v1/ConfigMap", WatchNow { objects: 5, ..WatchNow::default() });
+        metrics.watches().set("v1/ConfigMap", WatchNow { objects: 5, ..WatchNow::default() });
         let text = metrics.text();
         for line in [
             "controller_runtime_reconcile_total{controller=\"webapp\",result=\"error\"} 1\n",
@@ -439,7 +410,7 @@ mod tests {
             "windlass_plugin_info{plugin=\"webapp\",version=\"0.1.0\",digest=\"sha256:1\",state=\"serving\"} 1\n",
             "windlass_plugin_errors_total{plugin=\"webapp\",code=\"E201\"} 1\n",
             "windlass_writes_total{plugin=\"webapp\",verb=\"create\",result=\"ok\"} 1\n",
-            "windlass_watch_objects{kind=\"v1/ConfigMap\"} 5\n",
+            "windlass_cache_objects{kind=\"v1/ConfigMap\"} 5\n",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -89,7 +89,7 @@ impl Writer {
         let call = merge_call(&target, &patch);
         let object = self.write_existing(scope, Verb::Finalizers, &target, call).await?;
         let meta = object.meta();
-        if meta.deleting && meta.finalizers.is_empty() {
+        if meta.deleting && meta.finalizers().next().is_none() {
             scope.gone(&target.object, &target.uid);
         } else {
             scope.primary.version = meta.resource_version.clone();
@@ -222,7 +222,7 @@ impl Writer {
             };
         }
         let plugin = scope.key.plugin.as_str();
-        let offered = meta.annotations.get(ANNOTATION_ADOPT).map(|v| &**v) == Some(plugin);
+        let offered = meta.annotation(ANNOTATION_ADOPT) == Some(plugin);
         // Somebody took our marks off: the owner reference and our entry still say whose it
         // is, and what is left of the marks names nobody else.
         let unmarked = meta.controller_uid.as_ref() == Some(&scope.primary.uid)
@@ -264,18 +264,18 @@ impl Writer {
 
     /// The other plugin of this host that made an object for the primary of this pass.
     fn sibling<'m>(&self, meta: &'m Meta, scope: &Scope<'_>) -> Option<&'m str> {
-        let ours = meta.labels.get(LABEL_HOST).is_some_and(|host| **host == *self.config.host_namespace);
+        let ours = meta.label(LABEL_HOST) == Some(&*self.config.host_namespace);
         let same = meta.controller_uid.as_ref() == Some(&scope.primary.uid);
-        let owner = meta.labels.get(LABEL_OWNED_BY).filter(|owner| ***owner != *scope.key.plugin.as_str());
-        owner.filter(|_| ours && same).map(|owner| &**owner)
+        let owner = meta.label(LABEL_OWNED_BY).filter(|owner| *owner != scope.key.plugin.as_str());
+        owner.filter(|_| ours && same)
     }
 
     /// Whether each mark of our inventory is either missing or ours.
     fn names_nobody_else(&self, meta: &Meta, key: &Key) -> bool {
-        let ours = |found: Option<&Box<str>>, ours: &str| found.is_none_or(|found| **found == *ours);
-        ours(meta.labels.get(LABEL_HOST), &self.config.host_namespace)
-            && ours(meta.labels.get(LABEL_OWNED_BY), key.plugin.as_str())
-            && ours(meta.annotations.get(ANNOTATION_PRIMARY), &key.primary())
+        let ours = |found: Option<&str>, ours: &str| found.is_none_or(|found| found == ours);
+        ours(meta.label(LABEL_HOST), &self.config.host_namespace)
+            && ours(meta.label(LABEL_OWNED_BY), key.plugin.as_str())
+            && ours(meta.annotation(ANNOTATION_PRIMARY), &key.primary())
     }
 
     /// A write to an object that exists, whose answer is that object.

@@ -91,6 +91,8 @@ codes! {
     NameMismatch = 172,
     /// `settings.yaml` does not parse.
     BadSettings = 173,
+    /// The plugin's kinds would take the host's cache above its limit.
+    CacheLimit = 180,
     /// Another ConfigMap already carries a plugin of this name.
     DuplicatePlugin = 140,
     /// Two plugins want the same child for the same object; the one that made it keeps it.

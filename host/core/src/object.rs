@@ -5,6 +5,12 @@
 //! bytes and a small header. `managedFields`, often half of an object, is dropped;
 //! of it only a hash of each of *our* entries stays, which changes exactly when
 //! somebody else takes over a field that we own.
+//!
+//! A cache of a hundred thousand objects is what this has to be small for: labels,
+//! our annotations, finalizers and managers lie in one text with their ends beside it
+//! ([`packed`]), and names are shared with whoever indexes by them.
+
+mod packed;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use crate::key::{Key, ObjectRef};
 use crate::kind::Gvk;
 use crate::name::{ANNOTATION_APPLIED, ANNOTATION_PRIMARY, LABEL_HOST, LABEL_OWNED_BY};
+use packed::Packed;
 
 /// One object as last seen. Shared, never changed.
 #[derive(Debug)]
@@ -40,27 +47,12 @@ pub struct Meta {
     pub generation: i64,
     /// Whether deletion has begun.
     pub deleting: bool,
-    /// Labels.
-    pub labels: BTreeMap<Box<str>, Box<str>>,
-    /// Our annotations (`windlass.dev/…`) only.
-    pub annotations: BTreeMap<Box<str>, Box<str>>,
-    /// Finalizers.
-    pub finalizers: Vec<Box<str>>,
     /// The uid of the owner whose reference says `controller: true`.
     pub controller_uid: Option<Arc<str>>,
-    /// Hash of each managedFields entry of an Apply by a manager `windlass/…`.
-    pub entries: Vec<Entry>,
-}
-
-/// One of our own managedFields entries, as a hash.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The field manager, `windlass/<plugin>`.
-    pub manager: Box<str>,
-    /// Whether it is the entry for the status subresource.
-    pub status: bool,
-    /// Hash of its `fieldsV1`.
-    pub hash: u64,
+    /// Labels, our annotations, finalizers, managers of our entries.
+    packed: Packed,
+    /// Whether for the status, and hash, of each of our entries.
+    entries: Box<[(bool, u64)]>,
 }
 
 /// Why a text is not an object.
@@ -84,10 +76,12 @@ struct RawMeta<'a> {
     generation: Option<i64>,
     #[serde(rename = "deletionTimestamp", borrow)]
     deletion_timestamp: Option<&'a RawValue>,
-    labels: Option<BTreeMap<Box<str>, Box<str>>>,
     #[serde(borrow)]
-    annotations: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
-    finalizers: Option<Vec<Box<str>>>,
+    labels: Option<BTreeMap<Text<'a>, Text<'a>>>,
+    #[serde(borrow)]
+    annotations: Option<BTreeMap<Text<'a>, Text<'a>>>,
+    #[serde(borrow)]
+    finalizers: Option<Vec<Text<'a>>>,
     #[serde(rename = "ownerReferences")]
     owner_references: Option<Vec<RawOwner>>,
     #[serde(rename = "managedFields", borrow)]
@@ -103,12 +97,12 @@ struct RawOwner {
 
 #[derive(Deserialize)]
 struct RawEntry<'a> {
-    #[serde(default)]
-    manager: Cow<'a, str>,
-    #[serde(default)]
-    operation: Cow<'a, str>,
-    #[serde(default)]
-    subresource: Cow<'a, str>,
+    #[serde(borrow, default)]
+    manager: Text<'a>,
+    #[serde(borrow, default)]
+    operation: Text<'a>,
+    #[serde(borrow, default)]
+    subresource: Text<'a>,
     #[serde(rename = "fieldsV1", borrow)]
     fields: Option<&'a RawValue>,
 }
@@ -123,7 +117,7 @@ impl Object {
         let fields: Fields<'_> = serde_json::from_str(text)?;
         let metadata = fields.get("metadata").ok_or(ObjectError::Missing("metadata"))?;
         let meta = Meta::from_raw(serde_json::from_str(metadata.get())?)?;
-        let mut json = String::with_capacity(text.len());
+        let mut json = String::with_capacity(text.len() + 128);
         json.push('{');
         for (name, text) in [("apiVersion", gvk.api_version()), ("kind", gvk.kind.to_string())] {
             push_field(&mut json, name, &format!("\"{text}\""));
@@ -131,12 +125,13 @@ impl Object {
         for (name, value) in &fields.0 {
             match &**name {
                 "apiVersion" | "kind" => {}
-                "metadata" => push_field(&mut json, name, &without_managed_fields(value.get())?),
+                "metadata" => push_without_managed_fields(&mut json, value.get())?,
                 _ => push_field(&mut json, name, value.get()),
             }
         }
         json.push('}');
-        Ok(Self { json: json.into_boxed_str(), meta })
+        // A copy of exactly its length: cut short, it would leave a gap where `managedFields` were.
+        Ok(Self { json: Box::from(&*json), meta })
     }
 
     /// The object as JSON text, without `managedFields`.
@@ -147,6 +142,20 @@ impl Object {
     /// The metadata that was read when the object arrived.
     pub fn meta(&self) -> &Meta {
         &self.meta
+    }
+
+    /// Bytes that it takes in memory, without what an allocator adds and without its name and
+    /// namespace, which whoever indexes by them has as well.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.json.len() + self.meta.held_bytes()
+    }
+
+    /// Uses these instead of its own name and namespace, which are the same: thousands of objects
+    /// of a namespace then have one text of it.
+    pub fn share_names(&mut self, namespace: &Arc<str>, name: &Arc<str>) {
+        debug_assert!(self.meta.namespace == *namespace && self.meta.name == *name, "other names");
+        self.meta.namespace = namespace.clone();
+        self.meta.name = name.clone();
     }
 
     /// The object as a value; for pure code that compares fields.
@@ -175,6 +184,12 @@ impl Object {
 
 impl Meta {
     fn from_raw(raw: RawMeta<'_>) -> Result<Self, ObjectError> {
+        let labels = raw.labels.unwrap_or_default();
+        let mut annotations = raw.annotations.unwrap_or_default();
+        annotations.retain(|name, _| name.0.starts_with("windlass.dev/"));
+        let finalizers = raw.finalizers.unwrap_or_default();
+        let fields = raw.managed_fields.unwrap_or_default();
+        let ours: Vec<&RawEntry<'_>> = fields.iter().filter(|entry| entry.is_ours()).collect();
         Ok(Self {
             name: raw.name.ok_or(ObjectError::Missing("metadata.name"))?,
             namespace: raw.namespace.unwrap_or_default(),
@@ -182,42 +197,71 @@ impl Meta {
             resource_version: raw.resource_version.unwrap_or_default(),
             generation: raw.generation.unwrap_or(0),
             deleting: raw.deletion_timestamp.is_some(),
-            labels: raw.labels.unwrap_or_default(),
-            annotations: raw
-                .annotations
-                .unwrap_or_default()
-                .into_iter()
-                .filter(|(name, _)| name.starts_with("windlass.dev/"))
-                .map(|(name, value)| (name.into(), value.into()))
-                .collect(),
-            finalizers: raw.finalizers.unwrap_or_default(),
             controller_uid: raw
                 .owner_references
                 .unwrap_or_default()
                 .into_iter()
                 .find(|owner| owner.controller)
                 .map(|owner| owner.uid),
-            entries: raw.managed_fields.unwrap_or_default().iter().filter_map(RawEntry::ours).collect(),
+            packed: Packed::new(
+                labels.iter().map(|(name, value)| (&*name.0, &*value.0)),
+                annotations.iter().map(|(name, value)| (&*name.0, &*value.0)),
+                finalizers.iter().map(|finalizer| &*finalizer.0),
+                ours.iter().map(|entry| &*entry.manager.0),
+            ),
+            entries: ours.iter().map(|entry| (entry.subresource.0 == "status", entry.hash())).collect(),
         })
+    }
+
+    /// Labels, ordered by name.
+    pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.packed.labels()
+    }
+
+    /// The value of a label.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        find(self.packed.labels(), name)
+    }
+
+    /// Our annotations (`windlass.dev/…`) and no other, ordered by name.
+    pub fn annotations(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.packed.annotations()
+    }
+
+    /// The value of one of our annotations.
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        find(self.packed.annotations(), name)
+    }
+
+    /// Finalizers, in their order.
+    pub fn finalizers(&self) -> impl Iterator<Item = &str> {
+        self.packed.finalizers()
+    }
+
+    /// Whether it has this finalizer.
+    pub fn has_finalizer(&self, name: &str) -> bool {
+        self.finalizers().any(|finalizer| finalizer == name)
     }
 
     /// The key of the primary that this object is a child of, by our inventory
     /// for the host in `host_namespace`; nothing for everybody else's objects.
     pub fn owner(&self, host_namespace: &str) -> Option<Key> {
-        if self.labels.get(LABEL_HOST).map(|v| &**v) != Some(host_namespace) {
+        if self.label(LABEL_HOST) != Some(host_namespace) {
             return None;
         }
-        Key::from_child(self.labels.get(LABEL_OWNED_BY)?, self.annotations.get(ANNOTATION_PRIMARY)?)
+        Key::from_child(self.label(LABEL_OWNED_BY)?, self.annotation(ANNOTATION_PRIMARY)?)
     }
 
     /// Hash of the configuration that was applied last, from its annotation.
     pub fn applied(&self) -> Option<&str> {
-        self.annotations.get(ANNOTATION_APPLIED).map(|v| &**v)
+        self.annotation(ANNOTATION_APPLIED)
     }
 
-    /// Hash of our Apply entry for the object itself or for its status.
+    /// Hash of our Apply entry for the object itself or for its status: of the
+    /// managedFields entry of an Apply by `manager`, which is `windlass/<plugin>`.
     pub fn entry(&self, manager: &str, status: bool) -> Option<u64> {
-        self.entries.iter().find(|e| &*e.manager == manager && e.status == status).map(|e| e.hash)
+        let mut entries = self.packed.managers().zip(&self.entries);
+        entries.find(|(of, entry)| *of == manager && entry.0 == status).map(|(_, entry)| entry.1)
     }
 
     /// `resourceVersion` as a number; 0 when it is not one. The API server promises
@@ -228,20 +272,28 @@ impl Meta {
 
     /// Whether the object carries all these labels.
     pub fn has_labels(&self, wanted: &[(String, String)]) -> bool {
-        wanted.iter().all(|(k, v)| self.labels.get(&**k).is_some_and(|have| **have == **v))
+        wanted.iter().all(|(name, value)| self.label(name) == Some(value))
+    }
+
+    fn held_bytes(&self) -> usize {
+        let counts = 2 * size_of::<usize>();
+        let uids = [Some(&self.uid), Some(&self.resource_version), self.controller_uid.as_ref()];
+        let uids: usize = uids.into_iter().flatten().map(|text| counts + text.len()).sum();
+        uids + self.packed.bytes() + size_of_val(&*self.entries)
     }
 }
 
+fn find<'m>(pairs: impl Iterator<Item = (&'m str, &'m str)>, wanted: &str) -> Option<&'m str> {
+    pairs.into_iter().find(|(name, _)| *name == wanted).map(|(_, value)| value)
+}
+
 impl RawEntry<'_> {
-    fn ours(&self) -> Option<Entry> {
-        if self.operation != "Apply" || !self.manager.starts_with("windlass/") {
-            return None;
-        }
-        Some(Entry {
-            manager: self.manager.as_ref().into(),
-            status: self.subresource == "status",
-            hash: hash64(self.fields.map_or("", |f| f.get()).as_bytes()),
-        })
+    fn is_ours(&self) -> bool {
+        self.operation.0 == "Apply" && self.manager.0.starts_with("windlass/")
+    }
+
+    fn hash(&self) -> u64 {
+        hash64(self.fields.map_or("", |f| f.get()).as_bytes())
     }
 }
 
@@ -256,33 +308,49 @@ pub fn hash64(bytes: &[u8]) -> u64 {
     u64::from_be_bytes([sum[0], sum[1], sum[2], sum[3], sum[4], sum[5], sum[6], sum[7]])
 }
 
-fn without_managed_fields(metadata: &str) -> Result<String, serde_json::Error> {
+fn push_without_managed_fields(out: &mut String, metadata: &str) -> Result<(), serde_json::Error> {
     let fields: Fields<'_> = serde_json::from_str(metadata)?;
-    let mut out = String::with_capacity(metadata.len());
+    push_name(out, "metadata");
     out.push('{');
     for (name, value) in fields.0.iter().filter(|(name, _)| name != "managedFields") {
-        push_field(&mut out, name, value.get());
+        push_field(out, name, value.get());
     }
     out.push('}');
-    Ok(out)
+    Ok(())
 }
 
 fn push_field(out: &mut String, name: &str, value: &str) {
-    if out.len() > 1 {
-        out.push(',');
-    }
-    // Names came out of a JSON parser; escape them again for the rare odd one.
-    out.push_str(&serde_json::Value::from(name).to_string());
-    out.push(':');
+    push_name(out, name);
     out.push_str(value);
 }
+
+fn push_name(out: &mut String, name: &str) {
+    if !out.ends_with('{') {
+        out.push(',');
+    }
+    // Names came out of a JSON parser; the rare odd one is escaped again.
+    if name.bytes().all(|b| b >= b' ' && b != b'"' && b != b'\\') {
+        out.push('"');
+        out.push_str(name);
+        out.push('"');
+    } else {
+        out.push_str(&serde_json::Value::from(name).to_string());
+    }
+    out.push(':');
+}
+
+/// A text that is borrowed from the JSON where nothing in it was escaped. (Derived code
+/// borrows a `Cow` by itself only where it is a field, not within a map or a list.)
+#[derive(Deserialize, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The fields of one JSON object in order, their values unparsed.
 struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Fields<'a> {
     fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| *v)
+        // The last one, as every JSON parser of Kubernetes has it.
+        self.0.iter().rev().find(|(n, _)| n == name).map(|(_, v)| *v)
     }
 }
 
@@ -298,7 +366,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut fields = Vec::new();
-                while let Some((name, value)) = map.next_entry::<Name<'de>, &'de RawValue>()? {
+                while let Some((name, value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
                     fields.push((name.0, value));
                 }
                 Ok(Fields(fields))
@@ -307,9 +375,6 @@ impl<'de> Deserialize<'de> for Fields<'de> {
         from.deserialize_map(Visit)
     }
 }
-
-#[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {
@@ -348,9 +413,10 @@ mod tests {
         assert_eq!(meta.applied(), Some("h1"));
         assert_eq!(meta.owner("windlass-system").map(|k| k.to_string()), Some("webapp:ns/a".into()));
         assert_eq!(meta.owner("another-host"), None);
-        assert_eq!(meta.entries.len(), 2);
         assert_ne!(meta.entry("windlass/webapp", false), meta.entry("windlass/webapp", true));
-        assert_eq!(meta.annotations.len(), 2);
+        assert_eq!(meta.annotations().count(), 2);
+        assert_eq!(meta.label("x"), Some("y"));
+        assert_eq!(meta.entry("windlass/other", false), None);
     }
 
     #[test]

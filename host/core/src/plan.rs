@@ -211,12 +211,12 @@ impl PlanError {
 pub fn prepare(inputs: &Inputs<'_>) -> Option<Plan> {
     let meta = inputs.primary.meta();
     let finalizer = inputs.key.plugin.finalizer();
-    let has = meta.finalizers.iter().any(|f| **f == *finalizer);
+    let has = meta.has_finalizer(&finalizer);
     if !inputs.serving.manifest.finalizes || has || meta.deleting {
         return None;
     }
     let mut plan = desired::empty(inputs);
-    let finalizers = meta.finalizers.iter().map(|f| f.to_string()).chain([finalizer]);
+    let finalizers = meta.finalizers().map(str::to_owned).chain([finalizer]);
     plan.steps.push(Step::Finalizers { finalizers: finalizers.collect() });
     Some(plan)
 }

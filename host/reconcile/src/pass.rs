@@ -118,7 +118,7 @@ impl Seen {
     fn purpose(&self, key: &Key) -> Purpose {
         let meta = self.primary.meta();
         let finalizer = key.plugin.finalizer();
-        let ours = meta.finalizers.iter().any(|f| **f == *finalizer);
+        let ours = meta.has_finalizer(&finalizer);
         match (meta.deleting, ours, self.serving.manifest.finalizes) {
             (false, _, _) => Purpose::Reconcile,
             (true, true, true) => Purpose::Finalize,

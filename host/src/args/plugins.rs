@@ -78,6 +78,12 @@ pub(crate) struct PluginFlags {
     #[arg(long, env = "WINDLASS_HOST_MEMORY", value_parser = bytes, value_name = "BYTES")]
     host_memory: Option<u64>,
 
+    /// What the cache of watched objects may hold; a plugin whose kinds do not fit is refused with
+    /// E180. By default two thirds of what is left for the host of the container's limit; without
+    /// one, no limit.
+    #[arg(long, env = "WINDLASS_CACHE_LIMIT", value_parser = bytes, value_name = "BYTES")]
+    pub(crate) cache_limit: Option<u64>,
+
     /// Memory of the process that runs plugins; by default a share of the container's limit.
     #[arg(long, env = "WINDLASS_WORKER_MEMORY", value_parser = bytes, value_name = "BYTES")]
     worker_memory: Option<u64>,
@@ -149,6 +155,9 @@ impl PluginFlags {
     pub(super) fn check(&self) -> Result<(), String> {
         if self.plugin_cpu_timeout.is_zero() || self.compile_timeout.is_zero() {
             return Err("--plugin-cpu-timeout and --compile-timeout must be above zero".into());
+        }
+        if self.cache_limit == Some(0) {
+            return Err("--cache-limit must be above zero; leave it out for the default".into());
         }
         self.maxima().map(drop)
     }

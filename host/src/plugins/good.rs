@@ -173,6 +173,7 @@ impl Plugins {
             return Err(Refusal::new(Code::DigestMismatch, text));
         }
         let remark = self.trusts.judge(&source, Which::LastGood)?;
+        self.watches.room(plugin, &source.digest)?;
         Ok(self.loader.load(&source, plugin)?.remarked(remark))
     }
 }

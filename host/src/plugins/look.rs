@@ -12,14 +12,14 @@ use windlass_core::name::PluginName;
 use windlass_core::object::Object;
 use windlass_plugin::{Begun, Item, PartsNow, Plugin, Source, State, Step, Ticket, Whole};
 
-use super::{Overdue, Plugins, config_map_gvk};
+use super::{Overdue, Plugins, Told, config_map_gvk};
 use crate::trust::Which;
 
 /// How long a set of parts may be incomplete before that is a refusal: they are applied one
 /// after the other.
 const PARTS_COME_WITHIN: Duration = Duration::from_secs(5);
 /// Pause before a ConfigMap is read again that could not be read.
-const READ_AGAIN: Duration = Duration::from_secs(5);
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// A look that goes on; its end frees the plugin for the next one.
 struct Looking {
@@ -37,11 +37,15 @@ impl Drop for Looking {
 
 impl Plugins {
     /// Takes one ConfigMap through its life.
-    pub(super) async fn look(self: Arc<Self>, item: Item<Option<Arc<str>>>, writer: Arc<Writer>) {
+    pub(super) async fn look(self: Arc<Self>, item: Item<Told>, writer: Arc<Writer>) {
         let Item { config_map, lane, what } = item;
         let looking = Looking { plugins: self.clone(), config_map, lane };
+        let text = match what {
+            Told::There => read(&looking.config_map, &writer).await,
+            Told::Gone => None,
+        };
         let (this, config_map) = (self.clone(), looking.config_map.clone());
-        let begun = blocking(move || this.offered(&config_map, what)).await.unwrap_or_default();
+        let begun = blocking(move || this.offered(&config_map, text)).await.unwrap_or_default();
         for (ticket, whole) in begun {
             match whole {
                 Ok(whole) => self.try_whole(&ticket, whole).await,
@@ -112,6 +116,7 @@ impl Plugins {
                 };
                 progress(step);
                 let remark = this.trusts.judge(&source, Which::Offered)?;
+                this.watches.room(&attempt.plugin, &source.digest)?;
                 let loaded = this.loader.load_in_steps(&source, &attempt.plugin, &mut progress)?;
                 Ok(loaded.remarked(remark))
             })
@@ -145,25 +150,24 @@ impl Plugins {
                 self.end(&ticket, Err(refusal));
                 self.fall_back(&ticket, &writer).await;
             }
-            Overdue::Again(config_map) => self.read_again(config_map, &writer).await,
-        }
-    }
-
-    /// Offers a ConfigMap once more whose text nobody has kept.
-    async fn read_again(&self, config_map: String, writer: &Writer) {
-        let name = config_map.rsplit('/').next().unwrap_or_default();
-        match writer.config_map(name).await {
-            Ok(Some(text)) => {
-                let label = super::label_of(&text);
-                let now = Instant::now();
-                self.known().agenda.told(&config_map, label.as_deref(), Some(text), now);
+            Overdue::Again(config_map) => {
+                self.known().agenda.told(&config_map, None, Told::There, Instant::now());
                 self.news.notify_one();
             }
-            // The watch tells of its end.
-            Ok(None) => {}
+        }
+    }
+}
+
+/// A ConfigMap as it is now; `None`: it is gone, which the watch tells as well. While the API
+/// server cannot be reached this goes on: a plugin that was found but not read has not settled.
+async fn read(config_map: &str, writer: &Writer) -> Option<Arc<str>> {
+    let name = config_map.rsplit('/').next().unwrap_or_default();
+    loop {
+        match writer.config_map(name).await {
+            Ok(text) => return text,
             Err(error) => {
-                warn!(config_map, %error, "a ConfigMap is to be looked at again and cannot be read; trying again");
-                self.later(READ_AGAIN, Overdue::Again(config_map));
+                warn!(config_map, %error, "a plugin's ConfigMap cannot be read; trying again");
+                tokio::time::sleep(READ_AGAIN).await;
             }
         }
     }

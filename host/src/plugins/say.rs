@@ -102,7 +102,11 @@ impl Known {
             namespace: object.meta().namespace.clone(),
             name: object.meta().name.clone(),
             uid: object.meta().uid.clone(),
-            annotations: object.meta().annotations.clone(),
+            annotations: object
+                .meta()
+                .annotations()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
         };
         self.seen.iter().filter_map(|(name, object)| Some((of(object), settled(name)?))).collect()
     }

@@ -11,7 +11,7 @@ use crate::observe::Observed;
 fn plugins() -> Arc<Plugins> {
     let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().expect("valid")));
     let queue = Queue::new(windlass_queue::Config::default());
-    let watches = Watches::new(client.expect("no request is sent"), "sys", queue.clone());
+    let watches = Watches::new(client.expect("no request is sent"), "sys", queue.clone(), None);
     let loader = Loader::in_process(Limits::default()).expect("a sandbox");
     let observed = Arc::new(Observed::new(tokio::sync::mpsc::channel(1).0));
     let verifier = Verifier::new(Mode::Off, None).expect("nothing to read");

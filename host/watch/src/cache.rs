@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use serde::Serialize;
+use tokio::time::Instant;
 use windlass_core::key::{Key, ObjectRef};
 use windlass_core::kind::{Gvk, Kind};
 use windlass_core::manifest::Manifest;
@@ -21,24 +23,43 @@ use windlass_core::object::Object;
 use windlass_core::ports::{Cache, Read, Sink, Written};
 use windlass_core::reads::{Query, Reads};
 
+use crate::budget::{Budget, Cost};
 use crate::interest::Interest;
 use crate::kind_cache::KindCache;
 use crate::needs::{Need, needs};
-use crate::objects::Change;
-use crate::progress::WatchStatus;
+use crate::objects::{Change, Objects};
+use crate::progress::{Phase, WatchStatus};
 
 /// What is known of the cluster. Fed by [`Watches`](crate::watches::Watches).
 pub struct ClusterCache {
     host_namespace: Arc<str>,
     sink: Arc<dyn Sink>,
     kinds: RwLock<BTreeMap<Gvk, Arc<KindCache>>>,
-    plugins: Mutex<BTreeMap<PluginName, Arc<Manifest>>>,
+    plugins: Mutex<BTreeMap<PluginName, Wanted>>,
     interest: Mutex<Interest>,
     rounds: AtomicU64,
+    budget: Budget,
+}
+
+/// What a plugin needs.
+#[derive(Clone)]
+struct Wanted {
+    manifest: Arc<Manifest>,
+    /// Grows with each that is new or needs other kinds: who came last waits first.
+    since: u64,
+}
+
+/// What one plugin costs the cache.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Bill {
+    /// The plugin.
+    pub plugin: PluginName,
+    /// Its share in bytes: each kind's bytes split evenly among those that use it.
+    pub bytes: usize,
 }
 
 impl ClusterCache {
-    pub(crate) fn new(host_namespace: &str, sink: Arc<dyn Sink>) -> Self {
+    pub(crate) fn new(host_namespace: &str, sink: Arc<dyn Sink>, limit: Option<usize>) -> Self {
         Self {
             host_namespace: host_namespace.into(),
             sink,
@@ -46,12 +67,55 @@ impl ClusterCache {
             plugins: Mutex::default(),
             interest: Mutex::default(),
             rounds: AtomicU64::new(0),
+            budget: Budget::new(limit),
         }
     }
 
     /// How every watched kind is doing, ordered by kind.
     pub fn status(&self) -> Vec<WatchStatus> {
         self.kinds().iter().map(|kind| kind.status()).collect()
+    }
+
+    /// What each plugin costs, ordered by name.
+    pub fn bills(&self) -> Vec<Bill> {
+        let mut bytes: BTreeMap<PluginName, usize> =
+            self.plugins().keys().map(|plugin| (plugin.clone(), 0)).collect();
+        for kind in self.kinds() {
+            let need = kind.need();
+            let share = kind.with_objects(Objects::bytes) / need.users.len().max(1);
+            for user in &need.users {
+                *bytes.entry(user.clone()).or_default() += share;
+            }
+        }
+        bytes.into_iter().map(|(plugin, bytes)| Bill { plugin, bytes }).collect()
+    }
+
+    /// The limit of the cache in bytes; `None`: there is none.
+    pub fn limit(&self) -> Option<usize> {
+        self.budget.limit()
+    }
+
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// There is no room for all of a kind: the plugin that came last of those that use it is held.
+    pub(crate) fn overflowed(&self, full: &KindCache) {
+        full.progress.phase(Phase::Full);
+        let plugins = self.plugins();
+        let users = full.need();
+        let last = users.users.iter().filter_map(|name| plugins.get_key_value(name));
+        let Some((plugin, wanted)) = last.max_by_key(|(_, wanted)| wanted.since) else {
+            return;
+        };
+        let kinds = kinds_of(&wanted.manifest).filter_map(|gvk| self.of(gvk));
+        let costs = kinds.map(|kind| {
+            let (objects, bytes) = kind.with_objects(|objects| (objects.len(), objects.bytes()));
+            Cost { gvk: kind.gvk.clone(), objects, bytes, own: kind.need().users.len() == 1 }
+        });
+        let costs: Vec<Cost> = costs.collect();
+        tracing::warn!(kind = %full.gvk, %plugin, "the cache is full");
+        self.budget.hold(plugin, &full.gvk, &costs, Instant::now());
     }
 
     /// Keys that something was read for; a gauge.
@@ -74,10 +138,15 @@ impl ClusterCache {
     /// they are held already; otherwise when they have been listed.
     pub(crate) fn want(&self, plugin: &PluginName, manifest: Arc<Manifest>) {
         let mut plugins = self.plugins();
-        let old = plugins.insert(plugin.clone(), manifest.clone());
+        let old = plugins.remove(plugin);
+        let same = |old: &Wanted| {
+            kinds_of(&old.manifest).eq(kinds_of(&manifest)) && old.manifest.reads == manifest.reads
+        };
+        let since = old.as_ref().filter(|old| same(old)).map_or_else(|| self.next_round(), |old| old.since);
+        plugins.insert(plugin.clone(), Wanted { manifest: manifest.clone(), since });
         self.require(&plugins);
         drop(plugins);
-        if old.is_none_or(|old| old.primary != manifest.primary) {
+        if old.is_none_or(|old| old.manifest.primary != manifest.primary) {
             self.offer_primaries(plugin, &manifest.primary);
         }
     }
@@ -97,7 +166,7 @@ impl ClusterCache {
             .plugins()
             .iter()
             .filter(|(name, _)| plugin.is_none_or(|wanted| wanted == *name))
-            .map(|(name, manifest)| (name.clone(), manifest.primary.clone()))
+            .map(|(name, wanted)| (name.clone(), wanted.manifest.primary.clone()))
             .collect();
         for (plugin, primary) in all {
             self.offer_primaries(&plugin, &primary);
@@ -129,10 +198,11 @@ impl ClusterCache {
     /// see their primaries again, because earlier passes had to wait.
     pub(crate) fn settled(&self, gvk: &Gvk) {
         let plugins: Vec<_> =
-            self.plugins().iter().map(|(name, manifest)| (name.clone(), manifest.clone())).collect();
+            self.plugins().iter().map(|(name, wanted)| (name.clone(), wanted.manifest.clone())).collect();
         for (plugin, manifest) in plugins {
             let mut kinds = kinds_of(&manifest);
             if kinds.any(|kind| kind == gvk) && kinds_of(&manifest).all(|kind| self.is_synced(kind)) {
+                self.budget.fits(&plugin);
                 self.offer_primaries(&plugin, &manifest.primary);
             }
         }
@@ -155,8 +225,8 @@ impl ClusterCache {
     }
 
     /// Brings the watched kinds in line with the plugins, under their lock.
-    fn require(&self, plugins: &BTreeMap<PluginName, Arc<Manifest>>) {
-        let manifests = plugins.iter().map(|(name, manifest)| (name, &**manifest));
+    fn require(&self, plugins: &BTreeMap<PluginName, Wanted>) {
+        let manifests = plugins.iter().map(|(name, wanted)| (name, &*wanted.manifest));
         let mut needs = needs(manifests, &self.host_namespace);
         let mut kinds = self.kinds.write().unwrap_or_else(PoisonError::into_inner);
         kinds.retain(|gvk, _| needs.contains_key(gvk));
@@ -166,7 +236,9 @@ impl ClusterCache {
             }
         }
         for (gvk, need) in needs {
-            let kind = KindCache::new(gvk.clone(), self.host_namespace.clone(), need, self.next_round());
+            let total = self.budget.total().clone();
+            let kind =
+                KindCache::new(gvk.clone(), self.host_namespace.clone(), need, self.next_round(), total);
             kinds.insert(gvk, Arc::new(kind));
         }
     }
@@ -180,7 +252,7 @@ impl ClusterCache {
         kinds.get(gvk).cloned()
     }
 
-    fn plugins(&self) -> MutexGuard<'_, BTreeMap<PluginName, Arc<Manifest>>> {
+    fn plugins(&self) -> MutexGuard<'_, BTreeMap<PluginName, Wanted>> {
         self.plugins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

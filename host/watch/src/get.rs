@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
@@ -15,6 +16,8 @@ use kube::client::Body;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout, timeout_at};
 use windlass_core::class::Class;
+
+use crate::selection::JSON;
 
 /// Until the head of an answer must be there. The API server sends the head of a
 /// watch at once, and that of a list when the list is ready.
@@ -164,11 +167,9 @@ struct Details {
 ///
 /// # Errors
 /// Everything but a 2xx answer that calls itself JSON.
-pub(crate) async fn open(client: &Client, address: &str) -> Result<Response<Body>, GetError> {
-    let request = Request::get(address)
-        .header(ACCEPT, "application/json")
-        .body(Body::empty())
-        .map_err(GetError::Address)?;
+pub(crate) async fn open(client: &Client, address: &str, accept: &str) -> Result<Response<Body>, GetError> {
+    let request =
+        Request::get(address).header(ACCEPT, accept).body(Body::empty()).map_err(GetError::Address)?;
     let answer = timeout(HEAD_WITHIN, client.send(request))
         .await
         .map_err(|_| GetError::Late { part: "answer", after: HEAD_WITHIN })?
@@ -188,9 +189,46 @@ pub(crate) async fn open(client: &Client, address: &str) -> Result<Response<Body
 /// # Errors
 /// As [`open`], and when the body is late, broken or too long.
 pub(crate) async fn whole(client: &Client, address: &str, max: usize) -> Result<Vec<u8>, GetError> {
+    collect(chunks(client, address, JSON).await?, max).await
+}
+
+/// Sends a GET whose body is read as it arrives.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) async fn chunks(client: &Client, address: &str, accept: &str) -> Result<Chunks, GetError> {
     let until = Instant::now() + BODY_WITHIN;
-    let answer = open(client, address).await?;
-    collect(answer.into_body(), max, until).await
+    let answer = open(client, address, accept).await?;
+    Ok(Chunks { body: answer.into_body(), until })
+}
+
+/// A body that is no watch's, as it arrives.
+pub(crate) struct Chunks {
+    body: Body,
+    until: Instant,
+}
+
+impl Chunks {
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// When they are late or the body is broken.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, GetError> {
+        loop {
+            let deadline = self.until.min(Instant::now() + CHUNK_WITHIN);
+            let frame = match timeout_at(deadline, self.body.frame()).await {
+                Ok(Some(frame)) => frame.map_err(|e| GetError::Body(Box::new(e)))?,
+                Ok(None) => return Ok(None),
+                Err(_) => return Err(GetError::Late { part: "further bytes", after: CHUNK_WITHIN }),
+            };
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+    }
 }
 
 /// The error that a Status object stands for. `code` is the HTTP status, for
@@ -225,7 +263,8 @@ async fn refused(answer: Response<Body>) -> GetError {
         .and_then(|value| value.to_str().ok()?.parse().ok())
         .map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
     let until = Instant::now() + REASON_WITHIN;
-    let body = collect(answer.into_body(), REASON_MAX_BYTES, until).await.unwrap_or_default();
+    let chunks = Chunks { body: answer.into_body(), until };
+    let body = collect(chunks, REASON_MAX_BYTES).await.unwrap_or_default();
     let mut error = status_error(&String::from_utf8_lossy(&body), http_code);
     if let GetError::Refused { code, retry_after, .. } = &mut error {
         // The HTTP status is what proxies and the server agree on.
@@ -235,24 +274,15 @@ async fn refused(answer: Response<Body>) -> GetError {
     error
 }
 
-async fn collect(mut body: Body, max: usize, until: Instant) -> Result<Vec<u8>, GetError> {
+async fn collect(mut chunks: Chunks, max: usize) -> Result<Vec<u8>, GetError> {
     let mut bytes = Vec::new();
-    loop {
-        let deadline = until.min(Instant::now() + CHUNK_WITHIN);
-        let frame = match timeout_at(deadline, body.frame()).await {
-            Ok(Some(frame)) => frame.map_err(|e| GetError::Body(Box::new(e)))?,
-            Ok(None) => return Ok(bytes),
-            Err(_) => {
-                return Err(GetError::Late { part: "further bytes", after: CHUNK_WITHIN });
-            }
-        };
-        if let Ok(data) = frame.into_data() {
-            if bytes.len() + data.len() > max {
-                return Err(GetError::TooLong(max));
-            }
-            bytes.extend_from_slice(&data);
+    while let Some(data) = chunks.next().await? {
+        if bytes.len() + data.len() > max {
+            return Err(GetError::TooLong(max));
         }
+        bytes.extend_from_slice(&data);
     }
+    Ok(bytes)
 }
 
 /// The first 256 characters, on one line.

@@ -187,7 +187,7 @@ impl Lists {
         if self.by_label.is_empty() {
             return;
         }
-        for (name, value) in &meta.labels {
+        for (name, value) in meta.labels() {
             let label = (name.to_string(), value.to_string());
             for (labels, keys) in self.by_label.get(&label).into_iter().flatten() {
                 if meta.has_labels(labels) {
@@ -201,6 +201,7 @@ impl Lists {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use windlass_core::object::Object;
 
     fn pod() -> Gvk {
         "v1/Pod".parse().expect("valid")
@@ -210,13 +211,11 @@ mod tests {
         Key::new(PluginName::try_new(plugin).expect("valid"), "ns", name)
     }
 
-    fn meta(name: &str, labels: &[(&str, &str)]) -> Meta {
-        Meta {
-            name: name.into(),
-            namespace: "ns".into(),
-            labels: labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
-            ..Meta::default()
-        }
+    fn meta(name: &str, labels: &[(&str, &str)]) -> Object {
+        let labels: serde_json::Map<_, _> =
+            labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).into())).collect();
+        let text = serde_json::json!({ "metadata": { "name": name, "namespace": "ns", "labels": labels } });
+        Object::parse(&pod(), &text.to_string()).expect("an object")
     }
 
     fn query(namespace: Option<&str>, labels: &[(&str, &str)]) -> Query {
@@ -235,9 +234,9 @@ mod tests {
         ObjectRef { gvk: pod(), namespace: "ns".into(), name: name.into() }
     }
 
-    fn found(interest: &Interest, old: Option<&Meta>, new: Option<&Meta>) -> Vec<String> {
+    fn found(interest: &Interest, old: Option<&Object>, new: Option<&Object>) -> Vec<String> {
         let mut keys = BTreeSet::new();
-        interest.find(&pod(), old, new, &mut keys);
+        interest.find(&pod(), old.map(Object::meta), new.map(Object::meta), &mut keys);
         keys.iter().map(|key| format!("{}:{}", key.plugin, key.name)).collect()
     }
 

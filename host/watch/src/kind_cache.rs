@@ -6,8 +6,9 @@ use windlass_core::kind::{Gvk, Kind};
 use windlass_core::object::Object;
 use windlass_core::ports::Written;
 
+use crate::budget::{Budget, Total};
 use crate::needs::Need;
-use crate::objects::{Change, Objects};
+use crate::objects::{Change, Objects, held_bytes};
 use crate::progress::{Progress, WatchStatus};
 use crate::selection::selector_text;
 
@@ -17,6 +18,17 @@ pub(crate) struct KindCache {
     pub(crate) gvk: Gvk,
     pub(crate) progress: Progress,
     state: RwLock<State>,
+}
+
+/// What came of an object that was to be taken.
+#[derive(Debug)]
+pub(crate) enum Put {
+    /// It is as it was, or nobody asked.
+    NoNews,
+    /// It has changed.
+    News(Change, Arc<Need>),
+    /// There was no room: the first one of its kind that had none.
+    Full,
 }
 
 /// What discovery has said.
@@ -36,6 +48,8 @@ struct State {
     presence: Presence,
     /// Whether a list with at least today's need has been read to its end.
     listed: bool,
+    /// There was no room for an object: what is held is not all, until a new driver lists again.
+    full: bool,
     /// The newest version that list or watch have reached.
     newest: u64,
     need: Arc<Need>,
@@ -44,11 +58,12 @@ struct State {
 }
 
 impl KindCache {
-    pub(crate) fn new(gvk: Gvk, host_namespace: Arc<str>, need: Need, round: u64) -> Self {
+    pub(crate) fn new(gvk: Gvk, host_namespace: Arc<str>, need: Need, round: u64, total: Total) -> Self {
         let state = State {
-            objects: Objects::new(host_namespace),
+            objects: Objects::new(host_namespace, total),
             presence: Presence::Unknown,
             listed: false,
+            full: false,
             newest: 0,
             need: Arc::new(need),
             round,
@@ -56,19 +71,25 @@ impl KindCache {
         Self { gvk, progress: Progress::default(), state: RwLock::new(state) }
     }
 
-    /// Says what is needed from now on. With other labels than before, `round`
-    /// begins: a new driver must list the kind again; what is held stays readable.
+    /// Says what is needed from now on. With other labels than before, or when there was no
+    /// room for all of it, `round` begins: a new driver must list the kind again; what is held stays readable.
     pub(crate) fn require(&self, need: Need, round: u64) {
         let mut state = self.write();
-        if state.need.labels != need.labels {
+        if state.need.labels != need.labels || state.full {
             state.round = round;
             state.listed &= state.need.covers(&need);
+            state.full = false;
         }
         state.need = Arc::new(need);
     }
 
     pub(crate) fn round(&self) -> u64 {
         self.read().round
+    }
+
+    /// Whether there was no room for all of it, so that nobody drives it.
+    pub(crate) fn is_full(&self) -> bool {
+        self.read().full
     }
 
     pub(crate) fn need(&self) -> Arc<Need> {
@@ -153,12 +174,26 @@ impl KindCache {
         });
     }
 
-    /// Takes an object as it is now.
-    pub(crate) fn put(&self, round: u64, object: Object) -> Option<(Change, Arc<Need>)> {
-        self.change(round, |state| {
-            let change = state.objects.put(object)?;
-            Some((change, state.need.clone()))
-        })?
+    /// Takes an object as it is now, if there is room.
+    pub(crate) fn put(&self, round: u64, object: Object, budget: &Budget) -> Put {
+        let put = self.change(round, |state| {
+            if state.full {
+                return Put::NoNews;
+            }
+            let meta = object.meta();
+            let before = state.objects.get(&meta.namespace, &meta.name).map_or(0, |held| held_bytes(held));
+            let grows = held_bytes(&object).saturating_sub(before);
+            if grows > 0 && budget.exceeds(grows) {
+                state.full = true;
+                state.listed = false;
+                return Put::Full;
+            }
+            match state.objects.put(object) {
+                Some(change) => Put::News(change, state.need.clone()),
+                None => Put::NoNews,
+            }
+        });
+        put.unwrap_or(Put::NoNews)
     }
 
     /// Takes the end of an object; `last` is its last state, with the end's version.
@@ -174,6 +209,10 @@ impl KindCache {
     /// is synced only now.
     pub(crate) fn listed(&self, round: u64, version: u64) -> (Vec<Change>, bool) {
         self.change(round, |state| {
+            if state.full {
+                // What it did not bring may only have had no room.
+                return (Vec::new(), false);
+            }
             let first = !state.listed;
             state.listed = true;
             state.newest = state.newest.max(version);
@@ -197,6 +236,7 @@ impl KindCache {
             synced: state.listed || state.presence == Presence::Absent,
             objects: state.objects.len(),
             bytes: state.objects.bytes(),
+            json_bytes: state.objects.json_bytes(),
             last_event_age_ms: counters.last_event_age_ms(),
             alive_age_ms: counters.alive_age_ms(),
             lists: counters.lists,
@@ -236,20 +276,48 @@ mod tests {
         Object::parse(&"v1/Pod".parse().expect("valid"), &text).expect("an object")
     }
 
+    fn kind(budget: &Budget, need: Need) -> KindCache {
+        KindCache::new("v1/Pod".parse().expect("valid"), "sys".into(), need, 0, budget.total().clone())
+    }
+
+    #[test]
+    fn a_kind_without_room_is_not_complete_until_it_is_listed_again() {
+        let size = held_bytes(&object(3));
+        let budget = Budget::new(Some(size + size / 2));
+        let kind = kind(&budget, need(&[]));
+        kind.begin(0, false);
+        assert!(matches!(kind.put(0, object(3), &budget), Put::News(..)));
+        assert!(kind.listed(0, 3).1 && kind.is_synced());
+        assert!(matches!(kind.put(0, object(4), &budget), Put::News(..)), "it does not grow");
+        let other = object(5).json().replace("\"a\"", "\"b\"");
+        let other = || Object::parse(&kind.gvk, &other).expect("an object");
+        assert!(matches!(kind.put(0, other(), &budget), Put::Full));
+        assert!(matches!(kind.put(0, other(), &budget), Put::NoNews), "said once");
+        let (gone, first) = kind.listed(0, 9);
+        assert!(gone.is_empty() && !first, "what it did not bring may have had no room");
+        assert!(kind.is_full() && !kind.is_synced());
+        kind.require(need(&[]), 1);
+        assert!(!kind.is_full() && !kind.is_synced());
+        assert_eq!(kind.round(), 1, "a new driver lists it, whatever the need is");
+        drop(kind);
+        assert!(!budget.exceeds(size), "what is gone is not counted");
+    }
+
     #[test]
     fn what_a_replaced_driver_says_is_ignored() {
-        let kind = KindCache::new("v1/Pod".parse().expect("valid"), "sys".into(), need(&[("a", "1")]), 0);
+        let budget = Budget::new(None);
+        let kind = kind(&budget, need(&[("a", "1")]));
         kind.begin(0, false);
-        assert!(kind.put(0, object(3)).is_some());
+        assert!(matches!(kind.put(0, object(3), &budget), Put::News(..)));
         assert!(kind.listed(0, 5).1);
         kind.require(need(&[]), 1);
         assert!(!kind.is_synced(), "a wider list is due");
-        assert!(kind.put(0, object(7)).is_none());
+        assert!(matches!(kind.put(0, object(7), &budget), Put::NoNews));
         assert!(!kind.listed(0, 9).1);
         kind.reached(0, 9);
         assert_eq!((kind.is_synced(), kind.newest()), (false, 5));
         kind.begin(1, false);
-        assert!(kind.put(1, object(7)).is_some());
+        assert!(matches!(kind.put(1, object(7), &budget), Put::News(..)));
         assert!(kind.listed(1, 9).1 && kind.is_synced());
         kind.require(need(&[("a", "1")]), 2);
         assert!(kind.is_synced(), "a narrower list changes nothing that is known");

@@ -13,10 +13,12 @@
 //! writes, tasks (the host spawns), and any memory of events: a change becomes a
 //! Key and is forgotten.
 
+mod budget;
 pub mod cache;
 mod discovery;
 mod get;
 mod interest;
+mod items;
 mod kind_cache;
 mod lines;
 mod list;

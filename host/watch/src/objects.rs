@@ -5,9 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use windlass_core::key::Key;
 use windlass_core::object::Object;
+
+use crate::budget::Total;
 
 /// Ends that are remembered, so that a late event does not bring the dead back.
 const ENDS_MAX: usize = 256;
@@ -31,6 +34,9 @@ pub(crate) struct Objects {
     ends: VecDeque<(Name, u64)>,
     len: usize,
     bytes: usize,
+    json_bytes: usize,
+    /// Bytes of all kinds.
+    total: Total,
     /// Which list is being read, or was read last.
     listing: u64,
     /// Whether that list may replace newer objects.
@@ -46,7 +52,8 @@ struct Held {
 
 impl Objects {
     /// None yet. Children are those of the host in `host_namespace`.
-    pub(crate) fn new(host_namespace: Arc<str>) -> Self {
+    /// What is held is counted in `total` as well.
+    pub(crate) fn new(host_namespace: Arc<str>, total: Total) -> Self {
         Self {
             host_namespace,
             by_name: BTreeMap::new(),
@@ -54,6 +61,8 @@ impl Objects {
             ends: VecDeque::new(),
             len: 0,
             bytes: 0,
+            json_bytes: 0,
+            total,
             listing: 0,
             rewound: false,
         }
@@ -64,9 +73,14 @@ impl Objects {
         self.len
     }
 
-    /// Bytes of JSON held.
+    /// Bytes that the objects take, with their place in the index.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of JSON held.
+    pub(crate) fn json_bytes(&self) -> usize {
+        self.json_bytes
     }
 
     /// One object.
@@ -101,9 +115,9 @@ impl Objects {
     }
 
     /// Takes an object; `None` when that is no news.
-    pub(crate) fn put(&mut self, object: Object) -> Option<Change> {
+    pub(crate) fn put(&mut self, mut object: Object) -> Option<Change> {
         let meta = object.meta();
-        let (namespace, name, version) = (meta.namespace.clone(), meta.name.clone(), meta.version());
+        let (mut namespace, mut name, version) = (meta.namespace.clone(), meta.name.clone(), meta.version());
         let listing = self.listing;
         let ended = self.has_ended(&namespace, &name, version);
         let held = self.by_name.get_mut(&namespace).and_then(|map| map.get_mut(&name));
@@ -118,6 +132,12 @@ impl Objects {
             None if ended => return None,
             None => None,
         };
+        // One text of a namespace for all that is in it, and of a name for index and object.
+        if let Some((known, map)) = self.by_name.get_key_value(&namespace) {
+            namespace = known.clone();
+            name = map.get_key_value(&name).map_or(name, |(known, _)| known.clone());
+        }
+        object.share_names(&namespace, &name);
         let object = Arc::new(object);
         let held = Held { object: object.clone(), listing };
         self.by_name.entry(namespace).or_default().insert(name, held);
@@ -184,7 +204,9 @@ impl Objects {
 
     fn remember(&mut self, object: &Object) {
         self.len += 1;
-        self.bytes += object.json().len();
+        self.bytes += held_bytes(object);
+        self.total.fetch_add(held_bytes(object), Ordering::Relaxed);
+        self.json_bytes += object.json().len();
         let meta = object.meta();
         if let Some(owner) = meta.owner(&self.host_namespace) {
             let name = (meta.namespace.clone(), meta.name.clone());
@@ -194,7 +216,9 @@ impl Objects {
 
     fn forget(&mut self, object: &Object) {
         self.len -= 1;
-        self.bytes -= object.json().len();
+        self.bytes -= held_bytes(object);
+        self.total.fetch_sub(held_bytes(object), Ordering::Relaxed);
+        self.json_bytes -= object.json().len();
         let meta = object.meta();
         let Some(owner) = meta.owner(&self.host_namespace) else {
             return;
@@ -206,6 +230,21 @@ impl Objects {
             }
         }
     }
+}
+
+impl Drop for Objects {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Bytes beside an object's own: the counts of the two shared allocations, its place in a map that is
+/// two thirds full, and what an allocator rounds up for each of about eight allocations.
+const PLACE_BYTES: usize = 2 * 16 + 48 + 8 * 12;
+
+/// What an object costs while it is held.
+pub(crate) fn held_bytes(object: &Object) -> usize {
+    object.bytes() + object.meta().name.len() + PLACE_BYTES
 }
 
 /// Whether `new` says nothing that is not known. Versions that are no numbers
@@ -246,7 +285,7 @@ mod tests {
 
     #[test]
     fn an_object_only_ever_gets_newer() {
-        let mut objects = Objects::new("sys".into());
+        let mut objects = Objects::new("sys".into(), Total::default());
         assert!(objects.put(object("a", 5, None)).is_some());
         assert!(objects.put(object("a", 5, None)).is_none());
         assert!(objects.put(object("a", 4, None)).is_none());
@@ -257,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_late_event_does_not_bring_the_dead_back() {
-        let mut objects = Objects::new("sys".into());
+        let mut objects = Objects::new("sys".into(), Total::default());
         objects.put(object("a", 5, None));
         assert!(objects.remove("ns", "a", 7).is_some());
         assert!(objects.put(object("a", 6, None)).is_none());
@@ -266,7 +305,7 @@ mod tests {
 
     #[test]
     fn what_a_list_does_not_bring_is_gone() {
-        let mut objects = Objects::new("sys".into());
+        let mut objects = Objects::new("sys".into(), Total::default());
         for name in ["a", "b", "c"] {
             objects.put(object(name, 5, None));
         }
@@ -280,8 +319,20 @@ mod tests {
     }
 
     #[test]
+    fn objects_of_a_namespace_share_its_text_and_a_new_version_keeps_the_name() {
+        let mut objects = Objects::new("sys".into(), Total::default());
+        objects.put(object("a", 1, None));
+        objects.put(object("b", 2, None));
+        let of = |objects: &Objects, name: &str| objects.get("ns", name).expect("held").clone();
+        let (a, b) = (of(&objects, "a"), of(&objects, "b"));
+        assert!(Arc::ptr_eq(&a.meta().namespace, &b.meta().namespace));
+        objects.put(object("a", 3, None));
+        assert!(Arc::ptr_eq(&a.meta().name, &of(&objects, "a").meta().name));
+    }
+
+    #[test]
     fn a_list_from_a_restored_past_replaces_newer_objects() {
-        let mut objects = Objects::new("sys".into());
+        let mut objects = Objects::new("sys".into(), Total::default());
         objects.put(object("a", 50, None));
         objects.begin(false);
         assert!(objects.put(object("a", 5, None)).is_none());
@@ -293,7 +344,7 @@ mod tests {
 
     #[test]
     fn children_follow_their_owner_and_counters_end_at_zero() {
-        let mut objects = Objects::new("sys".into());
+        let mut objects = Objects::new("sys".into(), Total::default());
         objects.put(object("b", 1, Some("ns/x")));
         objects.put(object("a", 2, Some("ns/x")));
         let of = |objects: &Objects, primary: &str| -> Vec<String> {
@@ -303,7 +354,11 @@ mod tests {
         objects.put(object("b", 3, Some("ns/y")));
         assert_eq!((of(&objects, "ns/x"), of(&objects, "ns/y")), (vec!["a".into()], vec!["b".into()]));
         assert!(objects.bytes() > 0);
+        assert_eq!(objects.total.load(Ordering::Relaxed), objects.bytes());
         assert_eq!(objects.clear().len(), 2);
-        assert_eq!((objects.len(), objects.bytes(), objects.by_owner.len()), (0, 0, 0));
+        assert_eq!(
+            (objects.len(), objects.bytes(), objects.json_bytes(), objects.by_owner.len()),
+            (0, 0, 0, 0)
+        );
     }
 }

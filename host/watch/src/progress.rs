@@ -26,6 +26,9 @@ pub enum Phase {
     /// Events are being read.
     #[serde(rename = "watching")]
     Watching,
+    /// There is no room for it in the cache; a plugin that needs it waits (E180).
+    #[serde(rename = "over the cache limit")]
+    Full,
     /// Something failed; it will be tried again after a pause.
     #[serde(rename = "backing off")]
     BackingOff,
@@ -45,8 +48,10 @@ pub struct WatchStatus {
     pub synced: bool,
     /// Objects held.
     pub objects: usize,
-    /// Bytes of JSON held.
+    /// Bytes that they take in memory: their JSON, what is known of each, their place in the index.
     pub bytes: usize,
+    /// Bytes of JSON among those.
+    pub json_bytes: usize,
     /// Age of the last event or bookmark, in milliseconds; absent before the first.
     pub last_event_age_ms: Option<u64>,
     /// Age of the last sign of life (an answer, an event, a bookmark, an end in time),

@@ -21,7 +21,7 @@ use windlass_core::class::Class;
 use windlass_core::object::{ObjectError, version_number};
 
 use crate::get::GetError;
-use crate::list::{Page, Pages};
+use crate::list::{Head, Pages};
 use crate::progress::{Phase, Progress};
 use crate::selection::Selection;
 use crate::stream::{Event, Stream};
@@ -67,6 +67,10 @@ pub(crate) trait Target: Send {
     fn listed(&mut self, version: u64);
     /// Everything up to `version` has been seen.
     fn reached(&mut self, version: u64);
+    /// Whether nothing more is to be brought: the loop then waits to be dropped.
+    fn is_full(&self) -> bool {
+        false
+    }
 }
 
 /// The loop, for one selection.
@@ -134,29 +138,50 @@ impl<'a, T: Target> Reflector<'a, T> {
         let mut pages = Pages::new(self.client, self.selection);
         let mut begun = false;
         loop {
-            let text = pages.fetch().await?;
-            let page = Page::parse(&text)?;
-            let version = version_number(&page.version);
-            if !begun {
-                let rewound = self.check_age(version)?;
-                self.target.begin(rewound);
-                begun = true;
-            }
-            for item in &page.items {
-                if let Err(error) = self.target.put(item.get()) {
-                    self.skipped(&error);
-                }
-            }
-            let Some(token) = page.next else {
-                self.cursor = page.version.into_owned();
+            let head = match self.page(&pages, &mut begun).await {
+                Err(GetError::TooLong(_)) if pages.shorten() => continue,
+                read => read?,
+            };
+            let Some(token) = head.next else {
+                let version = version_number(&head.version);
+                self.cursor = head.version;
                 self.older = 0;
                 self.target.listed(version);
                 self.progress.listed();
                 return Ok(());
             };
-            pages.go_on(token.into_owned());
+            pages.go_on(token);
             // All watches share one task; a long list lets the others go between.
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Takes one page's objects as they arrive.
+    async fn page(&mut self, pages: &Pages<'_>, begun: &mut bool) -> Result<Head, GetError> {
+        let mut page = pages.open().await?;
+        loop {
+            let item = page.next().await?;
+            if !*begun {
+                let rewound = self.check_age(version_number(&page.head()?.version))?;
+                self.target.begin(rewound);
+                *begun = true;
+            }
+            let Some(item) = item else {
+                return page.head().cloned();
+            };
+            // JSON is UTF-8: the page has looked.
+            let text = std::str::from_utf8(&item).map_err(|_| GetError::Shape("text in UTF-8"))?;
+            if let Err(error) = self.target.put(text) {
+                self.skipped(&error);
+            }
+            self.unless_full().await;
+        }
+    }
+
+    /// Does not return when the target takes nothing more.
+    async fn unless_full(&mut self) {
+        if self.target.is_full() {
+            std::future::pending().await
         }
     }
 
@@ -208,6 +233,7 @@ impl<'a, T: Target> Reflector<'a, T> {
                 Ok(version) => advanced |= self.advance(&version),
                 Err(error) => self.skipped(&error),
             }
+            self.unless_full().await;
         }
         Ok(advanced)
     }

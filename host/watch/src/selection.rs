@@ -23,12 +23,24 @@ pub struct Selection {
     pub has_labels: Vec<String>,
     /// Only the object of this name.
     pub name: Option<Arc<str>>,
+    /// The server sends `metadata` and leaves the rest of each object out.
+    pub metadata_only: bool,
 }
+
+/// The media type of objects in full.
+pub(crate) const JSON: &str = "application/json";
 
 impl Selection {
     /// Every object of `kind` in every namespace.
     pub fn all(kind: Kind) -> Self {
-        Self { kind, namespace: "".into(), labels: Labels::new(), has_labels: Vec::new(), name: None }
+        Self {
+            kind,
+            namespace: "".into(),
+            labels: Labels::new(),
+            has_labels: Vec::new(),
+            name: None,
+            metadata_only: false,
+        }
     }
 
     /// Only in this namespace.
@@ -57,6 +69,27 @@ impl Selection {
     pub fn named(mut self, name: &str) -> Self {
         self.name = Some(name.into());
         self
+    }
+
+    /// Only `metadata` of each object: for those whose content is read when it is needed.
+    #[must_use]
+    pub fn metadata_only(mut self) -> Self {
+        self.metadata_only = true;
+        self
+    }
+
+    /// What a list of it accepts.
+    pub(crate) fn accepts_list(&self) -> &'static str {
+        if self.metadata_only {
+            "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+        } else {
+            JSON
+        }
+    }
+
+    /// What a watch of it accepts.
+    pub(crate) fn accepts_events(&self) -> &'static str {
+        if self.metadata_only { "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1" } else { JSON }
     }
 
     /// Path and query of the collection, with these further parameters.

@@ -90,7 +90,7 @@ impl Stream {
             ("resourceVersion", from),
             ("timeoutSeconds", &seconds.to_string()),
         ]);
-        let answer = open(client, &address).await?;
+        let answer = open(client, &address, selection.accepts_events()).await?;
         Ok(Self {
             body: answer.into_body(),
             lines: Lines::new(LINE_MAX_BYTES),

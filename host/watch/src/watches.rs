@@ -11,17 +11,19 @@ use futures::future::{AbortHandle, Abortable, BoxFuture, FutureExt as _};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use kube::Client;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use windlass_core::backoff::Backoff;
+use windlass_core::code::Refusal;
 use windlass_core::kind::{Gvk, Kind};
 use windlass_core::manifest::Manifest;
-use windlass_core::name::PluginName;
+use windlass_core::name::{Digest, PluginName};
 use windlass_core::object::{Object, ObjectError};
 use windlass_core::ports::Sink;
 
 use crate::cache::ClusterCache;
 use crate::discovery::{Found, discover};
 use crate::get::GetError;
-use crate::kind_cache::KindCache;
+use crate::kind_cache::{KindCache, Put};
 use crate::objects::Change;
 use crate::progress::{Phase, WatchStatus};
 use crate::reflect::{Pauses, Reflector, Target, backoff};
@@ -42,7 +44,7 @@ const RECHECK: Duration = Duration::from_secs(60);
 pub struct Watches {
     client: Client,
     cache: Arc<ClusterCache>,
-    changes: watch::Sender<()>,
+    changes: Arc<watch::Sender<()>>,
 }
 
 /// A driver is known by its kind and round; a kind whose labels change gets a new
@@ -52,12 +54,31 @@ type Driver = (Gvk, u64);
 impl Watches {
     /// Nothing is watched yet. Children are those that carry the label of the host
     /// in `host_namespace`; keys are offered to `sink`.
-    pub fn new(client: Client, host_namespace: &str, sink: Arc<dyn Sink>) -> Self {
+    /// The cache takes at most `limit` bytes; `None`: as many as there are.
+    pub fn new(client: Client, host_namespace: &str, sink: Arc<dyn Sink>, limit: Option<usize>) -> Self {
         Self {
             client,
-            cache: Arc::new(ClusterCache::new(host_namespace, sink)),
-            changes: watch::Sender::new(()),
+            cache: Arc::new(ClusterCache::new(host_namespace, sink, limit)),
+            changes: Arc::new(watch::Sender::new(())),
         }
+    }
+
+    /// The next plugin whose kinds do not fit into the cache, and why (E180). Until the caller
+    /// [forgets](Self::forget) it, the kind that did not fit counts as not synced, so that nobody
+    /// decides on a part of it. Then those that are left get what they need.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn held(&self) -> (PluginName, Refusal) {
+        self.cache.budget().held().await
+    }
+
+    /// Whether there is room for a version of a plugin, as far as is known from the last time.
+    ///
+    /// # Errors
+    /// E180: it was held, and nothing has changed since.
+    pub fn room(&self, plugin: &PluginName, digest: &Digest) -> Result<(), Refusal> {
+        self.cache.budget().room(plugin, digest, Instant::now())
     }
 
     /// What the watches have brought.
@@ -131,8 +152,13 @@ impl Watches {
         &self,
         running: &mut HashMap<Driver, AbortHandle>,
     ) -> Vec<(Driver, BoxFuture<'static, ()>)> {
-        let wanted: HashMap<Driver, Arc<KindCache>> =
-            self.cache.kinds().into_iter().map(|kind| ((kind.gvk.clone(), kind.round()), kind)).collect();
+        let wanted: HashMap<Driver, Arc<KindCache>> = self
+            .cache
+            .kinds()
+            .into_iter()
+            .filter(|kind| !kind.is_full())
+            .map(|kind| ((kind.gvk.clone(), kind.round()), kind))
+            .collect();
         running.retain(|driver, handle| {
             let stays = wanted.contains_key(driver);
             if !stays {
@@ -143,7 +169,12 @@ impl Watches {
         let missing = wanted.into_iter().filter(|(driver, _)| !running.contains_key(driver));
         missing
             .map(|(driver, kind)| {
-                let target = KindTarget { cache: self.cache.clone(), round: driver.1, kind };
+                let target = KindTarget {
+                    cache: self.cache.clone(),
+                    round: driver.1,
+                    kind,
+                    changes: self.changes.clone(),
+                };
                 (driver, drive(self.client.clone(), target).boxed())
             })
             .collect()
@@ -155,6 +186,8 @@ struct KindTarget {
     cache: Arc<ClusterCache>,
     kind: Arc<KindCache>,
     round: u64,
+    /// Told when this driver has to end.
+    changes: Arc<watch::Sender<()>>,
 }
 
 /// Keeps one kind: waits for it, reflects it, and when it goes waits again.
@@ -257,8 +290,13 @@ impl Target for KindTarget {
     fn put(&mut self, text: &str) -> Result<Box<str>, ObjectError> {
         let object = Object::parse(&self.kind.gvk, text)?;
         let version = object.meta().resource_version.as_ref().into();
-        if let Some((change, need)) = self.kind.put(self.round, object) {
-            self.cache.route(&self.kind.gvk, &need, &change);
+        match self.kind.put(self.round, object, self.cache.budget()) {
+            Put::NoNews => {}
+            Put::News(change, need) => self.cache.route(&self.kind.gvk, &need, &change),
+            Put::Full => {
+                self.cache.overflowed(&self.kind);
+                self.changes.send_replace(());
+            }
         }
         Ok(version)
     }
@@ -281,5 +319,9 @@ impl Target for KindTarget {
 
     fn reached(&mut self, version: u64) {
         self.kind.reached(self.round, version);
+    }
+
+    fn is_full(&self) -> bool {
+        self.kind.is_full()
     }
 }

@@ -40,9 +40,9 @@ pub(super) fn empty(inputs: &Inputs<'_>) -> Plan {
 pub(super) fn finalized(inputs: &Inputs<'_>) -> Plan {
     let mut plan = empty(inputs);
     let ours = inputs.key.plugin.finalizer();
-    let finalizers = &inputs.primary.meta().finalizers;
-    if finalizers.iter().any(|f| **f == *ours) {
-        let rest = finalizers.iter().filter(|f| ***f != *ours).map(|f| f.to_string());
+    let meta = inputs.primary.meta();
+    if meta.has_finalizer(&ours) {
+        let rest = meta.finalizers().filter(|f| *f != ours).map(str::to_owned);
         plan.steps.push(Step::Finalizers { finalizers: rest.collect() });
     }
     plan

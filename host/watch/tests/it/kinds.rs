@@ -237,3 +237,30 @@ async fn asked(lab: &mut Lab, address: &str) -> Call {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_secret_is_ever_asked_for_unless_a_manifest_names_the_kind() {
+    let mut lab = Lab::new();
+    lab.want(&manifest("p", "x.dev/v1/Web", &["v1/ConfigMap"], &[]));
+    lab.api.call("/apis/x.dev/v1").await.json(WEB_GROUP);
+    lab.api.call("/api/v1").await.json(CORE_GROUP);
+    lab.api.list(WEBS).await.objects(10, &[]);
+    lab.api.list(CONFIG_MAPS).await.objects(10, &[]);
+    let _webs = lab.api.watch(WEBS, "10").await.stream();
+    let _maps = lab.api.watch(CONFIG_MAPS, "10").await.stream();
+    lab.watches.resync(None);
+    assert!(!lab.api.has_call("/api/v1/secrets").await);
+    assert!(
+        lab.cache()
+            .list(&windlass_core::reads::Query { gvk: gvk("v1/Secret"), namespace: None, labels: vec![] })
+            .is_empty()
+    );
+    assert!(!lab.cache().is_synced(&gvk("v1/Secret")), "it is not known, which is not the same as empty");
+    lab.want(&manifest("q", "x.dev/v1/Web", &[], &["v1/Secret"]));
+    lab.api.call("/api/v1").await.json(CORE_GROUP);
+    lab.api.list("/api/v1/secrets?").await.objects(10, &[object("s", 1)]);
+    lab.api.watch("/api/v1/secrets?", "10").await;
+    lab.watches.forget(&windlass_core::name::PluginName::try_new("q").expect("valid"));
+    settle().await;
+    assert!(lab.held("v1/Secret").is_empty(), "nor kept for longer");
+}

@@ -39,6 +39,8 @@ pub(crate) const CONFIG_MAPS: &str = "/api/v1/configmaps?";
 /// A request that waits for its answer.
 pub(crate) struct Call {
     pub(crate) address: String,
+    /// Which form of the answer it accepts.
+    pub(crate) accept: String,
     reply: oneshot::Sender<Answer>,
 }
 
@@ -66,7 +68,9 @@ impl tower_service::Service<Request<kube::client::Body>> for Wire {
     fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
         let (reply, answer) = oneshot::channel();
         let address = request.uri().to_string();
-        let sent = self.0.send(Call { address, reply });
+        let accept =
+            request.headers().get("accept").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        let sent = self.0.send(Call { address, accept, reply });
         Box::pin(async move {
             sent.map_err(|_| std::io::Error::other("the test has ended"))?;
             answer.await.map_err(|_| std::io::Error::other("connection refused"))
@@ -227,9 +231,14 @@ impl Drop for Lab {
 
 impl Lab {
     pub(crate) fn new() -> Self {
+        Self::limited(None)
+    }
+
+    /// With a cache of at most so many bytes.
+    pub(crate) fn limited(limit: Option<usize>) -> Self {
         let (api, client) = Api::new();
         let keys = Keys::default();
-        let watches = Arc::new(Watches::new(client, "sys", Arc::new(keys.clone())));
+        let watches = Arc::new(Watches::new(client, "sys", Arc::new(keys.clone()), limit));
         let running = watches.clone();
         let task = tokio::spawn(async move { running.run().await });
         Self { api, keys, watches, task }

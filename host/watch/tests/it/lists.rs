@@ -185,3 +185,62 @@ async fn an_older_list_is_doubted_and_then_believed() {
     assert_eq!(lab.held("x.dev/v1/Web"), ["a@4"], "etcd was restored");
     assert_eq!(lab.keys.take().await, ["p:ns/a", "p:ns/b"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn objects_are_taken_as_they_arrive_and_the_rest_of_a_broken_page_later() {
+    let mut lab = Lab::new();
+    lab.want(&manifest("p", "x.dev/v1/Web", &[], &[]));
+    lab.api.call("/apis/x.dev/v1").await.json(WEB_GROUP);
+    let body = lab.api.list(WEBS).await.stream();
+    body.send(format!(
+        r#"{{"kind":"WebList","metadata":{{"resourceVersion":"10"}},"items":[{},"#,
+        object("a", 1)
+    ));
+    settle().await;
+    assert_eq!(lab.held("x.dev/v1/Web"), ["a@1"], "the page has not ended");
+    assert!(!lab.status("x.dev/v1/Web").synced);
+    body.send(object("b", 2)[..20].to_owned());
+    body.cut();
+    lab.api.list(WEBS).await.objects(11, &[object("b", 2)]);
+    lab.api.watch(WEBS, "11").await;
+    assert_eq!(lab.held("x.dev/v1/Web"), ["b@2"], "a was only in the list that broke");
+}
+
+#[tokio::test(start_paused = true)]
+async fn objects_that_come_before_the_version_of_their_list_wait_for_it() {
+    // So the API server writes lists of custom resources.
+    let body = |version: u64, item: &str| {
+        format!(
+            r#"{{"apiVersion":"x.dev/v1","items":[{item}],"kind":"WebList","metadata":{{"resourceVersion":"{version}"}}}}"#
+        )
+    };
+    let (mut lab, stream) = Lab::with_webs(&[object("a", 3)]).await;
+    stream.event("MODIFIED", &object("a", 50));
+    stream.event("ERROR", r#"{"kind":"Status","code":410}"#);
+    lab.api.list(WEBS).await.json(body(20, &object("b", 4)));
+    settle().await;
+    assert_eq!(lab.held("x.dev/v1/Web"), ["a@50"], "an older list proves nothing, whatever is in it");
+    lab.api.list(WEBS).await.json(body(60, &object("b", 55)));
+    lab.api.watch(WEBS, "60").await;
+    assert_eq!(lab.held("x.dev/v1/Web"), ["b@55"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn items_that_are_no_json_make_the_list_an_error() {
+    let mut lab = Lab::new();
+    lab.want(&manifest("p", "x.dev/v1/Web", &[], &[]));
+    lab.api.call("/apis/x.dev/v1").await.json(WEB_GROUP);
+    for items in ["{},,{}", "{}}", "{\"a\":}", "[", "{},"] {
+        lab.api
+            .list(WEBS)
+            .await
+            .json(format!(r#"{{"metadata":{{"resourceVersion":"9"}},"items":[{items}]}}"#));
+        settle().await;
+        let last = lab.status("x.dev/v1/Web");
+        assert!(
+            last.last_error.as_deref().is_some_and(|e| e.starts_with("parse answer")),
+            "{items}: {last:?}"
+        );
+        assert!(!last.synced);
+    }
+}

@@ -1,5 +1,6 @@
 //! The watches against an API server that each test plays by hand, on paused time.
 
+mod budget;
 mod kinds;
 mod lab;
 mod lists;

@@ -55,3 +55,24 @@ async fn a_selection_is_told_by_object_and_each_list_ends_with_synced() {
     assert_eq!(told(&all), [format!("c {}", length + 1), "gone ns/a".into(), "synced".into()]);
     task.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_a_selection_by_metadata_no_content_is_asked_for() {
+    let (mut api, client) = Api::new();
+    let task = tokio::spawn(async move {
+        let kind = Kind {
+            gvk: gvk("v1/ConfigMap"),
+            plural: "configmaps".into(),
+            namespaced: true,
+            has_status: false,
+        };
+        let selection = Selection::all(kind).in_namespace("sys").with_label(LABEL_PLUGIN).metadata_only();
+        watch_one(&client, &selection, |_| ()).await;
+    });
+    let list = api.list(PLUGINS).await;
+    assert_eq!(list.accept, "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
+    list.objects(10, &[object("a", 1)]);
+    let watch = api.watch(PLUGINS, "10").await;
+    assert_eq!(watch.accept, "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
+    task.abort();
+}
