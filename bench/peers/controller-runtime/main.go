@@ -69,6 +69,9 @@ func run(flags flags) error {
 		options.LeaderElectionID = lockName
 		options.LeaderElectionNamespace = namespace
 	}
+	if flags.on("cache-only") {
+		return holdCache(restConfig, options, tuned)
+	}
 	if tuned {
 		warm := true
 		options.LeaderElectionReleaseOnCancel = true

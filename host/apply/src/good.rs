@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use windlass_core::claim::Claim;
 use windlass_core::class::Class;
 use windlass_core::key::ObjectRef;
-use windlass_core::name::{Digest, LABEL_PLUGIN, PluginName};
+use windlass_core::name::{Digest, LABEL_GOOD, LABEL_PLUGIN, PluginName};
 use windlass_core::ports::ApplyError;
 
 use crate::announce::config_map;
@@ -25,8 +25,6 @@ use crate::request::{Actor, Call, object_path, with_preconditions};
 use crate::wire::exchange;
 use crate::writer::{Verb, Writer};
 
-/// Label on a copy: the plugin that it is of.
-pub const LABEL_GOOD: &str = "windlass.dev/good";
 /// Annotation: fingerprint of what was copied.
 const CONTENT: &str = "windlass.dev/good-content";
 /// Annotation: digest of the component.

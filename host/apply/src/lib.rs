@@ -41,7 +41,8 @@ mod tests;
 
 pub use accepted::ACCEPTED_SECRET;
 pub use announce::{Announcement, PluginConfigMap};
-pub use good::{Good, LABEL_GOOD, LastGood};
+pub use good::{Good, LastGood};
 pub use request::service_account;
 pub use role::Role;
+pub use windlass_core::name::LABEL_GOOD;
 pub use writer::{Config, FENCE_SETTLES, Observe, Verb, Writer};

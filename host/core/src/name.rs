@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub const DOMAIN: &str = "windlass.dev";
 /// Label on a plugin's ConfigMap; its value is the plugin's name.
 pub const LABEL_PLUGIN: &str = "windlass.dev/plugin";
+/// Label on the copy of a last good version: the plugin's name.
+pub const LABEL_GOOD: &str = "windlass.dev/good";
 /// Label on a child: the plugin that wants it.
 pub const LABEL_OWNED_BY: &str = "windlass.dev/owned-by";
 /// Label on a child: the namespace of the host that wrote it.

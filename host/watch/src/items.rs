@@ -23,12 +23,20 @@ pub(crate) struct Items {
     /// Longest item, in bytes.
     max: usize,
     envelope: Vec<u8>,
-    /// Arrays and objects that are open.
-    depth: usize,
-    string: Option<Escape>,
+    nesting: Nesting,
     /// The string that ended last at the depth of the envelope's fields, and where it began.
     key: Vec<u8>,
+    /// Whether an item has ended with a comma.
+    commas: bool,
     place: Place,
+}
+
+/// What is open where the next byte is: within the array, in it; around it, in the envelope.
+#[derive(Clone, Copy, Debug, Default)]
+struct Nesting {
+    /// Arrays and objects.
+    depth: usize,
+    string: Option<Escape>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,9 +73,9 @@ impl Items {
             scanned: 0,
             max,
             envelope: Vec::new(),
-            depth: 0,
-            string: None,
+            nesting: Nesting::default(),
             key: Vec::new(),
+            commas: false,
             place: Place::Envelope,
         }
     }
@@ -117,33 +125,34 @@ impl Items {
 
     /// Looks on for the end of an item.
     fn item(&mut self) -> Result<Option<Bytes>, TooLong> {
-        while let Some(byte) = self.held.get(self.scanned).copied() {
-            self.scanned += 1;
-            let ends = self.depth == 0 && self.string.is_none() && matches!(byte, b',' | b']');
-            if !ends {
-                self.step(byte);
-                if self.scanned > self.max {
-                    return Err(TooLong(self.max));
-                }
-                continue;
-            }
-            let item = self.held.split_to(self.scanned).freeze();
-            self.scanned = 0;
-            let item = item.slice(..item.len() - 1);
-            let empty = item.iter().all(u8::is_ascii_whitespace);
-            if byte == b']' {
-                self.place = Place::Rest;
-                // The envelope's own brace is still open.
-                self.depth = 1;
-                self.envelope.push(b']');
-                // `[]` has no item, `[1,]` has an empty one, which is an error.
-                return Ok((!empty || !self.envelope.ends_with(b"[]")).then_some(item));
-            }
-            // So that an end behind it shows: see above.
-            self.envelope.push(b' ');
+        let mut nesting = self.nesting;
+        let ends = |byte: &u8| {
+            let ends = nesting.is_flat() && matches!(byte, b',' | b']');
+            nesting.step(*byte);
+            ends
+        };
+        let Some(offset) = self.held[self.scanned..].iter().position(ends) else {
+            self.nesting = nesting;
+            self.scanned = self.held.len();
+            return if self.scanned > self.max { Err(TooLong(self.max)) } else { Ok(None) };
+        };
+        let item = self.held.split_to(self.scanned + offset + 1).freeze();
+        self.scanned = 0;
+        let (item, end) = (item.slice(..item.len() - 1), item[item.len() - 1]);
+        if item.len() > self.max {
+            return Err(TooLong(self.max));
+        }
+        self.nesting = Nesting::default();
+        if end == b',' {
+            self.commas = true;
             return Ok(Some(item));
         }
-        Ok(None)
+        self.place = Place::Rest;
+        // The envelope's own brace is still open.
+        self.nesting.depth = 1;
+        self.envelope.push(b']');
+        // `[]` has no item, `[1,]` has an empty one, which is an error.
+        Ok((self.commas || !item.iter().all(u8::is_ascii_whitespace)).then_some(item))
     }
 
     /// Takes the envelope's bytes up to the array of items.
@@ -151,16 +160,14 @@ impl Items {
         while let Some(byte) = self.held.get(self.scanned).copied() {
             self.scanned += 1;
             self.envelope.push(byte);
-            let was = self.string;
+            let Nesting { depth, string: was } = self.nesting;
             let space = byte.is_ascii_whitespace();
             match self.place {
-                Place::Envelope if was.is_none() && byte == b'"' && self.depth == 1 => {
+                Place::Envelope if was.is_none() && byte == b'"' && depth == 1 => {
                     self.key.clear();
                     self.place = Place::Name;
                 }
-                Place::Envelope
-                    if byte == b':' && was.is_none() && self.depth == 1 && self.key == b"items" =>
-                {
+                Place::Envelope if byte == b':' && was.is_none() && depth == 1 && self.key == b"items" => {
                     self.place = Place::ItemsDue;
                 }
                 Place::Name if byte == b'"' && was == Some(Escape::No) => self.place = Place::Envelope,
@@ -170,13 +177,13 @@ impl Items {
             }
             if self.place == Place::ItemsDue && byte == b'[' {
                 self.place = Place::Items;
-                self.depth = 0;
+                self.nesting = Nesting::default();
                 break;
             }
             if was.is_none() && byte == b',' {
                 self.key.clear();
             }
-            self.step(byte);
+            self.nesting.step(byte);
             if self.envelope.len() > ENVELOPE_MAX_BYTES {
                 return Err(TooLong(ENVELOPE_MAX_BYTES));
             }
@@ -184,6 +191,12 @@ impl Items {
         let _ = self.held.split_to(self.scanned);
         self.scanned = 0;
         Ok(())
+    }
+}
+
+impl Nesting {
+    fn is_flat(&self) -> bool {
+        self.depth == 0 && self.string.is_none()
     }
 
     fn step(&mut self, byte: u8) {

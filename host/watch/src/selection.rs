@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use windlass_core::kind::Kind;
+use windlass_core::name::{LABEL_GOOD, LABEL_HOST, LABEL_PLUGIN};
 
 /// Labels that an object must carry, sorted by name; none: every object.
 pub type Labels = Vec<(String, String)>;
@@ -21,6 +22,8 @@ pub struct Selection {
     pub labels: Labels,
     /// Only objects that carry these labels, with whatever value.
     pub has_labels: Vec<String>,
+    /// Only objects that carry none of these labels.
+    pub lacks_labels: Vec<&'static str>,
     /// Only the object of this name.
     pub name: Option<Arc<str>>,
     /// The server sends `metadata` and leaves the rest of each object out.
@@ -38,6 +41,7 @@ impl Selection {
             namespace: "".into(),
             labels: Labels::new(),
             has_labels: Vec::new(),
+            lacks_labels: Vec::new(),
             name: None,
             metadata_only: false,
         }
@@ -61,6 +65,18 @@ impl Selection {
     #[must_use]
     pub fn with_label(mut self, name: &str) -> Self {
         self.has_labels.push(name.to_owned());
+        self
+    }
+
+    /// What plugins may see of it: no plugin, and no copy of one. Those are ConfigMaps of up to a
+    /// megabyte each, whose content is nobody's data; in the cache they would cost more than all that
+    /// is reconciled. Children are selected by a label that no plugin carries.
+    #[must_use]
+    pub fn without_plugins(mut self) -> Self {
+        let is_config_map = self.kind.gvk.group.is_empty() && *self.kind.gvk.kind == *"ConfigMap";
+        if is_config_map && self.labels.iter().all(|(name, _)| name != LABEL_HOST) {
+            self.lacks_labels = vec![LABEL_PLUGIN, LABEL_GOOD];
+        }
         self
     }
 
@@ -103,7 +119,11 @@ impl Selection {
             address.push('=');
             push_escaped(&mut address, value);
         };
-        let selector = selector_text(&self.labels, &self.has_labels);
+        let mut selector = selector_text(&self.labels, &self.has_labels);
+        for label in &self.lacks_labels {
+            let comma = if selector.is_empty() { "" } else { "," };
+            write!(selector, "{comma}!{label}").expect("writing to a String cannot fail");
+        }
         if !selector.is_empty() {
             push("labelSelector", &selector);
         }
@@ -148,6 +168,12 @@ mod tests {
         };
         let all = Selection::all(kind);
         assert_eq!(all.address(&[("limit", "500")]), "/api/v1/configmaps?limit=500");
+        assert_eq!(
+            all.clone().without_plugins().address(&[]),
+            "/api/v1/configmaps?labelSelector=%21windlass.dev%2Fplugin%2C%21windlass.dev%2Fgood"
+        );
+        let children = all.clone().with_labels(vec![(LABEL_HOST.into(), "sys".into())]);
+        assert_eq!(children.clone().without_plugins(), children);
         let some = all
             .in_namespace("ns")
             .with_labels(vec![("windlass.dev/host".into(), "a".into()), ("b".into(), "".into())])

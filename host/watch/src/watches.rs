@@ -252,7 +252,8 @@ impl KindTarget {
                     "kind is served in another way now");
                 self.cache.settled(&kind.gvk);
             }
-            let selection = Selection::all(found.clone()).with_labels(kind.need().labels.clone());
+            let selection =
+                Selection::all(found.clone()).with_labels(kind.need().labels.clone()).without_plugins();
             tokio::select! {
                 end = Reflector::new(client, &selection, &kind.progress, self).run() => return end,
                 other = served_otherwise(client, &found) => found = other,

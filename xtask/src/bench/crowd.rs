@@ -269,7 +269,10 @@ fn object_name(member: usize, object: usize) -> String {
 }
 
 /// Creates an object; its kind may not be served yet.
-async fn post(client: &Client, path: &str, object: &Value) -> Result<()> {
+///
+/// # Errors
+/// If the API server refuses for a minute.
+pub(crate) async fn post(client: &Client, path: &str, object: &Value) -> Result<()> {
     let began = Instant::now();
     loop {
         let request = http::Request::post(path).header("content-type", "application/json");

@@ -3,7 +3,10 @@
 //! Not tests: nothing here asserts a time. Each benchmark writes `target/bench/NAME.json`, and a picture beside it where one
 //! says more than a table.
 
+mod bars;
 mod baseline;
+mod cache;
+mod coldstart;
 mod crowd;
 mod failover;
 mod idle;
@@ -18,6 +21,7 @@ mod reload;
 mod report;
 mod sandbox;
 mod scrape;
+mod shelf;
 mod stamp;
 mod stream;
 
@@ -42,7 +46,7 @@ pub(crate) struct Bench {
     /// failover: crashes of ours; of everything else there are at most as many.
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
-    /// failover: who takes part, in this order.
+    /// failover, cache, coldstart: who takes part, in this order.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     peers: Option<Vec<Contender>>,
     /// failover: milliseconds between two changes; else as fast as 30 % of what the slowest can follow, and at least 5.
@@ -68,6 +72,10 @@ enum Name {
     Reload,
     /// What good plugins feel of one that loops, grabs memory, panics or floods the log.
     Noisy,
+    /// What an object costs that is held, beside its own JSON and beside peers.
+    Cache,
+    /// From the start of a process until it holds everything, beside a bare list.
+    Coldstart,
 }
 
 impl Bench {
@@ -79,6 +87,8 @@ impl Bench {
             Name::Sandbox => sandbox::run(&self),
             Name::Reload => reload::run(&self),
             Name::Noisy => noisy::run(&self),
+            Name::Cache => cache::run(&self),
+            Name::Coldstart => coldstart::run(&self),
         }
     }
 }

@@ -49,6 +49,18 @@ impl Memory {
     }
 }
 
+/// The highest resident memory of a process since its start, in MiB.
+///
+/// # Errors
+/// If it has ended.
+pub(crate) fn peak_mib(pid: u32) -> Result<f64> {
+    let path = format!("/proc/{pid}/status");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+    Ok(kib.with_context(|| format!("{path} has no VmHWM"))? / 1024.0)
+}
+
 /// CPU time that a process has used since its start, its ended threads included; to 10 ms.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 //! Lease lasts 15 s like everybody else's here, and only children that differ from what the reflectors show are applied.
 //! A process that loses the Lease ends, and its supervisor starts it again.
 
+mod cache;
 mod children;
 mod flags;
 mod probes;
@@ -48,6 +49,9 @@ async fn client(flags: &Flags) -> Result<Client> {
 /// Joins the election, works while leading, and gives the Lease back on SIGTERM.
 async fn run(flags: &Flags, client: Client) -> Result<()> {
     let namespace = flags.text("namespace");
+    if flags.on("cache-only") {
+        return cache::hold(client, flags.on("tuned")).await;
+    }
     // The random part keeps a restarted process apart from the one before it.
     let unique = RandomState::new().build_hasher().finish();
     let mut builder = LeaseManagerBuilder::new(client.clone(), "webapp")

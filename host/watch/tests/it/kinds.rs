@@ -94,7 +94,10 @@ async fn a_wider_need_restarts_the_watch_and_what_is_held_stays_readable() {
     narrow.event("DELETED", &child("c", 11, "sys", "p", "a"));
     lab.api.call("/api/v1").await.json(CORE_GROUP);
     let list = lab.api.list(CONFIG_MAPS).await;
-    assert_eq!(list.address, "/api/v1/configmaps?limit=500");
+    assert_eq!(
+        list.address,
+        "/api/v1/configmaps?labelSelector=%21windlass.dev%2Fplugin%2C%21windlass.dev%2Fgood&limit=500"
+    );
     assert_eq!(lab.held("v1/ConfigMap"), ["c@5"], "the old watch has no say any more");
     list.objects(12, &[child("c", 5, "sys", "p", "a"), object("d", 6)]);
     let _wide = lab.api.watch(CONFIG_MAPS, "12").await.stream();
