@@ -53,6 +53,17 @@ async fn a_name_that_becomes_free_goes_to_whoever_held_it_before() {
     assert_eq!(holder(&plugins), ["sys/a"]);
 }
 
+#[tokio::test]
+async fn a_plugin_without_room_stops_and_is_offered_again() {
+    let plugins = plugins();
+    assert_eq!(plugins.offered("sys/a", offer("a", "")).len(), 1);
+    let name = PluginName::try_new("p").expect("valid");
+    plugins.hold(&name, &Refusal::new(Code::CacheLimit, "the cache is full"));
+    assert!(plugins.view().is_empty(), "nothing of it serves or is about to");
+    assert_eq!(again(&plugins), ["sys/a"], "and it is read and judged anew");
+    assert!(may_be_ours(Code::CacheLimit), "again and again");
+}
+
 #[test]
 fn a_compiler_that_panics_refuses_its_component() {
     let loaded = refused_if_it_panics(|| -> Result<(), Refusal> { panic!("as the test wants") });
