@@ -52,7 +52,7 @@ mod tests {
     async fn the_end_of_the_election_is_for_the_lease_to_tell() {
         let queue = Queue::new(windlass_queue::Config::default());
         let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().expect("valid")));
-        let watches = Arc::new(Watches::new(client.expect("no request is sent"), "sys", queue.clone()));
+        let watches = Arc::new(Watches::new(client.expect("no request is sent"), "sys", queue.clone(), None));
         let (said, leading) = watch::channel(Leadership::Standby { holder: None });
         queue.resume();
         drop(said);
