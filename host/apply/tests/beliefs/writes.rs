@@ -289,17 +289,8 @@ async fn a_plugins_state_is_announced_on_its_config_map() -> Result<()> {
     assert_eq!(world.writer.announce(&on(&none), &what, &world.claim).await, Ok(true));
     let after = world.object("v1/ConfigMap", &path).await?;
     assert_eq!(after.meta().annotation("windlass.dev/state"), Some("serving"));
-    assert_eq!(
-        world
-            .writer
-            .announce(
-                &on(&after.meta().annotations().map(|(name, value)| (name.into(), value.into())).collect()),
-                &what,
-                &world.claim
-            )
-            .await,
-        Ok(false)
-    );
+    let said = after.meta().annotations().map(|(name, value)| (name.into(), value.into())).collect();
+    assert_eq!(world.writer.announce(&on(&said), &what, &world.claim).await, Ok(false));
     let (_, events) = world.get(&world.path("/api/v1", "events", "")).await?;
     assert_eq!(events["items"][0]["reason"], "PluginServing", "{events}");
 
