@@ -13,19 +13,19 @@ use crate::root;
 
 /// Builds the components and renders `deploy/`.
 pub(crate) fn run() -> Result<()> {
-    let dir = root().join("plugins/webapp");
-    let package = Package::build(&dir)?;
-    package.write_for_kustomize(&dir)?;
+    for plugin in ["plugins/webapp", "plugins/tenant"] {
+        let dir = root().join(plugin);
+        let package = Package::build(&dir)?;
+        package.write_for_kustomize(&dir)?;
+        let kilobytes = package.compressed.len() / 1000;
+        println!("{plugin}/plugin.wasm.zst   {kilobytes} KB, {}", package.digest);
+    }
     let kubectl = Binaries::locate_or_build(&*progress::detect())?.kubectl();
     let yaml = render(&kubectl, &root().join("deploy"))?;
     let path = root().join("dist/install.yaml");
     fs::create_dir_all(root().join("dist")).context("create dist")?;
     fs::write(&path, yaml).with_context(|| format!("write {}", path.display()))?;
-    println!(
-        "plugins/webapp/plugin.wasm.zst   {} KB, {}\ndist/install.yaml                kubectl apply --server-side -f dist/install.yaml",
-        package.compressed.len() / 1000,
-        package.digest,
-    );
+    println!("dist/install.yaml                kubectl apply --server-side -f dist/install.yaml");
     Ok(())
 }
 

@@ -22,8 +22,14 @@ pub(crate) fn yaml(manifest: &Manifest, plurals: &BTreeMap<Gvk, String>) -> Stri
     let primary = plural(&manifest.primary);
     let group = &*manifest.primary.group;
     let mut writes = String::new();
-    push(&mut writes, group, &primary, "get, patch");
-    push(&mut writes, group, &format!("{primary}/status"), "patch");
+    if is_built_in(group) && !manifest.finalizes {
+        // Everybody's kind, with a controller of its own: who may patch a Namespace or its status may
+        // relabel it. Whoever does want a status there grants that by hand.
+        push(&mut writes, group, &primary, "get");
+    } else {
+        push(&mut writes, group, &primary, "get, patch");
+        push(&mut writes, group, &format!("{primary}/status"), "patch");
+    }
     push(&mut writes, group, &format!("{primary}/finalizers"), "update");
     for child in &manifest.children {
         push(&mut writes, &child.kind.group, &plural(&child.kind), CHILD_VERBS);
@@ -83,6 +89,11 @@ fn push(rules: &mut String, group: &str, resource: &str, verbs: &str) {
         .expect("writing to a String cannot fail");
 }
 
+/// Whether the kinds of this group come with Kubernetes.
+fn is_built_in(group: &str) -> bool {
+    !group.contains('.') || group.ends_with(".k8s.io")
+}
+
 /// The plural that Kubernetes' own kinds have: the lower-case kind in English.
 fn plural(kind: &str) -> String {
     let kind = kind.to_lowercase();
@@ -99,6 +110,34 @@ fn plural(kind: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use windlass_core::name::PluginName;
+
+    fn rights(primary: &str, finalizes: bool) -> String {
+        let manifest = Manifest {
+            name: PluginName::try_new("p").expect("valid"),
+            version: "1".into(),
+            primary: primary.parse().expect("a kind"),
+            children: Vec::new(),
+            reads: Vec::new(),
+            finalizes,
+        };
+        yaml(&manifest, &BTreeMap::new())
+    }
+
+    #[test]
+    fn a_built_in_primary_is_patched_only_by_a_plugin_that_keeps_a_finalizer_on_it() {
+        for (primary, finalizes, patches) in [
+            ("v1/Namespace", false, false),
+            ("v1/Namespace", true, true),
+            ("networking.k8s.io/v1/Ingress", false, false),
+            ("apps.example.com/v1/WebApp", false, true),
+        ] {
+            let text = rights(primary, finalizes);
+            assert_eq!(text.contains("verbs: [get, patch]"), patches, "{primary} {finalizes}");
+            assert_eq!(text.contains("/status]"), patches, "{primary} {finalizes}");
+            assert!(text.contains("/finalizers]"), "an owner reference that blocks needs it");
+        }
+    }
 
     #[test]
     fn the_plurals_of_kubernetes_kinds_follow_from_their_names() {

@@ -20,4 +20,5 @@ mod plugins;
 mod scale;
 mod scene;
 mod signed;
+mod tenant;
 mod visible;

@@ -268,6 +268,16 @@ impl Scene {
         let name = object["metadata"]["name"].as_str().expect("a name");
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or(&self.namespace);
         let path = path(object["kind"].as_str().expect("a kind"), namespace, name);
+        self.apply_at(&path, &object).await
+    }
+
+    /// The same for a cluster-scoped object of the collection at `collection`.
+    pub(crate) async fn apply_cluster(&self, collection: &str, object: Value) -> Value {
+        let name = object["metadata"]["name"].as_str().expect("a name");
+        self.apply_at(&format!("{collection}/{name}"), &object).await
+    }
+
+    async fn apply_at(&self, path: &str, object: &Value) -> Value {
         let uri = format!("{path}?fieldManager=tester&force=true");
         let request = http::Request::patch(uri).header("content-type", "application/apply-patch+yaml");
         self.send(request.body(object.to_string().into_bytes()).expect("a request"))
@@ -308,6 +318,11 @@ impl Scene {
     /// An object, if it exists.
     pub(crate) async fn get(&self, path: &str) -> Option<Value> {
         self.send(http::Request::get(path).body(Vec::new()).expect("a request")).await.ok()
+    }
+
+    /// An object of any namespace, if it exists.
+    pub(crate) async fn get_in(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+        self.get(&path(kind, namespace, name)).await
     }
 
     /// An object of the test's own namespace, if it exists.
@@ -441,6 +456,9 @@ pub(crate) fn path(kind: &str, namespace: &str, name: &str) -> String {
         "Event" => ("/api/v1", "events"),
         "Deployment" => ("/apis/apps/v1", "deployments"),
         "Ingress" => ("/apis/networking.k8s.io/v1", "ingresses"),
+        "LimitRange" => ("/api/v1", "limitranges"),
+        "NetworkPolicy" => ("/apis/networking.k8s.io/v1", "networkpolicies"),
+        "ResourceQuota" => ("/api/v1", "resourcequotas"),
         "PodDisruptionBudget" => ("/apis/policy/v1", "poddisruptionbudgets"),
         "WebApp" => ("/apis/apps.windlass.dev/v1alpha1", "webapps"),
         "Widget" => ("/apis/fixtures.windlass.dev/v1alpha1", "widgets"),
