@@ -49,6 +49,13 @@ impl Failed {
         }
     }
 
+    /// The API server told this account to wait, and that is not over yet: nothing was sent.
+    pub(crate) fn held(wait: Duration) -> Self {
+        let seconds = wait.as_secs_f64().ceil();
+        let message = format!("the API server asked to wait for another {seconds} s, nothing was sent");
+        Self { retry_after: Some(wait), ..Self::new(Class::Transient, message) }
+    }
+
     /// As the error of the step `what`.
     pub(crate) fn of_step(self, what: impl std::fmt::Display) -> ApplyError {
         ApplyError {
@@ -110,6 +117,8 @@ struct Cause {
 /// How long a key stays away from a namespace that is being emptied. Its primaries go
 /// with it, so there is nothing to hurry for, and each attempt is refused again.
 const WHILE_TERMINATING: Duration = Duration::from_secs(5);
+/// How long to wait after a 429 that does not say: what priority and fairness says as a rule.
+const UNSAID: Duration = Duration::from_secs(1);
 const TERMINATING: &str = "namespace is terminating";
 
 /// What a refused write means. `reply` is not a 2xx.
@@ -142,6 +151,16 @@ pub(crate) fn refused(reply: &Reply, actor: &Actor<'_>) -> Failed {
         fenced,
         message,
         retry_after: reply.retry_after.or(status.retry_after()).or(terminating),
+    }
+}
+
+/// How long the API server wants whoever wrote to wait, if it says that it has too much to do.
+pub(crate) fn told_to_wait(reply: &Reply) -> Option<Duration> {
+    let said = || reply.retry_after.or_else(|| Status::of(reply).retry_after());
+    match reply.code {
+        429 => Some(said().unwrap_or(UNSAID)),
+        503 => said(),
+        _ => None,
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Equal Events (object, type, reason, message) share one Event object whose count
 //! rises, written at most once a minute; an object gets at most 25 different ones in a
-//! row and then one a minute. A lost Event is a log line and never a failure.
+//! row and then one a minute, and all objects of a plugin together 500 in a row and then ten
+//! a second. A lost Event is a log line and never a failure.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use windlass_core::claim::Claim;
 use windlass_core::class::Class;
 use windlass_core::code::printable;
 use windlass_core::decision::{Notice, Severity};
-use windlass_core::name::is_path_segment;
+use windlass_core::name::{PluginName, is_path_segment};
 use windlass_core::object::hash64;
 use windlass_core::ports::EventTarget;
 
@@ -28,6 +29,10 @@ const REMEMBERED: usize = 4096;
 const EVERY: Duration = Duration::from_secs(60);
 /// Different Events on one object in a row; then one each [`EVERY`].
 const BURST: u32 = 25;
+/// Writes of Events by one plugin in a row; then one each [`PLUGIN_EVERY`]. Ten thousand objects that
+/// all have something to say must not cost more writes than what they are about.
+const PLUGIN_BURST: u32 = 500;
+const PLUGIN_EVERY: Duration = Duration::from_millis(100);
 /// Bounds of the API: bytes.
 const REASON_MAX_BYTES: usize = 128;
 const MESSAGE_MAX_BYTES: usize = 1024;
@@ -39,6 +44,8 @@ const NAME_MAX_BYTES: usize = 200;
 pub(crate) struct Events {
     identities: Recent<Identity>,
     budgets: Recent<Budget>,
+    /// The host's own is among them.
+    plugins: Recent<Budget>,
 }
 
 #[derive(Debug, Default)]
@@ -51,10 +58,13 @@ struct Identity {
     pending: u32,
 }
 
+/// So many in a row, then one each time that has passed.
 #[derive(Debug)]
 struct Budget {
     left: u32,
     at: Instant,
+    burst: u32,
+    every: Duration,
 }
 
 /// What to do about one occurrence.
@@ -72,13 +82,28 @@ enum Todo {
 
 impl Events {
     pub(crate) fn new() -> Self {
-        Self { identities: Recent::new(REMEMBERED), budgets: Recent::new(REMEMBERED) }
+        Self {
+            identities: Recent::new(REMEMBERED),
+            budgets: Recent::new(REMEMBERED),
+            plugins: Recent::new(REMEMBERED),
+        }
     }
 
-    fn begin(&mut self, identity: u64, object: u64, now: Instant) -> Todo {
+    fn begin(&mut self, identity: u64, object: u64, plugin: u64, now: Instant) -> Todo {
         let known = self.identities.get_mut(identity).is_some();
-        if !known && !self.budgets.entry(object, || Budget { left: BURST, at: now }).take(now) {
+        if !known && !self.budgets.entry(object, || Budget::new(BURST, EVERY, now)).take(now) {
             return Todo::Drop;
+        }
+        let of_plugin = || Budget::new(PLUGIN_BURST, PLUGIN_EVERY, now);
+        let written = self.identities.get_mut(identity).and_then(|entry| entry.at);
+        let due = written.is_none_or(|at| now.duration_since(at) >= EVERY);
+        if due && !self.plugins.entry(plugin, of_plugin).take(now) {
+            // What is known is counted, and shown when there is room again.
+            match self.identities.get_mut(identity) {
+                Some(entry) => entry.pending = entry.pending.saturating_add(1),
+                None => return Todo::Drop,
+            }
+            return Todo::Wait;
         }
         let entry = self.identities.entry(identity, Identity::default);
         entry.pending = entry.pending.saturating_add(1);
@@ -106,11 +131,15 @@ impl Events {
 }
 
 impl Budget {
+    fn new(burst: u32, every: Duration, now: Instant) -> Self {
+        Self { left: burst, at: now, burst, every }
+    }
+
     fn take(&mut self, now: Instant) -> bool {
-        let refill = now.duration_since(self.at).as_secs() / EVERY.as_secs();
+        let refill = now.duration_since(self.at).as_nanos() / self.every.as_nanos();
         if refill > 0 {
-            self.left =
-                u32::try_from(refill).map_or(BURST, |refill| self.left.saturating_add(refill).min(BURST));
+            self.left = u32::try_from(refill)
+                .map_or(self.burst, |refill| self.left.saturating_add(refill).min(self.burst));
             self.at = now;
         }
         let has = self.left > 0;
@@ -133,11 +162,12 @@ impl Writer {
     pub(crate) async fn publish(&self, on: &EventTarget, notice: &Notice, claim: &Claim) {
         let publication = Publication::new(on, notice);
         let identity = publication.identity;
-        let todo = lock(&self.events).begin(identity, hash64(on.uid.as_bytes()), Instant::now());
+        let plugin = hash64(on.plugin.as_ref().map_or("", PluginName::as_str).as_bytes());
+        let todo = lock(&self.events).begin(identity, hash64(on.uid.as_bytes()), plugin, Instant::now());
         let sent = match todo {
             Todo::Wait => return,
             Todo::Drop => {
-                debug!(object = %on.object, reason = publication.reason, "too many Events on this object");
+                debug!(object = %on.object, reason = publication.reason, "too many Events on this object or of this plugin");
                 return;
             }
             Todo::Post(count) => self.post(&publication, count, claim).await,
@@ -354,6 +384,36 @@ mod tests {
             writer.publish(&on(true), &notice(&format!("R{number}")), &claim()).await;
         }
         assert_eq!(api.requests().len(), 28);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_plugin_cannot_flood_the_api_server_with_events_on_many_objects() {
+        let api = Api::new();
+        let writer = api.writer();
+        api.always(StatusCode::CREATED, json!({}));
+        let publish = async |object: u32, plugin: &str| {
+            let mut target = on(true);
+            target.uid = format!("p{object}").into();
+            target.plugin = windlass_core::name::PluginName::try_new(plugin).ok();
+            writer.publish(&target, &notice("Scaled"), &claim()).await;
+        };
+        for object in 0..1_000 {
+            publish(object, "webapp").await;
+        }
+        assert_eq!(api.requests().len(), 500);
+        publish(5_000, "other").await;
+        assert_eq!(api.requests().len(), 501, "another plugin has its own");
+        tokio::time::advance(PLUGIN_EVERY * 10).await;
+        for object in 1_000..1_100 {
+            publish(object, "webapp").await;
+        }
+        assert_eq!(api.requests().len(), 511);
+        // What is shown already is counted meanwhile.
+        tokio::time::advance(EVERY).await;
+        for _ in 0..3 {
+            publish(1, "webapp").await;
+        }
+        assert_eq!(api.requests()[511].body["count"], 2);
     }
 
     #[tokio::test(start_paused = true)]

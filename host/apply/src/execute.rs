@@ -1,21 +1,32 @@
 //! The order of a plan's steps, and when to stop.
 //!
-//! Steps run one after the other. What may pass by itself (Transient) and what
-//! forbids writing (Fatal) stops the plan: the next step would meet the same. A
-//! child that cannot be written does not keep its siblings or the status from
-//! being written; but the finalizers are only touched while nothing has failed,
-//! since taking ours away says that all is cleaned up.
+//! Children that are made have no order among themselves: what one of them needs of another it has
+//! to wait for anyway, as it would if they were made one after the other. So they are made at once,
+//! up to a bound, and so are those removed that nobody wants any more. Changes keep the decision's
+//! order, because a change may be meant to be there before the next one (a ConfigMap before the
+//! Deployment whose pods it rolls). The finalizers come first or last, the status after the children.
+//!
+//! What may pass by itself (Transient) and what forbids writing (Fatal) stops the plan: nothing
+//! follows, and what is on the wire is waited for. A child that cannot be written does not keep its
+//! siblings or the status from being written; but the finalizers are only touched while nothing has
+//! failed, since taking ours away says that all is cleaned up.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::{StreamExt as _, stream};
+use tokio::time::Instant;
 use windlass_core::claim::Claim;
 use windlass_core::class::Class;
 use windlass_core::decision::Notice;
 use windlass_core::key::Key;
-use windlass_core::name::Digest;
+use windlass_core::name::{Digest, PluginName};
 use windlass_core::plan::{Plan, Step, Target};
-use windlass_core::ports::{Applied, Apply, ApplyError, EventTarget};
+use windlass_core::ports::{Applied, Apply, ApplyError, EventTarget, Written};
 
 use crate::steps::Scope;
-use crate::writer::Writer;
+use crate::writer::{Writer, lock};
 
 impl Apply for Writer {
     /// Sends the steps of the plan; its notices are published by
@@ -26,6 +37,14 @@ impl Apply for Writer {
     /// and loses the record of the writes before it. The next pass finds out.
     async fn execute(&self, plan: &Plan, claim: &Claim) -> Applied {
         self.run(plan.key(), plan.digest(), plan.primary(), plan.steps(), claim).await
+    }
+
+    fn held(&self, plugin: &PluginName) -> Option<Duration> {
+        self.pressure.held(Some(plugin))
+    }
+
+    fn status_held(&self, plan: &Plan) -> Option<Duration> {
+        self.status_wait(plan.steps(), &plan.primary().uid)
     }
 
     async fn notify(&self, on: &EventTarget, notice: &Notice, claim: &Claim) {
@@ -42,26 +61,81 @@ impl Writer {
         steps: &[Step],
         claim: &Claim,
     ) -> Applied {
-        let primary = primary.clone();
-        let mut scope = Scope { key, digest, claim, primary, writes: Vec::new() };
+        let mut scope = Scope { key, digest, claim, primary: primary.clone(), writes: Vec::new() };
         let mut first: Option<ApplyError> = None;
-        for step in steps {
-            if first.is_some() && matches!(step, Step::Finalizers { .. }) {
+        for group in steps.chunk_by(at_once) {
+            if first.is_some() && matches!(group, [Step::Finalizers { .. }, ..]) {
                 break;
             }
-            if let Err(error) = self.step(&mut scope, step).await {
-                let ends = stops(error.class) || matches!(step, Step::Finalizers { .. });
-                // What stops the plan decides when the key comes back, whatever failed before.
-                if first.is_none() || stops(error.class) {
+            let results = match group {
+                [step] => vec![self.step(&mut scope, step).await],
+                _ => self.together(&mut scope, group).await,
+            };
+            let mut ends = false;
+            for error in results.into_iter().filter_map(Result::err) {
+                ends |= stops(error.class) || matches!(group, [Step::Finalizers { .. }, ..]);
+                if first.as_ref().is_none_or(|before| outranks(&error, before)) {
                     first = Some(error);
                 }
-                if ends {
-                    break;
-                }
+            }
+            if ends {
+                break;
             }
         }
         Applied { writes: scope.writes, result: first.map_or(Ok(()), Err) }
     }
+
+    /// Carries out steps that need no order, a few at once. What was written is told in the plan's
+    /// order, whatever ended first.
+    async fn together(&self, scope: &mut Scope<'_>, group: &[Step]) -> Vec<Result<(), ApplyError>> {
+        let stopped = AtomicBool::new(false);
+        let each = group.iter().map(|step| {
+            let (mut own, stopped) = (scope.beside(), &stopped);
+            async move {
+                if stopped.load(Ordering::Relaxed) {
+                    return (Vec::new(), Ok(()));
+                }
+                let result = self.step(&mut own, step).await;
+                if result.as_ref().is_err_and(|error| stops(error.class)) {
+                    stopped.store(true, Ordering::Relaxed);
+                }
+                (own.writes, result)
+            }
+        });
+        let each: Vec<_> = each.collect();
+        let done: Vec<(Vec<Written>, _)> =
+            stream::iter(each).buffered(self.config.siblings.max(1)).collect().await;
+        let mut results = Vec::with_capacity(done.len());
+        for (writes, result) in done {
+            scope.writes.extend(writes);
+            results.push(result);
+        }
+        results
+    }
+
+    /// How long these steps should wait, if they are only a status and one was written a moment ago.
+    pub(crate) fn status_wait(&self, steps: &[Step], uid: &str) -> Option<Duration> {
+        let [Step::Status { .. }] = steps else { return None };
+        let mut statuses = lock(&self.statuses);
+        let at = (*statuses.get_mut(uid_hash(uid))?)?;
+        self.config.status_every.checked_sub(at.elapsed()).filter(|left| !left.is_zero())
+    }
+
+    /// Keeps in mind that a status was written just now.
+    pub(crate) fn status_written(&self, uid: &Arc<str>) {
+        *lock(&self.statuses).entry(uid_hash(uid), || None) = Some(Instant::now());
+    }
+}
+
+fn uid_hash(uid: &str) -> u64 {
+    windlass_core::object::hash64(uid.as_bytes())
+}
+
+/// Whether the second of two steps in a row need not wait for the first.
+fn at_once(one: &Step, next: &Step) -> bool {
+    let made = |step: &Step| matches!(step, Step::Create { .. });
+    let removed = |step: &Step| matches!(step, Step::Delete { .. } | Step::Orphan { .. });
+    (made(one) && made(next)) || (removed(one) && removed(next))
 }
 
 fn stops(class: Class) -> bool {
@@ -69,4 +143,16 @@ fn stops(class: Class) -> bool {
         Class::Transient | Class::Fatal => true,
         Class::Conflict | Class::Permanent | Class::Guest => false,
     }
+}
+
+/// Whether this error decides when the key comes back rather than the one before it: what stops the
+/// plan does, the loss of the claim above all, and of two pauses the longer one.
+fn outranks(error: &ApplyError, before: &ApplyError) -> bool {
+    let rank = |class| match class {
+        Class::Fatal => 2,
+        Class::Transient => 1,
+        Class::Conflict | Class::Permanent | Class::Guest => 0,
+    };
+    let (this, that) = (rank(error.class), rank(before.class));
+    this > that || (this == that && this > 0 && error.retry_after > before.retry_after)
 }

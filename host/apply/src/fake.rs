@@ -22,6 +22,8 @@ use crate::writer::{Config, Writer, lock};
 pub(crate) enum Say {
     /// An answer.
     Reply(StatusCode, Vec<(&'static str, String)>, Vec<u8>),
+    /// What was sent, as it would be stored, after so long.
+    Echo(Duration),
     /// The connection is cut after the request was sent.
     Cut,
     /// Nobody listens.
@@ -102,6 +104,11 @@ impl Api {
         lock(&self.script).always = Some(Say::Reply(code, Vec::new(), body.to_string().into_bytes()));
     }
 
+    /// Answers everything from now on as if it were written, each after so long.
+    pub(crate) fn echo(&self, takes: Duration) {
+        lock(&self.script).always = Some(Say::Echo(takes));
+    }
+
     /// Called with the number of each request when it arrives, from 0.
     pub(crate) fn hook(&self, hook: impl FnMut(usize) + Send + 'static) {
         lock(&self.script).hook = Some(Box::new(hook));
@@ -138,12 +145,30 @@ impl Api {
                 }
                 Ok(response.body(Body::from(body)).expect("a valid response"))
             }
+            Some(Say::Echo(takes)) => {
+                tokio::time::sleep(takes).await;
+                Ok(Response::new(Body::from(echoed(&head.method, &bytes).to_string().into_bytes())))
+            }
             Some(Say::Cut) => Err(std::io::ErrorKind::ConnectionReset.into()),
             Some(Say::Refuse) => Err(std::io::ErrorKind::ConnectionRefused.into()),
             Some(Say::Silence) => std::future::pending().await,
             None => panic!("the script has no answer for {} {}", head.method, head.uri),
         }
     }
+}
+
+/// What an API server answers to a write that it takes.
+fn echoed(method: &http::Method, sent: &[u8]) -> Value {
+    if method == http::Method::DELETE {
+        return json!({"kind": "Status", "status": "Success"});
+    }
+    let mut object: Value = serde_json::from_slice(sent).expect("a configuration");
+    let metadata = &mut object["metadata"];
+    if metadata["uid"].is_null() {
+        metadata["uid"] = format!("of {}", metadata["name"]).into();
+    }
+    metadata["resourceVersion"] = "500".into();
+    object
 }
 
 /// Term 3 of `host-0`, which ends 10 s after boot.

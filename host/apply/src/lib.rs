@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `writer` | the [`Writer`], and one write under a permit |
 //! | `request` | URLs, headers and bodies, from checked parts |
+//! | `pressure` | how many writes at once, and who waits because the API server said so |
 //! | `wire` | one request, one deadline, one answer |
 //! | `answer` | what an answer means: a [`Class`](windlass_core::class::Class) and a sentence |
 //! | `steps` | one function for each [`Step`](windlass_core::plan::Step) |
@@ -27,6 +28,7 @@ mod answer;
 mod events;
 mod execute;
 mod good;
+mod pressure;
 mod recent;
 mod request;
 mod role;

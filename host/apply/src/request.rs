@@ -52,7 +52,15 @@ pub(crate) enum Actor<'a> {
     Plugin { host_namespace: &'a str, name: &'a PluginName, digest: Option<&'a Digest>, claim: &'a Claim },
 }
 
-impl Actor<'_> {
+impl<'a> Actor<'a> {
+    /// The plugin that acts; none for the host.
+    pub(crate) fn plugin(&self) -> Option<&'a PluginName> {
+        match self {
+            Actor::Host => None,
+            Actor::Plugin { name, .. } => Some(name),
+        }
+    }
+
     /// The field manager of its writes.
     pub(crate) fn field_manager(&self) -> String {
         match self {

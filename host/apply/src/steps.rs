@@ -39,7 +39,13 @@ struct Wanted<'a> {
     hash: &'a str,
 }
 
-impl Scope<'_> {
+impl<'a> Scope<'a> {
+    /// The same plan for one step beside others: what it writes is told by it alone.
+    pub(crate) fn beside(&self) -> Scope<'a> {
+        let Scope { key, digest, claim, ref primary, .. } = *self;
+        Scope { key, digest, claim, primary: primary.clone(), writes: Vec::new() }
+    }
+
     fn actor<'s>(&'s self, writer: &'s Writer) -> Actor<'s> {
         Actor::Plugin {
             host_namespace: &writer.config.host_namespace,
@@ -116,6 +122,7 @@ impl Writer {
         let target = scope.primary.clone();
         let call = apply_call(&target, body, "/status");
         let object = self.write_existing(scope, Verb::Status, &target, call).await?;
+        self.status_written(&target.uid);
         scope.primary.version = object.meta().resource_version.clone();
         let wanted = Wanted { status: true, hash: wanted };
         scope.wrote(&target.object, object.meta(), Some(&wanted));

@@ -1,6 +1,7 @@
 //! The steps and their order against a scripted API server, on paused time.
 
 mod fence;
+mod flow;
 
 use std::time::Duration;
 
@@ -124,8 +125,10 @@ async fn every_write_names_what_it_saw_and_is_held_on_the_wire() {
             ("PATCH", &webapp_status, Some("p1"), Some("101")),
         ]
     );
-    for request in &requests {
-        assert_eq!(request.in_flight, 1, "{} {}", request.method, request.path);
+    for (number, request) in requests.iter().enumerate() {
+        // Orphan and delete, the fourth and the fifth, go together.
+        let most = if matches!(number, 3 | 4) { 2 } else { 1 };
+        assert!((1..=most).contains(&request.in_flight), "{} {}", request.method, request.path);
         assert!(request.query.contains("timeout=5000ms"), "{}", request.query);
         assert_eq!(request.headers["impersonate-user"], "system:serviceaccount:sys:plugin-webapp");
         assert_eq!(request.headers["impersonate-extra-windlass.dev%2fclaim"], "host-0/3");

@@ -14,8 +14,9 @@ use windlass_core::kind::Kind;
 use windlass_core::name::PluginName;
 use windlass_core::object::{Object, hash64};
 
-use crate::answer::{Failed, refused};
+use crate::answer::{Failed, refused, told_to_wait};
 use crate::events::Events;
+use crate::pressure::Pressure;
 use crate::recent::Recent;
 use crate::request::{Actor, Call, object_path};
 use crate::wire::{Reply, exchange};
@@ -32,6 +33,8 @@ pub const FENCE_SETTLES: Duration = Duration::from_secs(1);
 /// Pauses before a write that the fence refused so early is sent again: doubled each time.
 const UNSEEN_PAUSE: Duration = Duration::from_millis(1);
 const UNSEEN_PAUSE_MAX: Duration = Duration::from_millis(50);
+/// Primaries whose last status write is remembered.
+const STATUSES_MAX: usize = 4096;
 
 /// How the [`Writer`] writes.
 #[derive(Clone, Debug)]
@@ -41,6 +44,14 @@ pub struct Config {
     /// The shortest time in which a request is worth sending; with less left of the
     /// claim it is not sent. Default 250 ms.
     pub least: Duration,
+    /// How many writes may be on the wire at once, of all plugins together. Default 32: an API server
+    /// on two cores is no faster with more.
+    pub in_flight: usize,
+    /// How many children of one plan are made at once. Default 8.
+    pub siblings: usize,
+    /// How long after a status write a plan that holds nothing but another status of the same object
+    /// waits, so that several changes become one write. Default 100 ms; the first one never waits.
+    pub status_every: Duration,
     /// The host's namespace: where plugins' ServiceAccounts are, and the value of
     /// the label `windlass.dev/host` on children.
     pub host_namespace: Arc<str>,
@@ -55,6 +66,9 @@ impl Config {
         Self {
             request_timeout: Duration::from_secs(5),
             least: Duration::from_millis(250),
+            in_flight: 32,
+            siblings: 8,
+            status_every: Duration::from_millis(100),
             host_namespace: host_namespace.into(),
             identity: identity.into(),
         }
@@ -146,6 +160,8 @@ pub trait Observe: Send + Sync + 'static {
 /// * Every write but a create carries uid, and resourceVersion where it was judged;
 ///   a create never overwrites.
 /// * A write whose outcome nobody knows is read back before its step returns.
+/// * At most `config.in_flight` writes are on the wire. A plugin that the API server told to wait
+///   (429, or 503 with `Retry-After`) sends nothing before that time is over; others go on.
 ///
 /// # Assumptions
 /// * The `client` was built with `config.default_retry = false`: a retry layer
@@ -159,6 +175,9 @@ pub struct Writer {
     pub(crate) config: Config,
     observe: Option<Arc<dyn Observe>>,
     pub(crate) events: Mutex<Events>,
+    pub(crate) pressure: Pressure,
+    /// When a status was written last, by the primary's uid.
+    pub(crate) statuses: Mutex<Recent<Option<Instant>>>,
     warned: Mutex<Recent<Option<Instant>>>,
 }
 
@@ -175,6 +194,8 @@ impl Writer {
     #[must_use]
     pub fn new(client: Client, gate: Arc<Gate>, clock: Arc<dyn BootClock>, config: Config) -> Self {
         Self {
+            pressure: Pressure::new(config.in_flight),
+            statuses: Mutex::new(Recent::new(STATUSES_MAX)),
             client,
             gate,
             clock,
@@ -203,10 +224,7 @@ impl Writer {
         let began = Instant::now();
         let (method, path) = (call.method.clone(), call.path.clone());
         let result = self.send(call, actor, claim).await;
-        let plugin = match actor {
-            Actor::Host => None,
-            Actor::Plugin { name, .. } => Some(*name),
-        };
+        let plugin = actor.plugin();
         let class = result.as_ref().map(|_| ()).map_err(|failed| failed.class);
         if let Some(observe) = &self.observe {
             observe.wrote(plugin, verb, class, began.elapsed());
@@ -247,7 +265,8 @@ impl Writer {
         }
     }
 
-    /// One request under one permit; its answer, and the term's age when it was sent.
+    /// One request under one permit; its answer, and the term's age when it was sent. The permit
+    /// comes last: whatever there was to wait for has been waited for.
     async fn send_once(
         &self,
         call: &Call,
@@ -255,9 +274,11 @@ impl Writer {
         claim: &Claim,
     ) -> Result<(Reply, Duration), Failed> {
         let Config { request_timeout, least, .. } = self.config;
+        let turn = self.pressure.turn(actor.plugin()).await.map_err(Failed::held)?;
         let permit = self.gate.permit(claim, self.clock.now(), request_timeout, least)?;
         let request = call.clone().build(actor, permit.timeout)?;
         let reply = exchange(&self.client, request, permit.timeout).await?;
+        turn.answered(told_to_wait(&reply));
         Ok((reply, permit.age))
     }
 

@@ -160,7 +160,20 @@ pub struct Applied {
 
 /// Carries out plans.
 pub trait Apply: Send + Sync + 'static {
-    /// Sends what the plan holds, in its order, each write under `claim`.
+    /// How long the API server wants this plugin to wait before it writes again. Asked before a
+    /// pass begins, so that not every key finds it out by itself. Never by default.
+    fn held(&self, plugin: &PluginName) -> Option<Duration> {
+        let _ = plugin;
+        None
+    }
+    /// How long a plan should wait that holds nothing but a status, because one of the same object
+    /// was written a moment ago: what changes meanwhile becomes one write. Never by default.
+    fn status_held(&self, plan: &Plan) -> Option<Duration> {
+        let _ = plan;
+        None
+    }
+    /// Sends what the plan holds, each write under `claim`: children before the status, and those
+    /// that need no order at once.
     fn execute(&self, plan: &Plan, claim: &Claim) -> impl Future<Output = Applied> + Send;
     /// Publishes an Event on an object. Never fails a pass: a lost Event is logged.
     fn notify(&self, on: &EventTarget, notice: &Notice, claim: &Claim) -> impl Future<Output = ()> + Send;

@@ -146,6 +146,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
 
     async fn steps(&self, pass: &mut Attempt) -> Result<Outcome, Outcome> {
         self.under_claim(pass)?;
+        self.not_held(pass)?;
         let seen = self.look(pass)?;
         self.not_looping(pass, &seen)?;
         let verdict = match seen.purpose(&pass.key) {
@@ -201,6 +202,16 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
     /// is the permit that each write needs.
     fn still_leads(&self, claim: &Claim) -> Result<(), Outcome> {
         if self.claim()?.term == claim.term { Ok(()) } else { Err(not_leading(NotLeading::OtherTerm)) }
+    }
+
+    /// Whether the API server lets this plugin write. While it does not, its keys wait without being
+    /// asked for: no decision could be carried out.
+    fn not_held(&self, pass: &mut Attempt) -> Result<(), Outcome> {
+        let held = self.ports.apply.held(&pass.key.plugin).filter(|_| !pass.standby);
+        let Some(held) = held else { return Ok(()) };
+        debug!(?held, "waiting: the API server asked this plugin to");
+        pass.wait = Some(held);
+        Err(Outcome::Waiting)
     }
 
     /// Finds the plugin, the primary and its children, all as new as our own writes.
@@ -297,6 +308,10 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         }
         let claim = &pass.claim.clone().ok_or(Outcome::Planned { steps })?;
         self.still_leads(claim)?;
+        if let Some(wait) = self.ports.apply.status_held(plan) {
+            pass.wait = Some(wait);
+            return Err(Outcome::Waiting);
+        }
         self.traces().doubt(&pass.key, plan.steps().iter().filter_map(|step| applied_to(plan, step)));
         let applied = self.ports.apply.execute(plan, claim).await;
         let writes = applied.writes.len();

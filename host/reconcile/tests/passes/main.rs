@@ -6,6 +6,7 @@ mod deletion;
 mod failures;
 mod loops;
 mod order;
+mod pressure;
 mod standby;
 mod takeover;
 mod world;

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use windlass_core::claim::{BootClock, Claim, Gate};
 use windlass_core::class::Class;
 use windlass_core::decision::Notice;
 use windlass_core::key::{Key, ObjectRef};
 use windlass_core::kind::{Gvk, Kind};
+use windlass_core::name::PluginName;
 use windlass_core::object::Object;
 use windlass_core::plan::{Plan, Step};
 use windlass_core::ports::{Applied, Apply, ApplyError, Cache, EventTarget, Read, Sink as _, Written};
@@ -43,6 +44,11 @@ struct Inner {
     errors: VecDeque<ApplyError>,
     plans: usize,
     write_takes: Duration,
+    /// Until when the API server wants nothing of the plugin.
+    held_until: Option<Instant>,
+    /// When the last status was written, and how long the next one should wait.
+    status_at: Option<Instant>,
+    status_every: Duration,
 }
 
 impl Cluster {
@@ -61,6 +67,9 @@ impl Cluster {
             errors: VecDeque::new(),
             plans: 0,
             write_takes: Duration::ZERO,
+            held_until: None,
+            status_at: None,
+            status_every: Duration::ZERO,
         };
         Self { queue, gate, clock, inner: Mutex::new(inner) }
     }
@@ -131,6 +140,16 @@ impl Cluster {
 
     pub(crate) fn reads(&self, key: &Key) -> Option<Reads> {
         self.lock().reads.get(key).cloned()
+    }
+
+    /// From now on nothing is taken for so long.
+    pub(crate) fn want_nothing(&self, wait: Duration) {
+        self.lock().held_until = Some(Instant::now() + wait);
+    }
+
+    /// From now on a status should wait so long after the one before it.
+    pub(crate) fn status_every(&self, every: Duration) {
+        self.lock().status_every = every;
     }
 
     /// The next plans fail like this before they write anything.
@@ -287,6 +306,7 @@ impl Cluster {
                 let (of, body) = primary();
                 let mut body = body.expect("the primary exists");
                 body["status"] = status["status"].clone();
+                self.lock().status_at = Some(Instant::now());
                 (format!("status {of}"), of, Some(body), Some((true, wanted.clone())))
             }
         }
@@ -357,6 +377,17 @@ impl Cache for Cluster {
 }
 
 impl Apply for Cluster {
+    fn held(&self, _: &PluginName) -> Option<Duration> {
+        let until = self.lock().held_until?;
+        until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+
+    fn status_held(&self, plan: &Plan) -> Option<Duration> {
+        let [Step::Status { .. }] = plan.steps() else { return None };
+        let inner = self.lock();
+        inner.status_every.checked_sub(inner.status_at?.elapsed()).filter(|left| !left.is_zero())
+    }
+
     async fn execute(&self, plan: &Plan, claim: &Claim) -> Applied {
         let mut writes = Vec::new();
         self.lock().plans += 1;
