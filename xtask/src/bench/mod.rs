@@ -10,6 +10,7 @@ mod coldstart;
 mod crowd;
 mod failover;
 mod idle;
+mod latency;
 mod noisy;
 mod observe;
 mod outside;
@@ -19,10 +20,12 @@ mod proc;
 mod ratio;
 mod reload;
 mod report;
+mod rig;
 mod sandbox;
 mod scrape;
 mod shelf;
 mod stamp;
+mod storm;
 mod stream;
 
 use std::path::PathBuf;
@@ -70,6 +73,10 @@ enum Name {
     Sandbox,
     /// How long a swap takes, whether a change is lost, and what the other plugins feel of it.
     Reload,
+    /// How near to the API server's write ceiling many new objects are worked off, and for how much CPU.
+    Storm,
+    /// How long a change takes to its effect, beside a bare watcher that answers with one prepared write.
+    Latency,
     /// What good plugins feel of one that loops, grabs memory, panics or floods the log.
     Noisy,
     /// What an object costs that is held, beside its own JSON and beside peers.
@@ -86,6 +93,8 @@ impl Bench {
             Name::Idle => idle::run(&self),
             Name::Sandbox => sandbox::run(&self),
             Name::Reload => reload::run(&self),
+            Name::Storm => storm::run(&self),
+            Name::Latency => latency::run(&self),
             Name::Noisy => noisy::run(&self),
             Name::Cache => cache::run(&self),
             Name::Coldstart => coldstart::run(&self),

@@ -170,7 +170,7 @@ fn key(turn: usize, contender: Contender) -> String {
     format!("turn_{}_{}", turn + 1, contender.name())
 }
 
-fn binaries(bench: &Bench, contenders: &[Contender]) -> Result<BTreeMap<Contender, PathBuf>> {
+pub(super) fn binaries(bench: &Bench, contenders: &[Contender]) -> Result<BTreeMap<Contender, PathBuf>> {
     let mut binaries = BTreeMap::new();
     for contender in contenders {
         let binary = match contender {
