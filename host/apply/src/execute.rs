@@ -25,6 +25,7 @@ use windlass_core::name::{Digest, PluginName};
 use windlass_core::plan::{Plan, Step, Target};
 use windlass_core::ports::{Applied, Apply, ApplyError, EventTarget, Written};
 
+use crate::answer::Failed;
 use crate::steps::Scope;
 use crate::writer::{Writer, lock};
 
@@ -68,6 +69,11 @@ impl Writer {
                 break;
             }
             let results = match group {
+                _ if group.iter().any(removes)
+                    && let Err(error) = self.confirm(&scope).await =>
+                {
+                    vec![Err(error)]
+                }
                 [step] => vec![self.step(&mut scope, step).await],
                 _ => self.together(&mut scope, group).await,
             };
@@ -83,6 +89,30 @@ impl Writer {
             }
         }
         Applied { writes: scope.writes, result: first.map_or(Ok(()), Err) }
+    }
+
+    /// Makes sure that nothing is removed on the word of a primary that has changed: before the first
+    /// removal for a key in a term it is read once more, from the API server itself. What a leader that
+    /// has just taken over knows comes from a watch, which may be late and cannot tell.
+    async fn confirm(&self, scope: &Scope<'_>) -> Result<(), ApplyError> {
+        let Target { kind, object, uid, version } = &scope.primary;
+        let key = uid_hash(uid);
+        let term = scope.claim.term;
+        if lock(&self.confirmed).get_mut(key).is_some_and(|confirmed| *confirmed == term) {
+            return Ok(());
+        }
+        let what = || format!("look again at {object} before anything is removed for it");
+        let live = self.read(kind, object).await.map_err(|failed| failed.of_step(what()))?;
+        let same = live.is_some_and(|live| {
+            let meta = live.meta();
+            meta.uid == *uid && meta.resource_version == *version
+        });
+        if !same {
+            let changed = Failed::new(Class::Conflict, "it has changed since it was looked at");
+            return Err(changed.of_step(what()));
+        }
+        *lock(&self.confirmed).entry(key, || term) = term;
+        Ok(())
     }
 
     /// Carries out steps that need no order, a few at once. What was written is told in the plan's
@@ -131,11 +161,15 @@ fn uid_hash(uid: &str) -> u64 {
     windlass_core::object::hash64(uid.as_bytes())
 }
 
+/// Whether this step takes something away from somebody.
+fn removes(step: &Step) -> bool {
+    matches!(step, Step::Delete { .. } | Step::Orphan { .. })
+}
+
 /// Whether the second of two steps in a row need not wait for the first.
 fn at_once(one: &Step, next: &Step) -> bool {
     let made = |step: &Step| matches!(step, Step::Create { .. });
-    let removed = |step: &Step| matches!(step, Step::Delete { .. } | Step::Orphan { .. });
-    (made(one) && made(next)) || (removed(one) && removed(next))
+    (made(one) && made(next)) || (removes(one) && removes(next))
 }
 
 fn stops(class: Class) -> bool {

@@ -52,6 +52,9 @@ struct Script {
     always: Option<Say>,
     seen: Vec<Seen>,
     hook: Option<Hook>,
+    /// The version of the primary as a look before a removal finds it; else the script answers.
+    primary: Option<String>,
+    looks: usize,
 }
 
 /// The server, and the gate and clock of the writer that talks to it.
@@ -82,7 +85,9 @@ impl Api {
     pub(crate) fn new() -> Self {
         let gate = Gate::new();
         gate.open(claim(), BootTime(0));
-        Self { script: Arc::default(), gate, clock: Arc::default() }
+        let api = Self { script: Arc::default(), gate, clock: Arc::default() };
+        api.primary_is_at("100");
+        api
     }
 
     pub(crate) fn writer(&self) -> Writer {
@@ -109,6 +114,16 @@ impl Api {
         lock(&self.script).always = Some(Say::Echo(takes));
     }
 
+    /// At which version the primary is found before something is removed for it.
+    pub(crate) fn primary_is_at(&self, version: &str) {
+        lock(&self.script).primary = Some(version.to_owned());
+    }
+
+    /// How often the primary was looked at before something was removed.
+    pub(crate) fn looks(&self) -> usize {
+        lock(&self.script).looks
+    }
+
     /// Called with the number of each request when it arrives, from 0.
     pub(crate) fn hook(&self, hook: impl FnMut(usize) + Send + 'static) {
         lock(&self.script).hook = Some(Box::new(hook));
@@ -123,6 +138,12 @@ impl Api {
         let bytes = body.collect().await.expect("a request's body is in memory").to_bytes();
         let say = {
             let mut script = lock(&self.script);
+            let is_look = head.method == http::Method::GET && head.uri.path().ends_with("/webapps/a");
+            if let Some(version) = script.primary.clone().filter(|_| is_look) {
+                script.looks += 1;
+                let found = stored(&primary(), &version).to_string();
+                return Ok(Response::new(Body::from(found.into_bytes())));
+            }
             let number = script.seen.len();
             script.seen.push(Seen {
                 method: head.method.to_string(),

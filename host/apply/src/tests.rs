@@ -84,6 +84,7 @@ fn our_labels() -> Value {
 #[tokio::test(start_paused = true)]
 async fn every_write_names_what_it_saw_and_is_held_on_the_wire() {
     let api = Api::new();
+    api.primary_is_at("101");
     api.answer(StatusCode::OK, stored(&primary(), "101"));
     api.answer(StatusCode::CREATED, stored(&child(), "102"));
     api.answer(StatusCode::OK, stored(&child(), "103"));

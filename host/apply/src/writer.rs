@@ -7,7 +7,7 @@ use std::time::Duration;
 use kube::Client;
 use tokio::time::Instant;
 use tracing::{debug, warn};
-use windlass_core::claim::{BootClock, Claim, Gate};
+use windlass_core::claim::{BootClock, Claim, Gate, Term};
 use windlass_core::class::Class;
 use windlass_core::key::ObjectRef;
 use windlass_core::kind::Kind;
@@ -35,6 +35,8 @@ const UNSEEN_PAUSE: Duration = Duration::from_millis(1);
 const UNSEEN_PAUSE_MAX: Duration = Duration::from_millis(50);
 /// Primaries whose last status write is remembered.
 const STATUSES_MAX: usize = 4096;
+/// Primaries of which it is remembered that they were read before something was removed.
+const CONFIRMED_MAX: usize = 4096;
 
 /// How the [`Writer`] writes.
 #[derive(Clone, Debug)]
@@ -159,6 +161,8 @@ pub trait Observe: Send + Sync + 'static {
 ///   [`FENCE_SETTLES`] old. Who wants any other attempt brings the key back.
 /// * Every write but a create carries uid, and resourceVersion where it was judged;
 ///   a create never overwrites.
+/// * Before the first removal of a child for a primary in a term, the primary is read from the API
+///   server: nothing is removed because of what a late watch shows.
 /// * A write whose outcome nobody knows is read back before its step returns.
 /// * At most `config.in_flight` writes are on the wire. A plugin that the API server told to wait
 ///   (429, or 503 with `Retry-After`) sends nothing before that time is over; others go on.
@@ -178,6 +182,8 @@ pub struct Writer {
     pub(crate) pressure: Pressure,
     /// When a status was written last, by the primary's uid.
     pub(crate) statuses: Mutex<Recent<Option<Instant>>>,
+    /// The term in which the primary of this uid was read once more before a removal.
+    pub(crate) confirmed: Mutex<Recent<Term>>,
     warned: Mutex<Recent<Option<Instant>>>,
 }
 
@@ -196,6 +202,7 @@ impl Writer {
         Self {
             pressure: Pressure::new(config.in_flight),
             statuses: Mutex::new(Recent::new(STATUSES_MAX)),
+            confirmed: Mutex::new(Recent::new(CONFIRMED_MAX)),
             client,
             gate,
             clock,

@@ -1,11 +1,13 @@
 //! Many objects: nothing twice, nothing for nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use serde_json::json;
+use windlass_testbed::AuditEvent;
 
-use crate::scene::{Scene, count};
+use crate::scene::{HOST_USER, Scene, count};
 
 #[tokio::test]
 async fn five_hundred_objects_at_once_converge_without_a_duplicate() {
@@ -88,4 +90,82 @@ async fn a_forced_resync_of_a_converged_fleet_writes_nothing() {
         .await;
     let writes = scene.writes_since(mark);
     assert!(writes.is_empty(), "{} writes after a takeover: {:?}", writes.len(), writes.first());
+}
+
+/// Waits until so many Ingresses exist, however long that takes as long as it goes on.
+async fn ingresses(scene: &Scene, wanted: impl Fn(usize) -> bool) -> usize {
+    let (mut last, mut moved) = (usize::MAX, Instant::now());
+    loop {
+        let now = scene.list("Ingress", "").await.len();
+        if wanted(now) {
+            return now;
+        }
+        if now != last {
+            (last, moved) = (now, Instant::now());
+        }
+        assert!(moved.elapsed() < crate::scene::PATIENCE, "nothing moves any more at {now} Ingresses");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_takeover_in_the_middle_of_a_flood_renews_in_time_lists_nothing_and_looks_before_it_deletes() {
+    let many = count(300, 10_000);
+    let scene = Scene::fresh("takeover").await;
+    scene.install_webapp().await;
+    scene.replicas(2, &["--sync-period=1h"]).await;
+    let each = |change: fn() -> serde_json::Value| {
+        let scene = &scene;
+        let all = (0..many).map(move |i| async move { scene.webapp(&format!("a{i}"), change()).await });
+        async move { drop(futures::stream::iter(all).buffer_unordered(32).collect::<Vec<_>>().await) }
+    };
+    each(|| json!({"replicas": 0, "host": "a.example.com"})).await;
+    ingresses(&scene, |found| found == many).await;
+
+    // The flood: none of them wants its Ingress any more. In the middle of it the leader is killed.
+    let old = scene.leader().await;
+    let killed = async {
+        ingresses(&scene, |found| found < many * 3 / 4).await;
+        let mark = scene.mark();
+        scene.take(&old).await.kill().await.expect("it ran");
+        mark
+    };
+    let (mark, ()) = tokio::join!(killed, each(|| json!({"replicas": 0})));
+    ingresses(&scene, |found| found == 0).await;
+
+    let replicas = scene.all().await;
+    let successor = replicas.first().expect("one is left");
+    assert_eq!(scene.leader().await, successor.name());
+    let renewals = |part: &str| {
+        let name = format!("windlass_renew_seconds_{part}");
+        async move { successor.metric(&name).await }
+    };
+    // The bucket of 1.024 s is the one next to a second.
+    let in_time = renewals("bucket{le=\"1.024\"}").await.expect("a metric");
+    let all = renewals("count").await.expect("a metric");
+    assert!(all >= 1.0 && in_time / all >= 0.99, "{in_time} of {all} renewals within a second");
+
+    let events = scene.control().audit().and_then(|audit| audit.since(mark)).expect("an audit log");
+    let hosts = |event: &&AuditEvent| event.user.username == HOST_USER && event.is_complete();
+    let lists: Vec<_> = events.iter().filter(hosts).filter(|e| e.verb == "list").collect();
+    assert!(lists.is_empty(), "{} lists, the first {}", lists.len(), lists[0].request_uri);
+
+    // Deletes of the new leader alone: its claim is another one.
+    let claim = |event: &AuditEvent| event.extra("windlass.dev/claim").unwrap_or_default().to_owned();
+    let (mut looked, mut deleted, mut refused) = (BTreeSet::new(), BTreeSet::new(), 0);
+    for event in events.iter().filter(hosts) {
+        let Some(object) = &event.object_ref else { continue };
+        match (&*event.verb, &*object.resource) {
+            ("get", "webapps") => drop(looked.insert(object.name.clone())),
+            ("delete", "ingresses") if claim(event).starts_with(successor.name()) => {
+                assert!(looked.contains(&object.name), "{} was deleted without a look", object.name);
+                match event.succeeded() {
+                    true => assert!(deleted.insert(object.name.clone()), "{} was deleted twice", object.name),
+                    false => refused += 1,
+                }
+            }
+            _ => {}
+        }
+    }
+    assert!(deleted.len() > many / 4, "{} deleted by the successor, {refused} refused", deleted.len());
 }

@@ -174,3 +174,26 @@ async fn of_several_statuses_in_a_moment_the_first_is_written_at_once_and_the_re
     tokio::time::advance(Duration::from_millis(1)).await;
     assert_eq!(wait(&[status()]), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_removed_on_the_word_of_a_primary_that_has_changed() {
+    let api = Api::new();
+    let writer = api.writer();
+    api.echo(Duration::ZERO);
+    let digest = Digest::of(b"x");
+    let run = async |claim: &windlass_core::claim::Claim| {
+        writer.run(&key(), &digest, &primary(), &[update(), delete(), delete()], claim).await
+    };
+    api.primary_is_at("107");
+    let applied = run(&claim()).await;
+    assert_eq!(class_of(&applied), Some(Class::Conflict));
+    assert_eq!(versions(&applied), [("c1", Some(500))], "what is wanted is written all the same");
+    api.primary_is_at("100");
+    assert_eq!(run(&claim()).await.result, Ok(()));
+    assert_eq!(run(&claim()).await.result, Ok(()));
+    assert_eq!(api.looks(), 2, "once a term is enough");
+    let later = windlass_core::claim::Claim { term: windlass_core::claim::Term(4), ..claim() };
+    api.gate.open(later.clone(), windlass_core::claim::BootTime(0));
+    assert_eq!(run(&later).await.result, Ok(()));
+    assert_eq!(api.looks(), 3, "who takes over looks again");
+}
