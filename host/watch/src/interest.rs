@@ -16,14 +16,83 @@ use windlass_core::ports::Read;
 use windlass_core::reads::{Query, Reads};
 
 type Label = (String, String);
-type Keys = HashSet<Key>;
 
-/// Reads of all keys. Bounded by keys times what one pass may read.
+/// Reads of all keys. Bounded by keys times what one pass may read. What is held of each key is as small
+/// as it can be without being slow: a hundred thousand of them read a few things each
+/// (`tests/interest_memory.rs` holds the number of bytes).
 #[derive(Debug, Default)]
 pub(crate) struct Interest {
-    by_key: BTreeMap<Key, Reads>,
+    by_key: BTreeMap<Key, Held>,
     objects: HashMap<ObjectRef, Keys>,
     lists: HashMap<(Gvk, Option<Arc<str>>), Lists>,
+}
+
+/// What one key read, sorted: a tree's nodes have room for eleven, and most keys read two or three.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Held {
+    objects: Vec<ObjectRef>,
+    lists: Vec<Query>,
+}
+
+impl From<Reads> for Held {
+    fn from(reads: Reads) -> Self {
+        let exact = |mut objects: Vec<ObjectRef>| {
+            objects.shrink_to_fit();
+            objects
+        };
+        Self { objects: exact(reads.objects.into_iter().collect()), lists: reads.lists.into_iter().collect() }
+    }
+}
+
+/// Those of `these` that are not among `others`; both are sorted.
+fn missing<'a, T: Ord>(these: &'a [T], others: &'a [T]) -> impl Iterator<Item = &'a T> {
+    these.iter().filter(|one| others.binary_search(one).is_err())
+}
+
+/// Keys that read the same; often it is one.
+#[derive(Debug, Default)]
+enum Keys {
+    #[default]
+    None,
+    One(Key),
+    Many(HashSet<Key>),
+}
+
+impl Keys {
+    fn insert(&mut self, key: Key) {
+        match self {
+            Self::None => *self = Self::One(key),
+            Self::One(one) if *one == key => {}
+            Self::One(one) => *self = Self::Many([one.clone(), key].into()),
+            Self::Many(keys) => drop(keys.insert(key)),
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        match self {
+            Self::One(one) if one == key => *self = Self::None,
+            Self::None | Self::One(_) => {}
+            Self::Many(keys) => {
+                keys.remove(key);
+                if keys.is_empty() {
+                    *self = Self::None;
+                }
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::None)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Key> {
+        let (one, many) = match self {
+            Self::None => (None, None),
+            Self::One(one) => (Some(one), None),
+            Self::Many(keys) => (None, Some(keys)),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
 }
 
 /// The list queries of one kind and namespace.
@@ -42,44 +111,49 @@ impl Interest {
     /// Replaces the reads of a key; empty ones forget it.
     pub(crate) fn replace(&mut self, key: &Key, reads: Reads) {
         let old = self.by_key.remove(key).unwrap_or_default();
-        if old != reads {
-            for object in old.objects.difference(&reads.objects) {
-                self.drop_object(key, object);
+        let mut new = Held::from(reads);
+        if old != new {
+            missing(&old.objects, &new.objects).for_each(|object| self.drop_object(key, object));
+            missing(&old.lists, &new.lists).for_each(|query| self.drop_list(key, query));
+            for object in &mut new.objects {
+                self.share(object);
             }
-            for query in old.lists.difference(&reads.lists) {
-                self.drop_list(key, query);
-            }
-            for object in reads.objects.difference(&old.objects) {
-                self.index_object(key, object);
-            }
-            for query in reads.lists.difference(&old.lists) {
-                self.index_list(key, query);
-            }
+            missing(&new.objects, &old.objects).for_each(|object| self.index_object(key, object));
+            missing(&new.lists, &old.lists).for_each(|query| self.index_list(key, query));
         }
-        if !reads.is_empty() {
-            self.by_key.insert(key.clone(), reads);
+        if new != Held::default() {
+            self.by_key.insert(key.clone(), new);
         }
     }
 
     /// Adds one read of a key.
     pub(crate) fn add(&mut self, key: &Key, read: Read) {
         if !self.by_key.contains_key(key) {
-            self.by_key.insert(key.clone(), Reads::default());
+            self.by_key.insert(key.clone(), Held::default());
         }
-        let Some(reads) = self.by_key.get_mut(key) else {
+        let Some(held) = self.by_key.get_mut(key) else {
             return;
         };
         match read {
             Read::Object(object) => {
-                if reads.objects.insert(object.clone()) {
+                if let Err(at) = held.objects.binary_search(&object) {
+                    held.objects.insert(at, object.clone());
                     self.index_object(key, &object);
                 }
             }
             Read::List(query) => {
-                if reads.lists.insert(query.clone()) {
+                if let Err(at) = held.lists.binary_search(&query) {
+                    held.lists.insert(at, query.clone());
                     self.index_list(key, &query);
                 }
             }
+        }
+    }
+
+    /// Makes the names of an object that somebody else read, too, the ones that are held already.
+    fn share(&self, object: &mut ObjectRef) {
+        if let Some((known, _)) = self.objects.get_key_value(object) {
+            *object = known.clone();
         }
     }
 
@@ -106,7 +180,7 @@ impl Interest {
         };
         let object =
             ObjectRef { gvk: gvk.clone(), namespace: meta.namespace.clone(), name: meta.name.clone() };
-        found.extend(self.objects.get(&object).into_iter().flatten().cloned());
+        found.extend(self.objects.get(&object).into_iter().flat_map(Keys::iter).cloned());
         for namespace in [None, Some(meta.namespace.clone())] {
             let Some(lists) = self.lists.get(&(gvk.clone(), namespace)) else {
                 continue;
