@@ -3,18 +3,20 @@
 use serde_json::Value;
 use windlass_testbed::{ControlPlane, Options};
 
-use crate::scene::{built, read};
+use crate::scene::{Scene, built, read};
 
-/// Renders `deploy/` as `cargo xtask dist` prepares it.
-async fn rendered(control: &ControlPlane) -> String {
+/// Renders a folder, `deploy` or a plugin's own, as `cargo xtask dist` prepares it.
+async fn rendered(control: &ControlPlane, folder: &str) -> String {
     let tree = tempfile::tempdir().expect("a directory");
     let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    for folder in ["deploy", "plugins/webapp"] {
-        copy(&source.join(folder), &tree.path().join(folder));
+    copy(&source.join("deploy"), &tree.path().join("deploy"));
+    for plugin in ["webapp", "tenant"] {
+        let place = format!("plugins/{plugin}");
+        copy(&source.join(&place), &tree.path().join(&place));
+        let component = zstd::encode_all(&*built(plugin, None).await, 19).expect("memory");
+        std::fs::write(tree.path().join(place).join("plugin.wasm.zst"), component).expect("written");
     }
-    let component = zstd::encode_all(&*built("webapp", None).await, 19).expect("memory");
-    std::fs::write(tree.path().join("plugins/webapp/plugin.wasm.zst"), component).expect("written");
-    let output = control.kubectl(&["kustomize", &tree.path().join("deploy").display().to_string()]).await;
+    let output = control.kubectl(&["kustomize", &tree.path().join(folder).display().to_string()]).await;
     let output = output.expect("kubectl runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")
@@ -35,7 +37,7 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
 #[tokio::test]
 async fn what_kustomize_renders_is_admitted_under_the_restricted_standard() {
     let control = ControlPlane::start(Options::default()).await.expect("a control plane");
-    let yaml = rendered(&control).await;
+    let yaml = rendered(&control, "deploy").await;
     control.apply(&yaml).await.expect("all of it is accepted");
     let client = control.client().expect("a client");
     let get = async |path: &str| -> Value {
@@ -85,6 +87,32 @@ async fn what_kustomize_renders_is_admitted_under_the_restricted_standard() {
         let may = ["auth", "can-i", verb, resource, "--as", crate::scene::HOST_USER];
         let answer = control.kubectl(&may).await.expect("kubectl runs");
         assert!(!answer.status.success(), "the host must not {verb} {resource}");
+    }
+}
+
+#[tokio::test]
+async fn the_tenant_operator_is_one_command_beside_it_and_may_not_relabel_a_namespace() {
+    let scene = Scene::shared("tenant-deploy").await;
+    let control = scene.control();
+    let yaml = rendered(control, "plugins/tenant").await;
+    // Not applied as a plugin: the hosts of other tests on this control plane would take it up.
+    assert!(
+        yaml.contains("sourceNamespace: tenant-defaults") && yaml.contains("windlass.dev/plugin: tenant")
+    );
+    assert!(yaml.contains("plugin.wasm.zst: "));
+    let rights = yaml.split("\n---\n").filter(|doc| !doc.contains("kind: ConfigMap\n"));
+    control.apply(&rights.collect::<Vec<_>>().join("\n---\n")).await.expect("the rights apply");
+    let account = "system:serviceaccount:windlass-system:plugin-tenant";
+    for (verb, resource, may) in [
+        ("create", "resourcequotas", true),
+        ("patch", "networkpolicies.networking.k8s.io", true),
+        ("patch", "namespaces", false),
+        ("patch", "namespaces/status", false),
+        ("get", "secrets", false),
+    ] {
+        let ask = ["auth", "can-i", verb, resource, "--as", account, "--all-namespaces"];
+        let answer = control.kubectl(&ask).await.expect("kubectl runs");
+        assert_eq!(answer.status.success(), may, "{verb} {resource}");
     }
 }
 

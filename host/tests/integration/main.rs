@@ -17,6 +17,7 @@ mod last_good;
 mod leadership;
 mod nemesis;
 mod plugins;
+mod pressure;
 mod scale;
 mod scene;
 mod signed;
