@@ -65,7 +65,7 @@ impl Pressure {
         state.held(Instant::now())
     }
 
-    /// Waits for the account's turn, first come first served.
+    /// Waits for the account's turn. Between accounts the wire is first come first served.
     ///
     /// # Errors
     /// How long to stay away, when the API server told this account to wait: whoever waited here

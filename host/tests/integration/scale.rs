@@ -167,5 +167,5 @@ async fn a_takeover_in_the_middle_of_a_flood_renews_in_time_lists_nothing_and_lo
             _ => {}
         }
     }
-    assert!(deleted.len() > many / 4, "{} deleted by the successor, {refused} refused", deleted.len());
+    assert!(deleted.len() > many / 10, "{} deleted by the successor, {refused} refused", deleted.len());
 }

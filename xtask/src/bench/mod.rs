@@ -46,10 +46,10 @@ pub(crate) struct Bench {
     /// Few rounds, to see that it works.
     #[arg(long)]
     quick: bool,
-    /// failover: crashes of ours; of everything else there are at most as many.
+    /// failover: crashes of ours; of everything else there are at most as many. storm, latency: rounds, 3 unless said.
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
-    /// failover, cache, coldstart: who takes part, in this order.
+    /// failover, cache, coldstart, storm, latency: who takes part, in this order.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     peers: Option<Vec<Contender>>,
     /// failover: milliseconds between two changes; else as fast as 30 % of what the slowest can follow, and at least 5.

@@ -48,7 +48,7 @@ impl Scope {
         if quick {
             Self { objects: 150, rounds: 1, in_flight: &[8, 32], floor_objects: 60, contenders }
         } else {
-            let rounds = bench.rounds.unwrap_or(5);
+            let rounds = bench.rounds.unwrap_or(3);
             Self { objects: 1_000, rounds, in_flight: &[1, 8, 32, 64], floor_objects: 150, contenders }
         }
     }
