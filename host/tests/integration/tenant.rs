@@ -33,6 +33,13 @@ async fn tenants() -> Scene {
         for kind in ["ResourceQuota", "LimitRange", "NetworkPolicy"] {
             scene.until(&format!("{name} has its {kind}"), || scene.get_in(kind, name, "tenant")).await;
         }
+        // What the quota controller says of it is a change of a child, and must not come later.
+        scene
+            .until(&format!("the quota of {name} is counted"), async || {
+                let quota = scene.get_in("ResourceQuota", name, "tenant").await?;
+                (quota["status"]["hard"] == quota["spec"]["hard"]).then_some(())
+            })
+            .await;
     }
     scene.silence().await;
     scene
