@@ -56,7 +56,7 @@ async fn a_hundred_thousand_keys_that_read_a_few_things_each_cost_little_memory(
     // Nothing is sent: no watch is started.
     let config = kube::Config::new("http://127.0.0.1:9".parse().expect("an address"));
     let client = kube::Client::try_from(config).expect("a client");
-    let cache = Watches::new(client, "windlass-system", Arc::new(Nobody)).cache();
+    let cache = Watches::new(client, "windlass-system", Arc::new(Nobody), None).cache();
     let before = HELD.load(Ordering::Relaxed);
     let keys: Vec<Key> = (0..KEYS).map(|n| Key::new(plugin.clone(), "", format!("tenant-{n:06}"))).collect();
     for (n, key) in keys.iter().enumerate() {
