@@ -1,6 +1,6 @@
 //! A control plane with many objects of one size, and programs that hold all of them: what `cache` and `coldstart` stand on.
 //!
-//! The objects are ConfigMaps with the labels, the owner and the `managedFields` of a pod: built-in, so that each contender reads
+//! The objects are ConfigMaps with the labels and the `managedFields` of a pod (nobody owns them): built-in, so that each contender reads
 //! them as its community does (typed), without a controller or an admission check that would act on pods. Windlass holds
 //! them because a plugin's manifest reads the kind, the peers because a flag says so; all watch the whole cluster.
 
