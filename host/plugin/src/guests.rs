@@ -14,18 +14,21 @@ use crate::artefact;
 use crate::call::Given;
 use crate::engine::{EngineError, Sandbox};
 use crate::lookups::NothingToRead;
+use crate::rest::{Pages, Rest};
 use crate::worlds::{Guest, SERVED, World};
 
 /// Runs guests on the threads that ask. One a process: it holds the engine and its ticker.
 pub struct Engine {
     sandbox: Sandbox,
-    loaded: RwLock<HashMap<LoadId, Arc<Loaded>>>,
+    loaded: Arc<RwLock<HashMap<LoadId, Arc<Loaded>>>>,
+    rest: Rest,
 }
 
 /// A component that is mapped and linked.
 struct Loaded {
     limits: Limits,
     linked: Box<dyn Guest>,
+    pages: Arc<Pages>,
 }
 
 impl Engine {
@@ -39,7 +42,14 @@ impl Engine {
 
     /// The same for other versions of the contract.
     pub(crate) fn serving(maxima: &Limits, worlds: &'static [&'static World]) -> Result<Self, EngineError> {
-        Ok(Self { sandbox: Sandbox::new(maxima, worlds)?, loaded: RwLock::default() })
+        let sandbox = Sandbox::new(maxima, worlds)?;
+        let loaded = Arc::<RwLock<HashMap<LoadId, Arc<Loaded>>>>::default();
+        let all = Arc::clone(&loaded);
+        let rest = Rest::start(move || {
+            let all = all.read().unwrap_or_else(PoisonError::into_inner);
+            all.values().map(|loaded| Arc::clone(&loaded.pages)).collect()
+        });
+        Ok(Self { sandbox, loaded, rest })
     }
 
     fn loaded(&self, id: LoadId) -> Option<Arc<Loaded>> {
@@ -56,7 +66,9 @@ impl Guests for Engine {
     fn load(&self, load: &Load) -> Result<Manifest, Refusal> {
         let component = artefact::map(self.sandbox.engine(), &load.artefact)?;
         let linked = self.sandbox.link(&component).map_err(|e| not_linked(&e))?;
-        let loaded = Arc::new(Loaded { limits: load.limits.clone(), linked });
+        let pages = Arc::new(Pages::mapped(component));
+        self.rest.touch(&pages);
+        let loaded = Arc::new(Loaded { limits: load.limits.clone(), linked, pages });
         let manifest = self.manifest(load, &loaded)?;
         self.loaded.write().unwrap_or_else(PoisonError::into_inner).insert(load.id, loaded);
         Ok(manifest)
@@ -67,7 +79,8 @@ impl Guests for Engine {
             let text = format!("load {} is not known to the process that runs guests", asked.load.0);
             return Called::failed(CallError::Refused(Refusal::new(Code::WorkerDied, text)));
         };
-        let Loaded { limits, linked } = &*loaded;
+        let Loaded { limits, linked, pages } = &*loaded;
+        self.rest.touch(pages);
         let given = Given { seed: &asked.seed, now: asked.now, texts };
         linked.decide(&self.sandbox, limits, given, asked)
     }

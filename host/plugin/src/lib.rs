@@ -44,6 +44,7 @@ mod output;
 mod parts;
 mod plugin;
 mod proof;
+mod rest;
 mod signature;
 mod source;
 mod ticker;
