@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::scene::{Scene, built, read};
+use crate::scene::{HOST, Scene, built, path, read};
 
 #[tokio::test]
 async fn a_plugin_may_come_before_its_crd() {
@@ -89,4 +89,42 @@ async fn new_settings_reach_every_object() {
             (child["data"]["text"] == "moin").then_some(())
         })
         .await;
+}
+
+#[tokio::test]
+async fn a_plugin_without_room_for_what_it_reads_waits_with_a_reason_and_comes_back_when_there_is_some() {
+    let scene = Scene::fresh("room").await;
+    scene.install_webapp().await;
+    scene.replicas(1, &["--cache-limit=1Mi"]).await;
+    scene.webapp("before", json!({})).await;
+    scene.until("webapp serves", || scene.own("Deployment", "before")).await;
+    let large = |i: usize| format!("large{i}");
+    for i in 0..8 {
+        scene
+            .apply(json!({"apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": {"namespace": scene.namespace, "name": large(i)},
+                "data": {"text": "x".repeat(256 << 10)}}))
+            .await;
+    }
+    // It reads every ConfigMap; of those webapp only needs its own.
+    scene.install_fixture("greeter").await;
+    let annotation = async |name: &str| {
+        let map = scene.get(&path("ConfigMap", HOST, "greeter-plugin")).await?;
+        map["metadata"]["annotations"][name].as_str().map(str::to_owned)
+    };
+    let message = scene
+        .until("greeter is told that there is no room", || async {
+            let message = annotation("windlass.dev/message").await?;
+            message.contains("E180").then_some(message)
+        })
+        .await;
+    assert!(message.contains("1 MiB") && message.contains("--cache-limit"), "{message}");
+    scene.webapp("after", json!({})).await;
+    scene.until("webapp goes on", || scene.own("Deployment", "after")).await;
+    for i in 0..8 {
+        scene.delete(&scene.path("ConfigMap", &large(i))).await;
+    }
+    scene.widget("w", json!({})).await;
+    scene.until("greeter serves", || scene.own("ConfigMap", "w-greeting")).await;
+    scene.all().await[0].check_alive().expect("the host was never restarted");
 }
