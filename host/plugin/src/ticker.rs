@@ -19,6 +19,9 @@ pub(crate) const TICK: Duration = Duration::from_millis(2);
 /// shall not wake it once a call.
 const IDLE_TICKS: u32 = 25;
 
+/// Missed ticks that are made up for at once, at most: two seconds of them. More say that the machine stood still.
+const MISSED_MAX: u32 = 1000;
+
 /// How long the first tick may take before start fails.
 const PROOF: Duration = Duration::from_secs(5);
 
@@ -114,31 +117,43 @@ impl Drop for Ticker {
 
 fn tick(engine: &Engine, shared: &Shared) {
     let mut idle = 0;
+    // Ticks have a place in time of their own: one that comes late does not move the next, or a second would
+    // have 1,055 milliseconds.
+    let mut next = Instant::now() + TICK;
     let mut state = shared.lock();
     while !state.ending {
         if state.running == 0 && idle >= IDLE_TICKS {
             state.asleep = true;
             state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.asleep = false;
-            idle = 0;
+            (idle, next) = (0, Instant::now() + TICK);
             continue;
         }
         idle = if state.running == 0 { idle + 1 } else { 0 };
-        state = sleep(shared, state);
-        engine.increment_epoch();
-        state.ticks += 1;
-        if state.ticks == 1 {
+        state = sleep(shared, state, next);
+        let ticks = 1 + missed(next.elapsed());
+        for _ in 0..ticks {
+            engine.increment_epoch();
+        }
+        next += TICK * ticks;
+        let first = state.ticks == 0;
+        state.ticks += u64::from(ticks);
+        if first {
             shared.changed.notify_all();
         }
     }
 }
 
-/// One tick's time, or less when the end has come.
-fn sleep<'a>(shared: &'a Shared, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-    let end = Instant::now() + TICK;
+/// Whole ticks in what a tick was late.
+fn missed(late: Duration) -> u32 {
+    u32::try_from(late.as_nanos() / TICK.as_nanos()).map_or(MISSED_MAX, |missed| missed.min(MISSED_MAX))
+}
+
+/// Until then, or until the end has come.
+fn sleep<'a>(shared: &'a Shared, state: MutexGuard<'a, State>, until: Instant) -> MutexGuard<'a, State> {
     let mut state = state;
     while !state.ending {
-        let left = end.saturating_duration_since(Instant::now());
+        let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             break;
         }
@@ -169,6 +184,23 @@ mod tests {
         wait_for(&|state| state.ticks > before + 3);
         drop(running);
         wait_for(&|state| state.asleep);
+    }
+
+    #[test]
+    fn ticks_that_come_late_are_made_up_for() {
+        let ticker = Ticker::start(Engine::default()).expect("ticks");
+        let _running = ticker.run();
+        let (begun, before) = (Instant::now(), ticker.ticks());
+        let long = 150 * TICK;
+        while begun.elapsed() < Duration::from_secs(10) {
+            let elapsed = begun.elapsed();
+            // Sleeping for a tick each time, and not until its time, this falls behind for good.
+            if elapsed > long && u128::from(ticker.ticks() - before) >= elapsed.as_nanos() / TICK.as_nanos() {
+                return;
+            }
+            std::thread::yield_now();
+        }
+        panic!("{} ticks in {:?}", ticker.ticks() - before, begun.elapsed());
     }
 
     #[test]
