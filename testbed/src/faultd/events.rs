@@ -138,7 +138,12 @@ impl Events {
             EventFault::Hold => self.holds.push(rule.clone()),
             EventFault::Scramble { .. } => self.scrambles.push(rule.clone()),
             EventFault::Garbage if self.json => self.ready.push_back(Ok(Bytes::from_static(GARBAGE))),
-            EventFault::Garbage => {}
+            EventFault::Bookmark(version) if self.json => {
+                let object = format!(r#"{{"metadata":{{"resourceVersion":"{version}"}}}}"#);
+                let line = format!("{{\"type\":\"BOOKMARK\",\"object\":{object}}}\n");
+                self.ready.push_back(Ok(line.into()));
+            }
+            EventFault::Garbage | EventFault::Bookmark(_) => {}
             EventFault::Gone => {
                 if self.json {
                     self.ready.push_back(Ok(Bytes::from_static(GONE)));

@@ -1,6 +1,6 @@
 //! One port of the proxy: its listener, its connections, and the switches for all of them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -33,13 +33,16 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// What the tasks of a port share.
 #[derive(Debug)]
 pub(super) struct Shared {
+    /// The first one; a port that [moves](Port::move_to) keeps its number.
     address: SocketAddr,
     acceptor: Arc<ServerConfig>,
     upstream: Upstream,
     tasks: Tasks,
     rules: watch::Sender<Rules>,
-    /// Whether it is to listen, and whether it does.
-    listens: (watch::Sender<bool>, watch::Sender<bool>),
+    /// Where it is to listen, and where it does.
+    listens: (watch::Sender<Option<IpAddr>>, watch::Sender<Option<IpAddr>>),
+    /// Where it listens when it does.
+    home: Mutex<IpAddr>,
     connections: Mutex<Connections>,
 }
 
@@ -64,6 +67,10 @@ impl Shared {
 
     fn connections(&self) -> MutexGuard<'_, Connections> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn home(&self) -> MutexGuard<'_, IpAddr> {
+        self.home.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A gate for a new connection, as silent as the others are.
@@ -105,19 +112,20 @@ impl Port {
             upstream: Upstream::new(&server, &roots, &tasks)?,
             tasks,
             rules: watch::Sender::new(Rules::default()),
-            listens: (watch::Sender::new(true), watch::Sender::new(true)),
+            listens: (watch::Sender::new(Some(address.ip())), watch::Sender::new(Some(address.ip()))),
+            home: Mutex::new(address.ip()),
             connections: Mutex::default(),
         });
         shared.tasks.spawn(listen(shared.clone(), listener));
         Ok(Self { shared })
     }
 
-    /// `https://127.0.0.1:<port>`.
+    /// `https://127.0.0.1:<port>`, wherever it has moved.
     pub fn url(&self) -> String {
         format!("https://{}", self.shared.address)
     }
 
-    /// Where it listens.
+    /// Where it listened first.
     pub fn address(&self) -> SocketAddr {
         self.shared.address
     }
@@ -165,9 +173,22 @@ impl Port {
     /// # Errors
     /// If the proxy has been dropped.
     pub async fn refuse(&self) -> Result<()> {
-        self.listening(false).await?;
+        self.listening(None).await?;
         self.reset();
         Ok(())
+    }
+
+    /// A server that has moved: the port's number at another address of this machine, 127.0.0.2 for one. Nobody listens
+    /// at the old one, and connections that there were hear nothing more and are never closed.
+    ///
+    /// # Errors
+    /// If the proxy has been dropped, or the number is taken at that address and stays so for 10 s.
+    pub async fn move_to(&self, ip: Ipv4Addr) -> Result<()> {
+        let silence = Silence { request: true, response: true };
+        let gates: Vec<_> = self.shared.connections().gates.drain(..).collect();
+        gates.iter().filter_map(Weak::upgrade).for_each(|gate| gate.set(silence));
+        *self.shared.home() = ip.into();
+        self.listening(Some(ip.into())).await
     }
 
     /// Ends what [`cut`](Self::cut), [`mute`](Self::mute) and [`refuse`](Self::refuse) began. Rules stay.
@@ -176,10 +197,11 @@ impl Port {
     /// If the proxy has been dropped, or somebody else has taken the port's number and keeps it for 10 s.
     pub async fn heal(&self) -> Result<()> {
         self.shared.silence(Silence::default());
-        self.listening(true).await
+        let home = *self.shared.home();
+        self.listening(Some(home)).await
     }
 
-    async fn listening(&self, wanted: bool) -> Result<()> {
+    async fn listening(&self, wanted: Option<IpAddr>) -> Result<()> {
         let (wish, is) = &self.shared.listens;
         wish.send_replace(wanted);
         let mut is = is.subscribe();
@@ -211,11 +233,11 @@ async fn bind() -> Result<(SocketAddr, TcpListener)> {
 async fn listen(shared: Arc<Shared>, listener: TcpListener) {
     let (wish, is) = &shared.listens;
     let mut wish = wish.subscribe();
-    let mut listener = Some(listener);
+    let mut listener = Some((shared.address.ip(), listener));
     loop {
         let wanted = *wish.borrow_and_update();
         match (wanted, &listener) {
-            (true, Some(open)) => {
+            (Some(ip), Some((at, open))) if ip == *at => {
                 tokio::select! {
                     biased;
                     _ = wish.changed() => {}
@@ -225,16 +247,19 @@ async fn listen(shared: Arc<Shared>, listener: TcpListener) {
                     },
                 }
             }
-            (true, None) => match TcpListener::bind(shared.address).await {
-                Ok(open) => {
-                    listener = Some(open);
-                    is.send_replace(true);
-                }
-                Err(_) => tokio::time::sleep(PAUSE).await,
-            },
-            (false, _) => {
+            (Some(ip), _) => {
                 listener = None;
-                is.send_replace(false);
+                match TcpListener::bind((ip, shared.address.port())).await {
+                    Ok(open) => {
+                        listener = Some((ip, open));
+                        is.send_replace(Some(ip));
+                    }
+                    Err(_) => tokio::time::sleep(PAUSE).await,
+                }
+            }
+            (None, _) => {
+                listener = None;
+                is.send_replace(None);
                 // The sender is in `shared`: an error would be the end of the port, which ends this task first.
                 wish.changed().await.ok();
             }

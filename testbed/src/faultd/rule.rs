@@ -55,6 +55,8 @@ pub enum EventFault {
     Gone,
     /// One line that is no JSON; the stream goes on behind it.
     Garbage,
+    /// One bookmark of this version, which may be one from the past; the stream goes on behind it.
+    Bookmark(u64),
     /// The stream ends in order, as after the API server's own timeout.
     End,
     /// The connection is reset.
@@ -109,6 +111,19 @@ impl Reply {
         Self { status, headers, body: body.into() }
     }
 
+    /// The page of a load balancer that has nobody to ask, as if it were an answer.
+    pub fn page() -> Self {
+        Self::raw(StatusCode::OK, "text/html", "<html><body><h1>502 Bad Gateway</h1></body></html>")
+    }
+
+    /// What [`status`](Self::status) says, under a code that claims success.
+    ///
+    /// # Panics
+    /// As for `status`.
+    pub fn masked(code: u16) -> Self {
+        Self { status: StatusCode::OK, ..Self::status(code) }
+    }
+
     /// The same with one more header, `Retry-After` for one.
     #[must_use]
     pub fn header(mut self, name: &'static str, value: &'static str) -> Self {
@@ -127,6 +142,7 @@ pub struct Rule {
     name: Option<String>,
     path: Option<String>,
     skip: u64,
+    every: u64,
     limit: Option<u64>,
     share: Option<(f64, u64)>,
 }
@@ -141,6 +157,7 @@ impl Rule {
             name: None,
             path: None,
             skip: 0,
+            every: 1,
             limit: None,
             share: None,
         }
@@ -176,7 +193,13 @@ impl Rule {
         self
     }
 
-    /// Only for the first so many that fit, counted after [`skip`](Self::skip).
+    /// Only for every nth that fits, the nth itself first, counted after [`skip`](Self::skip); 0 is taken for 1.
+    pub fn every(mut self, number: u64) -> Self {
+        self.every = number.max(1);
+        self
+    }
+
+    /// Only for the first so many that fit, counted after [`skip`](Self::skip); with [`every`](Self::every), of those.
     pub fn first(mut self, count: u64) -> Self {
         self.limit = Some(count);
         self
@@ -213,7 +236,8 @@ impl Rule {
     /// Whether the action falls on the fitting request of this number, counted from 0.
     pub(super) fn falls_on(&self, number: u64) -> bool {
         number >= self.skip
-            && self.limit.is_none_or(|limit| number - self.skip < limit)
+            && (number - self.skip + 1).is_multiple_of(self.every)
+            && self.limit.is_none_or(|limit| (number - self.skip) / self.every < limit)
             && self.share.is_none_or(|(share, seed)| chance(seed, number) < share)
     }
 }
@@ -256,6 +280,8 @@ mod tests {
         assert_eq!(hit(&rule), [0, 1, 2, 3, 4, 5]);
         assert_eq!(hit(&rule.clone().nth(3)), [2]);
         assert_eq!(hit(&rule.clone().first(2)), [0, 1]);
+        assert_eq!(hit(&rule.clone().every(2)), [1, 3, 5]);
+        assert_eq!(hit(&rule.clone().skip(1).every(2).first(2)), [2, 4]);
         assert_eq!(hit(&rule.skip(1).first(2)), [1, 2]);
     }
 

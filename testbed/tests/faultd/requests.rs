@@ -247,6 +247,41 @@ async fn the_proxy_answers_instead_of_the_api_server_or_over_it() -> Result<()> 
 }
 
 #[tokio::test]
+async fn a_success_may_hold_a_failure_or_the_page_of_a_load_balancer() -> Result<()> {
+    let rig = Rig::new("masked").await?;
+    let mut client = rig.client(Protocol::H2).await?;
+    let rule = rig.port.rule(Rule::new(Action::Answer(Way::Request, Reply::masked(503))).verb(Verb::List));
+    let (status, body) = client.get(&rig.path("")).await?;
+    assert_eq!((status, &body["kind"], &body["code"]), (200, &json!("Status"), &json!(503)));
+    rule.remove();
+    let rule = rig.port.rule(Rule::new(Action::Answer(Way::Request, Reply::page())).verb(Verb::List));
+    let response = client.open(Method::GET, &rig.path(""), None).await?;
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["content-type"]),
+        (200, &"text/html".parse()?)
+    );
+    assert!(response.into_body().collect().await?.to_bytes().starts_with(b"<html>"));
+    rule.remove();
+    assert_eq!(client.get(&rig.path("")).await?.1["kind"], "ConfigMapList");
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_third_request_fails() -> Result<()> {
+    let rig = Rig::new("every").await?;
+    let mut client = rig.client(Protocol::H2).await?;
+    let error = Action::Answer(Way::Request, Reply::status(503));
+    let rule = rig.port.rule(Rule::new(error).verb(Verb::List).every(3).first(2));
+    let mut statuses = Vec::new();
+    for _ in 0..10 {
+        statuses.push(client.get(&rig.path("")).await?.0);
+    }
+    assert_eq!(statuses, [200, 200, 503, 200, 200, 503, 200, 200, 200, 200]);
+    assert_eq!(rule.hits(), 2);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_share_of_the_requests_fails() -> Result<()> {
     let rig = Rig::new("share").await?;
     let mut client = rig.client(Protocol::H2).await?;

@@ -89,6 +89,29 @@ async fn garbage_comes_in_between() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_bookmark_from_the_past_comes_in_between() -> Result<()> {
+    let rig = Rig::new("bookmark").await?;
+    for protocol in BOTH {
+        let mut client = rig.client(protocol).await?;
+        let mut stream = client.watch(&rig.path("")).await?;
+        let rule = rig.port.rule(events(EventFault::Bookmark(7)));
+        loop {
+            let line = stream.line().await?.context("the stream goes on")?;
+            let event: Value = serde_json::from_str(&line)?;
+            if event["type"] == "BOOKMARK" {
+                assert_eq!(event["object"]["metadata"]["resourceVersion"], "7");
+                break;
+            }
+        }
+        let behind = format!("{protocol:?}").to_lowercase();
+        rig.make(&behind).await?;
+        while stream.name().await? != behind {}
+        rule.remove();
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_stream_ends_in_order_or_by_a_reset() -> Result<()> {
     let rig = Rig::new("end").await?;
     for protocol in BOTH {

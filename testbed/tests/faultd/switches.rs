@@ -92,6 +92,22 @@ async fn a_refusing_port_is_closed_and_opens_again_on_the_same_address() -> Resu
 }
 
 #[tokio::test]
+async fn a_port_that_moves_keeps_its_number_and_answers_nobody_at_its_old_address() -> Result<()> {
+    let rig = Rig::new("move").await?;
+    let mut client = rig.client(Protocol::H2).await?;
+    client.get(&rig.path("")).await?;
+    rig.port.move_to([127, 0, 0, 2].into()).await?;
+    assert!(timeout(BRIEF, client.get(&rig.path(""))).await.is_err(), "the old connection hears nothing");
+    let refused = TcpStream::connect(rig.port.address()).await.unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    let number = rig.port.address().port();
+    assert!(TcpStream::connect(("127.0.0.2", number)).await.is_ok(), "it is there now");
+    rig.port.move_to([127, 0, 0, 1].into()).await?;
+    assert_eq!(rig.client(Protocol::H2).await?.get(&rig.path("")).await?.0, 200);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_reset_ends_connections_and_takes_new_ones() -> Result<()> {
     let rig = Rig::new("reset").await?;
     let mut client = rig.client(Protocol::Http1).await?;
