@@ -1,9 +1,11 @@
 //! The files and command lines of one control plane: what each program is told, and why.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
@@ -85,15 +87,20 @@ impl Ports {
     }
 }
 
-/// Different ports on 127.0.0.1 that were free a moment ago, clear of outgoing connections.
+/// Different ports on 127.0.0.1 that were free a moment ago, clear of outgoing connections, and that this process
+/// has not given to anybody lately: who was given one may not have bound it yet.
 pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
-    // Held until all are found, so that none is found twice.
-    let mut held = Vec::with_capacity(N);
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if given.len() > PORTS.len() / 2 {
+        // Whoever had the first of them has long begun or ended.
+        given.clear();
+    }
     std::array::from_fn(|_| {
         loop {
             let port = rand::random_range(PORTS);
-            if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
-                held.push(listener);
+            if !given.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                given.insert(port);
                 return port;
             }
         }
@@ -265,6 +272,12 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_port_is_given_twice_while_others_may_not_have_bound_theirs_yet() {
+        let all: BTreeSet<u16> = (0..500).flat_map(|_| free_ports::<3>()).collect();
+        assert_eq!(all.len(), 1500);
+    }
 
     #[test]
     fn ports_differ_and_stay_clear_of_outgoing_connections() {
