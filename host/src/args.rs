@@ -9,7 +9,9 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::inside::{CompileFlags, WorkerFlags};
 
+mod limits;
 mod plugins;
+mod policy;
 
 pub(crate) use plugins::PluginFlags;
 
@@ -320,6 +322,29 @@ mod tests {
     }
 
     #[test]
+    fn bounds_and_exceptions_have_flags_that_may_be_given_several_times() {
+        let run = run(&[
+            "--plugin-limit=log=4Ki,children=7",
+            "--plugin-limit=stack=1Mi",
+            "--check-limit=functions=100",
+            "--check-limit=body-bytes=4096",
+            "--quarantine-faults=2",
+            "--quarantine-pause=3s",
+            "--allow-reserved-kind=rbac.authorization.k8s.io/v1/Role",
+            "--allow-reserved-kind=v1/Namespace",
+            "--strict-decisions",
+        ]);
+        let plugins = run.expect("valid").plugins;
+        let limits = plugins.limits().expect("valid");
+        assert_eq!((limits.log_bytes, limits.children, limits.stack_bytes), (4 << 10, 7, 1 << 20));
+        assert_eq!((limits.check.functions, limits.check.body_bytes), (100, 4096));
+        let rules = plugins.bounds.quarantine();
+        assert_eq!((rules.faults, rules.first.as_secs(), rules.most.as_secs()), (2, 3, 3600));
+        let policy = plugins.exceptions.policy().expect("valid");
+        assert_eq!((policy.unreserved.len(), policy.strict, policy.beside_host), (2, true, false));
+    }
+
+    #[test]
     fn flags_that_cannot_work_are_refused_in_one_sentence() {
         for (flags, says) in [
             (&["--namespace", "A B"][..], "--namespace"),
@@ -332,6 +357,12 @@ mod tests {
             (&["--max-limit-memory", "much"][..], "--max-limit-memory"),
             (&["--artefact-limit", "1M"][..], "such as 384Mi"),
             (&["--plugin-signatures", "maybe"][..], "enforce, warn or off"),
+            (&["--plugin-limit", "log"][..], "--plugin-limit \"log\": expected a name"),
+            (&["--plugin-limit", "cpu=1s"][..], "there is no limit \"cpu\""),
+            (&["--check-limit", "functions=x"][..], "no whole number"),
+            (&["--check-limit", "depth=1000"][..], "between 1 and 100"),
+            (&["--quarantine-pause", "2h"][..], "--quarantine-pause-max"),
+            (&["--allow-reserved-kind", "Role"][..], "--allow-reserved-kind \"Role\""),
         ] {
             let error = run(flags).expect_err(says);
             assert!(error.contains(says), "{error}");

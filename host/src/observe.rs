@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use windlass_admin::metrics::Metrics;
 use windlass_apply::Verb;
+use windlass_core::breaker::Rules;
 use windlass_core::claim::{Claim, Term};
 use windlass_core::class::Class;
 use windlass_core::key::Key;
@@ -34,12 +35,13 @@ pub(crate) struct Observed {
 }
 
 impl Observed {
-    /// Nothing counted yet. A term whose writes the API server refuses goes into `refused`.
-    pub(crate) fn new(refused: mpsc::Sender<Term>) -> Self {
+    /// Nothing counted yet. A term whose writes the API server refuses goes into `refused`; plugins that
+    /// keep failing are left alone as `rules` say.
+    pub(crate) fn new(refused: mpsc::Sender<Term>, rules: Rules) -> Self {
         Self {
             metrics: Metrics::new(),
             fence: Fence::default(),
-            quarantine: Arc::default(),
+            quarantine: Arc::new(Quarantine::new(rules)),
             refused,
             no_write_since: Mutex::default(),
         }

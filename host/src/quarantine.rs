@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
-use windlass_core::breaker::{Before, Breaker, BreakerNow, Turn, Went};
+use windlass_core::breaker::{Before, Breaker, BreakerNow, Rules, Turn, Went};
 use windlass_core::claim::BootClock;
 use windlass_core::key::Key;
 use windlass_core::name::{Digest, PluginName};
@@ -16,6 +16,7 @@ use windlass_reconcile::Finished;
 /// The breakers of all plugins that serve.
 #[derive(Debug, Default)]
 pub(crate) struct Quarantine {
+    rules: Rules,
     wards: Mutex<Wards>,
     turned: Notify,
 }
@@ -34,12 +35,17 @@ struct Ward {
 }
 
 impl Quarantine {
+    /// No plugin yet; each gets a breaker with these rules.
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self { rules, ..Self::default() }
+    }
+
     /// This component decides for the plugin from now on. Another one than before starts clean.
     pub(crate) fn serves(&self, plugin: &PluginName, digest: &Digest) {
         let mut wards = self.wards();
         if wards.breakers.get(plugin).is_none_or(|ward| ward.digest != *digest) {
             wards.turns.remove(plugin);
-            let ward = Ward { digest: digest.clone(), breaker: Breaker::default() };
+            let ward = Ward { digest: digest.clone(), breaker: Breaker::new(self.rules) };
             wards.breakers.insert(plugin.clone(), ward);
         }
     }

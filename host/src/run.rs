@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use windlass_admin::Bound;
 use windlass_apply::Writer;
 use windlass_core::claim::{BootClock, Gate};
+use windlass_core::plan::Policy;
 use windlass_core::ports::Sink;
 use windlass_lease::clock::Boottime;
 use windlass_lease::driver::{self, DriverError, Handle};
@@ -123,7 +124,7 @@ impl Host {
         let identity = driver::identity(&flags.pod_name);
         let gate = Gate::new();
         let (refused, heard) = mpsc::channel(REFUSALS_MAX);
-        let observed = Arc::new(Observed::new(refused));
+        let observed = Arc::new(Observed::new(refused, flags.plugins.bounds.quarantine()));
         let standby = if flags.standby_decides { Standby::Decides } else { Standby::Rests };
         let paused = windlass_queue::Config {
             paused: standby == Standby::Rests,
@@ -145,7 +146,8 @@ impl Host {
         let election = Election::prepare(flags, durations, identity.clone())?;
         let claim_role = election.claim_role();
         let lease = election.start(config, &gate, heard, observed.clone())?;
-        let reconciler = reconciler(flags, &watches, &catalogue, &writer, &gate, &queue, &observed);
+        let policy = flags.plugins.exceptions.policy().map_err(End::Unusable)?;
+        let reconciler = reconciler(flags, policy, &watches, &catalogue, &writer, &gate, &queue, &observed);
         let views = Arc::new(Views {
             plugins: plugins.clone(),
             queue: queue.clone(),
@@ -296,8 +298,10 @@ fn overdue(why: String) {
     std::process::exit(i32::from(End::Overdue(why).say()));
 }
 
+#[expect(clippy::too_many_arguments, reason = "it introduces everyone to the loop")]
 fn reconciler(
     flags: &Run,
+    policy: Policy,
     watches: &Arc<Watches>,
     catalogue: &Arc<Catalogue>,
     writer: &Arc<Writer>,
@@ -320,6 +324,7 @@ fn reconciler(
         // A pass that is dropped gives its write up while it is still on the wire.
         drain: flags.request_timeout.max(defaults.drain),
         standby_decides: flags.standby_decides,
+        policy,
         ..defaults
     };
     Reconciler::new(ports, config)

@@ -45,7 +45,7 @@ impl Sandbox {
     pub(crate) fn start(flags: &Run) -> Result<Self, End> {
         let plugins = &flags.plugins;
         let maxima = plugins.maxima().map_err(End::Unusable)?;
-        let largest = maxima.largest(&plugins.limits());
+        let largest = maxima.largest(&plugins.limits().map_err(End::Unusable)?);
         let budget = Budget::plan(cgroup_limit(Path::new(CGROUPS)), plugins.memory());
         let budget = budget.map_err(|error| End::Unusable(error.to_string()))?;
         let artefacts = Arc::new(open_cache(flags, &largest)?);
@@ -106,7 +106,7 @@ impl Sandbox {
             guests: Arc::clone(&self.pool) as Arc<dyn Guests>,
             compile: self.compile.clone(),
             artefacts: self.artefacts.clone(),
-            defaults: flags.plugins.limits(),
+            defaults: flags.plugins.limits().map_err(End::Unusable)?,
             maxima: flags.plugins.maxima().map_err(End::Unusable)?,
         }))
     }
@@ -147,7 +147,8 @@ fn open_cache(flags: &Run, largest: &Limits) -> Result<Cache, End> {
     let unusable = |error: &dyn std::error::Error| End::Unusable(format!("--artefact-dir: {}", whole(error)));
     let engine = compatibility(largest).map_err(|e| End::Unusable(format!("no engine: {}", whole(&e))))?;
     let directory = flags.plugins.artefact_dir.clone().unwrap_or_else(own_directory);
-    Cache::open(&directory, flags.plugins.artefact_limit, Fingerprint::of(&engine)).map_err(|e| unusable(&e))
+    Cache::open(&directory, flags.plugins.artefact_limit, Fingerprint::of(&(engine, &largest.check)))
+        .map_err(|e| unusable(&e))
 }
 
 /// In the system's temporary directory, one a user.

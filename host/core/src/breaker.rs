@@ -17,12 +17,23 @@ use crate::class::Class;
 use crate::code::{Code, Refusal};
 use crate::outcome::{Failure, Outcome};
 
-/// Faults in a row that quarantine a plugin.
-pub const FAULTS_MAX: u32 = 5;
-/// The first quarantine; each further one without a good call between is twice as long.
-pub const PAUSE_FIRST: Duration = Duration::from_secs(60);
-/// The longest quarantine.
-pub const PAUSE_MOST: Duration = Duration::from_secs(60 * 60);
+/// When a plugin is left alone, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Faults in a row that quarantine it. Default 5.
+    pub faults: u32,
+    /// The first quarantine; each further one without a good call between is twice as long. Default 1 min.
+    pub first: Duration,
+    /// The longest quarantine. Default 1 h.
+    pub most: Duration,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { faults: 5, first: Duration::from_secs(60), most: Duration::from_secs(60 * 60) }
+    }
+}
+
 /// For how long a plugin may answer nothing but faults of its own before these count: a key's own
 /// pauses have grown to five minutes by then.
 pub const SAYS_NO_FOR: Duration = Duration::from_secs(5 * 60);
@@ -110,6 +121,7 @@ pub enum Turn {
 /// One plugin's breaker. Starts clean, and a new digest gets a new one.
 #[derive(Clone, Debug, Default)]
 pub struct Breaker {
+    rules: Rules,
     /// Faults since the last good call.
     faults: u32,
     /// Objects on which it failed since then, as hashes of their keys; at most [`FAILED_MAX`].
@@ -157,6 +169,11 @@ pub struct BreakerNow {
 }
 
 impl Breaker {
+    /// A clean one that quarantines as `rules` say.
+    pub fn new(rules: Rules) -> Self {
+        Self { rules, ..Self::default() }
+    }
+
     /// Whether the plugin may be called for the object whose key has this hash. While it is
     /// quarantined one call at a time is let through: when the time has come, or ahead of it for
     /// an object on which it has not failed. The rest is told to wait.
@@ -216,7 +233,7 @@ impl Breaker {
 
     fn well(&mut self) -> Option<Turn> {
         let released = self.quarantine().is_some();
-        *self = Self { good: self.good.saturating_add(1), ..Self::default() };
+        *self = Self { good: self.good.saturating_add(1), ..Self::new(self.rules) };
         released.then_some(Turn::Released)
     }
 
@@ -233,7 +250,7 @@ impl Breaker {
         self.faults = if again && self.good > 0 { self.faults.max(1) } else { self.faults.saturating_add(1) };
         self.failed_on(key, &Went::Badly(refusal.clone()));
         let since = match &self.state {
-            State::Closed if self.faults < FAULTS_MAX => return None,
+            State::Closed if self.faults < self.rules.faults => return None,
             State::Closed => now,
             State::Trial(trial) if trial.early => {
                 self.state = State::Open(trial.quarantine.clone());
@@ -243,7 +260,7 @@ impl Breaker {
         };
         self.times = self.times.saturating_add(1);
         let doublings = (self.times - 1).min(16);
-        let pause = PAUSE_FIRST.saturating_mul(1 << doublings).min(PAUSE_MOST);
+        let pause = self.rules.first.saturating_mul(1 << doublings).min(self.rules.most);
         let quarantine = Quarantine { since, until: now.plus(pause), times: self.times, refusal };
         self.state = State::Open(quarantine.clone());
         Some(Turn::Quarantined(quarantine))
@@ -290,6 +307,26 @@ mod tests {
         assert_eq!((quarantine.since, quarantine.until, quarantine.times), (at(4), at(64), 1));
         assert_eq!(quarantine.refusal.code, Code::Trap);
         assert_eq!(breaker.before(at(63), 1), Before::Wait(at(64)));
+    }
+
+    #[test]
+    fn the_rules_say_how_many_faults_and_for_how_long_also_after_a_good_call() {
+        let seconds = Duration::from_secs;
+        let mut breaker = Breaker::new(Rules { faults: 2, first: seconds(3), most: seconds(5) });
+        for begin in [0, 100] {
+            assert_eq!(breaker.after(at(begin), 1, badly()), None);
+            assert!(
+                matches!(breaker.after(at(begin), 2, badly()), Some(Turn::Quarantined(q)) if q.until == at(begin + 3))
+            );
+            assert_eq!(breaker.before(at(begin + 3), 1), Before::Go);
+            let longer = breaker.after(at(begin + 3), 1, badly());
+            assert!(
+                matches!(longer, Some(Turn::Quarantined(q)) if q.until == at(begin + 8)),
+                "not 6 seconds"
+            );
+            assert_eq!(breaker.before(at(begin + 8), 1), Before::Go);
+            assert_eq!(breaker.after(at(begin + 8), 1, Went::Well), Some(Turn::Released));
+        }
     }
 
     #[test]

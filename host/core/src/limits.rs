@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::check::CheckLimits;
+
+mod check;
+
 /// What one plugin may use. Defaults are meant for the shipped 512 MiB pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Limits {
@@ -11,6 +15,11 @@ pub struct Limits {
     pub component_bytes: usize,
     /// Largest component after decompression, in bytes. Default 32 MiB.
     pub decompressed_bytes: usize,
+    /// How often larger than its packed form a component may become. Ordinary ones are at 3 to 5,
+    /// a bomb is at 1,000. Default 20; of no meaning below a MiB.
+    pub packing_ratio: usize,
+    /// What a component may consist of.
+    pub check: CheckLimits,
     /// Linear memory of one call, in bytes. Default 64 MiB.
     pub memory_bytes: usize,
     /// Table elements of one call. Default 10,000.
@@ -34,6 +43,8 @@ impl Default for Limits {
         Self {
             component_bytes: 1 << 20,
             decompressed_bytes: 32 << 20,
+            packing_ratio: 20,
+            check: CheckLimits::default(),
             memory_bytes: 64 << 20,
             table_elements: 10_000,
             stack_bytes: 512 << 10,

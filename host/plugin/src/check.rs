@@ -8,8 +8,9 @@
 use wasmtime::wasmparser::types::Types;
 use wasmtime::wasmparser::{BinaryReaderError, Parser, ValidPayload, Validator, WasmFeatures};
 use windlass_core::code::{Code, Refusal, printable};
+use windlass_core::limits::CheckLimits;
 
-use crate::measure::{CheckLimits, Fault, Surface, measure};
+use crate::measure::{Fault, Surface, measure};
 use crate::signature::{WORLDS, World};
 use crate::{imports, signature};
 
@@ -21,13 +22,13 @@ pub(crate) struct Checked {
     pub(crate) world: String,
 }
 
-/// Checks `bytes` against the contract, within the ordinary limits.
+/// Checks `bytes` against the contract, within `limits`.
 ///
 /// # Errors
 /// E110 to E116 and E123 when it is not a component that the host takes, E120 and
 /// E121 for an import, E122 for an export.
-pub(crate) fn check(bytes: &[u8], features: WasmFeatures) -> Result<Checked, Refusal> {
-    check_within(bytes, features, &CheckLimits::default(), &WORLDS)
+pub(crate) fn check(bytes: &[u8], features: WasmFeatures, limits: &CheckLimits) -> Result<Checked, Refusal> {
+    check_within(bytes, features, limits, &WORLDS)
 }
 
 /// Checks `bytes` against `worlds`, the newest of them last.

@@ -17,14 +17,14 @@ use crate::{artefact, check};
 pub struct CompileHere;
 
 /// Checks `component`, compiles it for `tier` and writes the artefact. `limits` are the largest
-/// that any plugin may have: they shape the code.
+/// that any plugin may have: they shape the code, and what it may consist of.
 ///
 /// # Errors
 /// E110 to E123 from the check, E113, E115 and E152 from the compiler.
 pub fn compile_to(component: &[u8], limits: &Limits, tier: Tier, into: impl Write) -> Result<(), Refusal> {
     let engine = compiler(limits, tier).map_err(|e| no_compiler(&e))?;
     let features = engine.get_wasm_features();
-    check::check(component, features)?;
+    check::check(component, features, &limits.check)?;
     let compiled = wasmtime::component::Component::from_binary(&engine, component)
         .map_err(|e| check::compile_failure(component, features, &e))?;
     artefact::write(&compiled, into)

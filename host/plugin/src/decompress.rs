@@ -9,10 +9,6 @@ use std::sync::Arc;
 use windlass_core::code::{Code, Refusal};
 use windlass_core::limits::Limits;
 
-/// How often larger than its packed form a component may become. Ordinary ones
-/// are at 3 to 5; a bomb is at 1,000.
-const RATIO_MAX: usize = 20;
-
 /// Below this many bytes the ratio does not matter: so little harms nobody, and
 /// a small component with zeros in its data may well pack better.
 const RATIO_FREE_BYTES: usize = 1 << 20;
@@ -44,14 +40,15 @@ pub(crate) fn decompress(
     if packing == Packing::Plain {
         return Ok(packed.into());
     }
-    let most = limits.decompressed_bytes.min(packed.len().saturating_mul(RATIO_MAX).max(RATIO_FREE_BYTES));
+    let ratio = limits.packing_ratio;
+    let most = limits.decompressed_bytes.min(packed.len().saturating_mul(ratio).max(RATIO_FREE_BYTES));
     let broken = |e: std::io::Error| Refusal::new(Code::Malformed, format!("{key} does not decompress: {e}"));
     let size = reader(packing, &packed).and_then(|from| count(from, most)).map_err(broken)?;
     if size > most {
         return Err(Refusal::new(
             Code::DecompressedTooLarge,
             format!(
-                "{key}: stopped at {} KiB, which {} packed bytes exceed (at most {} MiB, and {RATIO_MAX} times the \
+                "{key}: stopped at {} KiB, which {} packed bytes exceed (at most {} MiB, and {ratio} times the \
                  packed size)",
                 most >> 10,
                 packed.len(),

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use windlass_core::code::Refusal;
 use windlass_core::guests::Tier;
-use windlass_core::limits::Limits;
+use windlass_core::limits::{CheckLimits, Limits};
 
 use crate::check;
 use crate::engine::compiler;
@@ -18,5 +18,5 @@ pub fn check_component(component: &[u8]) -> Result<(), Refusal> {
     let features = FEATURES.get_or_init(|| {
         compiler(&Limits::default(), Tier::Cheap).expect("this machine compiles").get_wasm_features()
     });
-    check::check(component, *features).map(drop)
+    check::check(component, *features, &CheckLimits::default()).map(drop)
 }

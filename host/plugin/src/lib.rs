@@ -67,7 +67,7 @@ pub use lifecycle::{
     LATEST, PluginView, QUIET, Quarantined, Refused, Registry, ServingView, Share, State, Status, Step,
     Ticket, Version,
 };
-pub use limits::{ANNOTATION_LIMIT, LimitMaxima, limits_of};
+pub use limits::{ANNOTATION_LIMIT, LimitMaxima, limits_of, set_default};
 pub use loader::{Loader, Setup};
 pub use parts::{Offered, PART_BYTES, PARTS_MAX, Parts, PartsNow, Slice, cut};
 pub use plugin::{Answer, Asked, Plugin, publish};

@@ -69,6 +69,31 @@ impl LimitMaxima {
     }
 }
 
+/// Sets the default called `name` from a quantity, as `--plugin-limit` gives it: what a plugin may
+/// ask for, and what only the host's operator can change.
+///
+/// # Errors
+/// One sentence, when there is no such limit or the text is not its quantity.
+pub fn set_default(limits: &mut Limits, name: &str, quantity: &str) -> Result<(), String> {
+    let rule = default_rules().find(|rule| rule.name == name).ok_or_else(|| {
+        let names: Vec<&str> = default_rules().map(|rule| rule.name).collect();
+        format!("there is no limit {:?}; there are {}", printable(name, 64), names.join(", "))
+    })?;
+    let value = rule.read(quantity)?;
+    let fixed = FIXED.iter().find(|(fixed, _)| fixed.name == name);
+    if let Some((_, most)) = fixed.filter(|(_, most)| value > *most) {
+        return Err(format!("{} is too much; at most {}", printable(quantity, 64), rule.unit.show(*most)));
+    }
+    (rule.set)(limits, value);
+    Ok(())
+}
+
+/// CPU time and memory have had flags of their own from the start.
+fn default_rules() -> impl Iterator<Item = &'static Rule> {
+    let asked = RULES.iter().filter(|rule| !["memory", "cpu"].contains(&rule.name));
+    asked.chain(FIXED.iter().map(|(rule, _)| rule))
+}
+
 /// The limits of a plugin whose ConfigMap has these annotations.
 ///
 /// # Errors
@@ -160,6 +185,33 @@ static RULES: [Rule; 7] = [
     rule!("log", Bytes, 1 << 10, log_bytes),
     rule!("table-elements", Number, 1, table_elements),
     rule!("children", Number, 1, children),
+];
+
+/// A rule for what no plugin may ask for.
+macro_rules! fixed {
+    ($name:literal, $unit:ident, $least:expr, $most:expr, $field:ident) => {
+        (
+            Rule {
+                name: $name,
+                unit: Unit::$unit,
+                least: $least,
+                get: |limits| limits.$field as u64,
+                set: |limits, value| limits.$field = size(value),
+                maximum: |_| 0,
+                raise: |_, _| (),
+            },
+            $most,
+        )
+    };
+}
+
+/// What only the host's operator sets, each with the most that can work: a ConfigMap holds a MiB,
+/// the compile child takes 32, and a guest's stack is part of a thread's.
+static FIXED: [(Rule, u64); 4] = [
+    fixed!("component", Bytes, 1 << 10, 1 << 20, component_bytes),
+    fixed!("decompressed", Bytes, 1 << 10, 32 << 20, decompressed_bytes),
+    fixed!("packing-ratio", Number, 1, 1_000, packing_ratio),
+    fixed!("stack", Bytes, 64 << 10, 8 << 20, stack_bytes),
 ];
 
 /// What does not fit into this machine's sizes is more than anybody may have.
@@ -358,6 +410,47 @@ mod tests {
         let largest = maxima.largest(&defaults);
         assert_eq!((largest.memory_bytes, largest.cpu), (256 << 20, Duration::from_secs(5)));
         assert_eq!(largest.component_bytes, defaults.component_bytes, "nothing that a plugin may ask for");
+    }
+
+    #[test]
+    fn a_flag_sets_a_default() {
+        let mut limits = Limits::default();
+        for (name, text) in [
+            ("snapshot", "1Mi"),
+            ("decision", "64Ki"),
+            ("log", "4Ki"),
+            ("table-elements", "500"),
+            ("children", "7"),
+            ("component", "512Ki"),
+            ("decompressed", "8Mi"),
+            ("packing-ratio", "40"),
+            ("stack", "1Mi"),
+        ] {
+            set_default(&mut limits, name, text).expect(name);
+        }
+        let expected = Limits {
+            snapshot_bytes: 1 << 20,
+            decision_bytes: 64 << 10,
+            log_bytes: 4 << 10,
+            table_elements: 500,
+            children: 7,
+            component_bytes: 512 << 10,
+            decompressed_bytes: 8 << 20,
+            packing_ratio: 40,
+            stack_bytes: 1 << 20,
+            ..Limits::default()
+        };
+        assert_eq!(limits, expected);
+        for (name, text, says) in [
+            ("cpu", "1s", "there is no limit \"cpu\"; there are snapshot, "),
+            ("stack", "9Mi", "9Mi is too much; at most 8Mi"),
+            ("stack", "1Ki", "at least 64Ki"),
+            ("log", "x", "expected bytes"),
+        ] {
+            let error = set_default(&mut limits, name, text).expect_err(name);
+            assert!(error.contains(says), "{error}");
+        }
+        assert_eq!(limits, expected);
     }
 
     #[test]

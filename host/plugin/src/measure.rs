@@ -11,71 +11,7 @@ use wasmtime::wasmparser::{
     ComponentImport, ComponentType, ComponentTypeRef, CoreType, Parser, Payload, TypeBounds,
 };
 use windlass_core::code::{Code, Refusal, printable};
-
-/// What a component may consist of. Sums over everything that is nested in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CheckLimits {
-    /// The whole component, in bytes. 32 MiB, as after decompression.
-    pub(crate) bytes: u64,
-    /// Functions with a body. 20,000: a large typed operator has 6,000.
-    pub(crate) functions: u64,
-    /// Bytes of one function's body. 1 MiB: ten times the interpreter loops of the languages
-    /// that run as plugins, which are the largest functions that people compile. The compiler's
-    /// memory grows with the largest function, its time with all of them.
-    pub(crate) body_bytes: u64,
-    /// Core types, and types of the component with all that is declared inside them. 50,000.
-    pub(crate) types: u64,
-    /// How deep types of the component may be nested in each other. 32: tools make 3.
-    pub(crate) type_depth: u64,
-    /// Core modules. 64, as many as one call may have instances.
-    pub(crate) modules: u64,
-    /// Components inside it. 64.
-    pub(crate) components: u64,
-    /// How deep components may be nested. 8: tools make 2, each composition adds one.
-    pub(crate) depth: u64,
-    /// Instances, of either sort. 1,000.
-    pub(crate) instances: u64,
-    /// Data segments. 10,000.
-    pub(crate) data_segments: u64,
-    /// Element segments. 10,000.
-    pub(crate) element_segments: u64,
-    /// Imports, exports, globals, tables, memories, tags, aliases and adapters. 100,000.
-    pub(crate) items: u64,
-    /// Bytes that declare something in core modules: all but code, data and custom sections. 8 MiB.
-    pub(crate) core_bytes: u64,
-    /// Bytes that declare something in components. 1 MiB: tools write some 10 KiB.
-    pub(crate) wiring_bytes: u64,
-    /// Custom sections. 256.
-    pub(crate) custom_sections: u64,
-    /// Bytes of custom sections: names for backtraces, debug information. 16 MiB.
-    pub(crate) custom_bytes: u64,
-    /// Bytes of one name that the component imports, exports or gives to a custom section. 512.
-    pub(crate) name_bytes: u64,
-}
-
-impl Default for CheckLimits {
-    fn default() -> Self {
-        Self {
-            bytes: 32 << 20,
-            functions: 20_000,
-            body_bytes: 1 << 20,
-            types: 50_000,
-            type_depth: 32,
-            modules: 64,
-            components: 64,
-            depth: 8,
-            instances: 1_000,
-            data_segments: 10_000,
-            element_segments: 10_000,
-            items: 100_000,
-            core_bytes: 8 << 20,
-            wiring_bytes: 1 << 20,
-            custom_sections: 256,
-            custom_bytes: 16 << 20,
-            name_bytes: 512,
-        }
-    }
-}
+use windlass_core::limits::CheckLimits;
 
 /// What the outermost component imports and exports.
 #[derive(Debug, Default, PartialEq, Eq)]

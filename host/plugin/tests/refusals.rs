@@ -324,6 +324,16 @@ fn what_is_too_large_or_too_deep_is_refused_before_it_is_compiled() {
 }
 
 #[test]
+fn what_a_component_may_consist_of_is_what_the_limits_say() {
+    let mut limits = tight();
+    limits.check.set("functions", 3).expect("a limit");
+    let loader = Loader::in_process(limits).expect("an engine");
+    let refusal = load(&loader, &Guest::default().build()).expect_err("it has more");
+    assert_eq!(refusal.code, Code::TooComplex, "{refusal}");
+    assert!(refusal.message.contains("functions, limit 3"), "{refusal}");
+}
+
+#[test]
 fn what_goes_wrong_at_the_start_has_its_own_code() {
     let loader = Loader::in_process(tight()).expect("an engine");
     let started = |body: &str| {

@@ -16,13 +16,22 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// KiB of artefacts that this process has in memory.
 fn code_kib() -> u64 {
+    artefacts_kib("Rss:")
+}
+
+/// KiB of artefacts that are this process's own, because something has written to them since they were mapped.
+fn written_kib() -> u64 {
+    artefacts_kib("Anonymous:")
+}
+
+fn artefacts_kib(field: &str) -> u64 {
     let maps = std::fs::read_to_string("/proc/self/smaps").expect("linux");
     let mut artefact = false;
     let mut kib = 0;
     for line in maps.lines() {
-        match line.strip_prefix("Rss:") {
-            Some(rss) if artefact => {
-                kib += rss.trim().trim_end_matches(" kB").parse::<u64>().expect("a number");
+        match line.strip_prefix(field) {
+            Some(size) if artefact => {
+                kib += size.trim().trim_end_matches(" kB").parse::<u64>().expect("a number");
             }
             None if line.contains('-') && !line.contains("kB") => {
                 artefact = line.contains("windlass-artefacts-")
@@ -43,6 +52,7 @@ fn a_plugin_that_nobody_asks_keeps_no_code_in_memory_and_answers_as_before() {
     let expected = Err(CallError::Fault(Fault::Permanent("x".into())));
     assert_eq!(asked(), expected);
     assert!(code_kib() > 0, "it has just run");
+    assert_eq!(written_kib(), 0, "what was written would be lost with the page");
     for _ in 0..2 {
         let begun = Instant::now();
         while code_kib() > 0 {
@@ -51,5 +61,6 @@ fn a_plugin_that_nobody_asks_keeps_no_code_in_memory_and_answers_as_before() {
         }
         assert_eq!(asked(), expected);
         assert!(code_kib() > 0, "it has just run");
+        assert_eq!(written_kib(), 0, "what was written would be lost with the page");
     }
 }

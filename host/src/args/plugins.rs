@@ -10,6 +10,8 @@ use windlass_plugin::LimitMaxima;
 use windlass_plugin::verify::Mode;
 use windlass_worker::budget::Wanted;
 
+use super::limits::LimitFlags;
+use super::policy::PolicyFlags;
 use super::{bytes, duration};
 
 /// Flags about plugins.
@@ -106,16 +108,27 @@ pub(crate) struct PluginFlags {
     /// A file or folder of minisign public keys that vouch for plugins.
     #[arg(long, env = "WINDLASS_PLUGIN_KEYS", value_name = "PATH")]
     pub(crate) plugin_keys: Option<PathBuf>,
+
+    /// Bounds that no plugin can ask to be moved.
+    #[command(flatten)]
+    pub(crate) bounds: LimitFlags,
+
+    /// Exceptions from the rules for what plugins may write.
+    #[command(flatten)]
+    pub(crate) exceptions: PolicyFlags,
 }
 
 impl PluginFlags {
     /// What a plugin may use that asks for nothing else.
-    pub(crate) fn limits(&self) -> Limits {
-        Limits {
+    ///
+    /// # Errors
+    /// One sentence that names the flag.
+    pub(crate) fn limits(&self) -> Result<Limits, String> {
+        self.bounds.apply(Limits {
             cpu: self.plugin_cpu_timeout,
             memory_bytes: usize::from(self.plugin_memory_mib) << 20,
             ..Limits::default()
-        }
+        })
     }
 
     /// What a plugin may ask for.
@@ -159,6 +172,8 @@ impl PluginFlags {
         if self.cache_limit == Some(0) {
             return Err("--cache-limit must be above zero; leave it out for the default".into());
         }
+        self.bounds.check()?;
+        self.exceptions.policy()?;
         self.maxima().map(drop)
     }
 }

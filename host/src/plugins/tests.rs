@@ -2,6 +2,7 @@
 
 use super::look::refused_if_it_panics;
 use super::*;
+use windlass_core::breaker::Rules;
 use windlass_core::code::Code;
 use windlass_core::limits::Limits;
 use windlass_plugin::verify::{Mode, Verifier};
@@ -13,7 +14,7 @@ fn plugins() -> Arc<Plugins> {
     let queue = Queue::new(windlass_queue::Config::default());
     let watches = Watches::new(client.expect("no request is sent"), "sys", queue.clone(), None);
     let loader = Loader::in_process(Limits::default()).expect("a sandbox");
-    let observed = Arc::new(Observed::new(tokio::sync::mpsc::channel(1).0));
+    let observed = Arc::new(Observed::new(tokio::sync::mpsc::channel(1).0, Rules::default()));
     let verifier = Verifier::new(Mode::Off, None).expect("nothing to read");
     let trusts = Arc::new(Trusts::new(verifier, observed));
     Plugins::new(loader, Arc::default(), trusts, Arc::new(watches), queue)

@@ -4,6 +4,7 @@ use std::io::Cursor;
 
 use minisign::KeyPair;
 use tempfile::TempDir;
+use windlass_core::breaker::Rules;
 use windlass_core::limits::Limits;
 use windlass_plugin::verify::signed_text;
 
@@ -22,7 +23,7 @@ impl Desk {
             std::fs::write(keys.path().join(file), pair.pk.to_base64()).expect("written");
         }
         let verifier = Verifier::new(mode, Some(keys.path())).expect("keys");
-        let observed = Arc::new(Observed::new(tokio::sync::mpsc::channel(1).0));
+        let observed = Arc::new(Observed::new(tokio::sync::mpsc::channel(1).0, Rules::default()));
         Self { trusts: Trusts::new(verifier, observed), keys }
     }
 

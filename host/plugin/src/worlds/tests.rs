@@ -9,7 +9,7 @@ use windlass_core::code::{Code, Refusal};
 use windlass_core::decision::{Decision, Fault, Severity, Verdict};
 use windlass_core::guests::{Call, Called, Guests, Load, LoadId, Text, Texts, Tier};
 use windlass_core::key::ObjectRef;
-use windlass_core::limits::Limits;
+use windlass_core::limits::{CheckLimits, Limits};
 use windlass_core::manifest::Manifest;
 use windlass_core::name::{Digest, PluginName};
 use windlass_core::ports::CallError;
@@ -21,7 +21,6 @@ use super::{World, next, v0_1};
 use crate::check::{Checked, check_within};
 use crate::engine::compiler;
 use crate::guests::Engine;
-use crate::measure::CheckLimits;
 use crate::{artefact, signature};
 
 /// What a host serves after the next release.
