@@ -6,9 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use windlass_core::breaker::Before;
 use windlass_core::code::{Code, Refusal};
-use windlass_core::decision::Verdict;
 use windlass_core::name::PluginName;
-use windlass_core::ports::{CallError, Decide, Pass, Reader, Serving};
+use windlass_core::ports::{Answer, CallError, Decide, Pass, Reader, Serving};
 use windlass_core::snapshot::Snapshot;
 use windlass_plugin::Plugin;
 
@@ -66,12 +65,20 @@ impl Decide for Catalogue {
         self.get(plugin).map(|plugin| plugin.serving())
     }
 
+    fn plugins(&self) -> Vec<PluginName> {
+        self.serving.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    fn may_skip(&self, plugin: &PluginName) -> bool {
+        self.quarantine.read(plugin).quarantines == 0
+    }
+
     async fn decide(
         &self,
         pass: Pass,
         snapshot: Snapshot,
         reader: Arc<dyn Reader>,
-    ) -> Result<Verdict, CallError> {
+    ) -> Result<Answer, CallError> {
         let Some(plugin) = self.get(&pass.key.plugin) else {
             return Err(CallError::NotServing(pass.key.plugin));
         };
@@ -89,7 +96,7 @@ impl Decide for Catalogue {
                 if let Some(told) = &told {
                     told.call(&pass, &plugin, &asked, snapshot.bytes());
                 }
-                asked.called.result
+                asked.answer()
             })
         };
         // Joined right here; a dropped pass lets the call run to its own deadline.

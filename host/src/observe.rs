@@ -67,6 +67,9 @@ impl windlass_reconcile::Observer for Observed {
         // What a standby found out is no result that anybody waits for.
         let result = if pass.standby { "standby" } else { pass.outcome.result() };
         self.metrics.pass_finished(plugin, result, pass.took, pass.decided);
+        if pass.skipped {
+            self.metrics.skipped(plugin, 1);
+        }
         for warning in pass.warnings {
             self.metrics.plugins().error(&pass.key.plugin, warning.code);
         }
@@ -75,6 +78,10 @@ impl windlass_reconcile::Observer for Observed {
         {
             self.metrics.plugins().error(&pass.key.plugin, code);
         }
+    }
+
+    fn skipped(&self, plugin: &PluginName, keys: usize) {
+        self.metrics.skipped(plugin.as_str(), keys as u64);
     }
 }
 

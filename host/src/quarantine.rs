@@ -129,7 +129,15 @@ mod tests {
         let key = key();
         let took = Duration::from_millis(1);
         let (decided, warnings) = (Some(took), &[][..]);
-        quarantine.finished(&Finished { key: &key, outcome, standby: false, took, decided, warnings });
+        quarantine.finished(&Finished {
+            key: &key,
+            outcome,
+            standby: false,
+            skipped: false,
+            took,
+            decided,
+            warnings,
+        });
     }
 
     #[test]

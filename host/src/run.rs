@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use windlass_admin::Bound;
 use windlass_apply::Writer;
 use windlass_core::claim::{BootClock, Gate};
@@ -70,6 +70,9 @@ pub(crate) fn run(flags: Run) -> End {
     runtime.shutdown_background();
     end
 }
+
+/// The loop with everyone whom it talks to.
+type Loop = Reconciler<windlass_watch::cache::ClusterCache, Catalogue, Writer, Boottime>;
 
 /// Everything that runs, and who has to be told to stop.
 struct Host {
@@ -186,12 +189,9 @@ impl Host {
         let label = Label::new(writer.clone(), &flags.pod_name);
         tasks.spawn("plugin states", until(&stopped, plugins.announce(writer, gate.clone())));
         tasks.spawn("pod label", returned(label.follow(lease.leading(), told(&stopped))));
-        tasks.spawn(
-            "leadership",
-            until(&stopped, lead::follow(lease.leading(), queue, watches.clone(), standby)),
-        );
+        tasks.spawn("leadership", until(&stopped, lead::follow(lease.leading(), queue, watches, standby)));
         tasks.spawn("floods", until(&stopped, told_of.sum_up()));
-        tasks.spawn("resync", until(&stopped, resync(watches, sync_period)));
+        tasks.spawn("resync", until(&stopped, resync(reconciler.clone(), sync_period)));
         tasks.spawn("reconcile", returned(reconciler.run(told(&stopped))));
         let (asked, inside) = (Arc::new(Probes(views.clone())), Arc::new(Inside(views)));
         tasks.spawn("probes", returned(probes.serve(asked, told(&stopped))));
@@ -238,13 +238,14 @@ impl Host {
 }
 
 /// Looks at every object again once a period, so that nothing depends on an event for ever.
-async fn resync(watches: Arc<Watches>, period: Duration) {
+async fn resync(reconciler: Arc<Loop>, period: Duration) {
     if period.is_zero() {
         return std::future::pending().await;
     }
     loop {
         tokio::time::sleep(period).await;
-        watches.resync(None);
+        let found = reconciler.resync().await;
+        debug!(offered = found.offered, skipped = found.skipped, "looked at every object");
     }
 }
 
@@ -308,7 +309,7 @@ fn reconciler(
     gate: &Arc<Gate>,
     queue: &Arc<Queue>,
     observed: &Arc<Observed>,
-) -> Arc<Reconciler<windlass_watch::cache::ClusterCache, Catalogue, Writer, Boottime>> {
+) -> Arc<Loop> {
     let ports = Ports {
         cache: watches.cache(),
         decide: catalogue.clone(),

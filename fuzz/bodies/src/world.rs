@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use windlass_core::decision::Verdict;
+use windlass_core::guests::LoadId;
 use windlass_core::key::Key;
 use windlass_core::kind::{Gvk, Kind};
 use windlass_core::manifest::{ChildRule, Manifest, Unwanted};
@@ -81,6 +82,7 @@ impl World {
             serving: Serving {
                 manifest: Arc::new(manifest),
                 digest: Digest::of(b"x"),
+                load: LoadId(1),
                 settings: None,
                 children_max: 5,
             },

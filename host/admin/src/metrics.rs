@@ -93,6 +93,7 @@ pub struct Metrics {
     plugins: PluginMetrics,
     worker: WorkerMetrics,
     parked: Series<OfName, Gauge>,
+    skipped: Series<OfPlugin, Counter>,
     decision_seconds: Durations<OfPlugin>,
     writes: Series<OfWrite, Counter>,
     write_seconds: Durations<OfPlugin>,
@@ -155,6 +156,11 @@ impl Metrics {
             plugins: PluginMetrics::new(&mut r),
             worker: WorkerMetrics::new(&mut r),
             parked: gauge(&mut r, "windlass_parked_keys", "Keys with writes that wait for a takeover"),
+            skipped: counter(
+                &mut r,
+                "windlass_passes_skipped",
+                "Passes that were not needed: nothing that they could see had changed",
+            ),
             decision_seconds: durations(
                 &mut r,
                 "windlass_plugin_decision_seconds",
@@ -191,6 +197,11 @@ impl Metrics {
             let plugin = OfPlugin { plugin: plugin.to_owned() };
             self.decision_seconds.get_or_create(&plugin).observe(decided.as_secs_f64());
         }
+    }
+
+    /// Passes were not needed, because nothing that they could see had changed.
+    pub fn skipped(&self, plugin: &str, passes: u64) {
+        self.skipped.get_or_create(&OfPlugin { plugin: plugin.to_owned() }).inc_by(passes);
     }
 
     /// A plugin broke a rule; as [`PluginMetrics::error`], for a code that is text already.
@@ -284,6 +295,7 @@ impl Metrics {
             gauge.retain(|of, _| is_there(&of.name));
         }
         self.decision_seconds.retain(|of, _| is_there(&of.plugin));
+        self.skipped.retain(|of, _| is_there(&of.plugin));
         self.writes.retain(|of, _| is_there(&of.plugin) || of.plugin == OURS);
         self.write_seconds.retain(|of, _| is_there(&of.plugin) || of.plugin == OURS);
     }

@@ -23,6 +23,7 @@ pub mod kind;
 pub mod limits;
 pub mod loops;
 pub mod manifest;
+pub mod memo;
 pub mod memory;
 pub mod name;
 pub mod object;

@@ -15,6 +15,7 @@ mod packed;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -25,9 +26,13 @@ use crate::kind::Gvk;
 use crate::name::{ANNOTATION_APPLIED, ANNOTATION_PRIMARY, LABEL_HOST, LABEL_OWNED_BY};
 use packed::Packed;
 
+/// The number that was given last, to whatever was read.
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
 /// One object as last seen. Shared, never changed.
 #[derive(Debug)]
 pub struct Object {
+    number: u64,
     json: Box<str>,
     meta: Meta,
 }
@@ -131,12 +136,24 @@ impl Object {
         }
         json.push('}');
         // A copy of exactly its length: cut short, it would leave a gap where `managedFields` were.
-        Ok(Self { json: Box::from(&*json), meta })
+        Ok(Self { number: next_number(), json: Box::from(&*json), meta })
     }
 
     /// The object as JSON text, without `managedFields`.
     pub fn json(&self) -> &str {
         &self.json
+    }
+
+    /// Names this version as it was read this time: above zero, and no two objects of a process
+    /// have the same. Whoever sees a number again sees the very same object.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Gives it a new number, greater than all that were given before. A cache does so under its
+    /// lock when it takes the object: then what comes into it later has the greater number.
+    pub fn renumber(&mut self) {
+        self.number = next_number();
     }
 
     /// The metadata that was read when the object arrived.
@@ -283,6 +300,11 @@ impl Meta {
     }
 }
 
+/// In 64 bits they do not run out: at a billion a second it takes centuries.
+fn next_number() -> u64 {
+    NUMBERS.fetch_add(1, Ordering::Relaxed) + 1
+}
+
 fn find<'m>(pairs: impl Iterator<Item = (&'m str, &'m str)>, wanted: &str) -> Option<&'m str> {
     pairs.into_iter().find(|(name, _)| *name == wanted).map(|(_, value)| value)
 }
@@ -417,6 +439,15 @@ mod tests {
         assert_eq!(meta.annotations().count(), 2);
         assert_eq!(meta.label("x"), Some("y"));
         assert_eq!(meta.entry("windlass/other", false), None);
+    }
+
+    #[test]
+    fn no_two_readings_have_the_same_number() {
+        let mut first = Object::parse(&config_map(), CHILD).expect("valid");
+        let second = Object::parse(&config_map(), CHILD).expect("valid");
+        assert!(0 < first.number() && first.number() < second.number());
+        first.renumber();
+        assert!(second.number() < first.number());
     }
 
     #[test]

@@ -13,9 +13,11 @@ use crate::claim::Claim;
 use crate::class::Class;
 use crate::code::Refusal;
 use crate::decision::{Fault, Notice, Verdict};
+use crate::guests::LoadId;
 use crate::key::{Key, ObjectRef};
 use crate::kind::{Gvk, Kind};
 use crate::manifest::Manifest;
+use crate::memo::Fingerprint;
 use crate::memory::Recall;
 use crate::name::{Digest, PluginName};
 use crate::object::Object;
@@ -38,6 +40,15 @@ pub trait Cache: Send + Sync + 'static {
     /// Whether the cache has seen this write of our own: the object at that version
     /// or a later one, or another incarnation of it, or its absence after a delete.
     fn caught_up(&self, write: &Written) -> bool;
+    /// Names the time for which what is known of a kind holds together: it changes when the kind
+    /// is served in another way or not any more, and when its past was rewritten. Never given twice.
+    fn era(&self, gvk: &Gvk) -> u64;
+    /// Adds the children of `of`, ordered as [`children`](Self::children) has them, and then
+    /// everything that it is said to read ([`watch_reads`](Self::watch_reads)), objects before
+    /// lists and each ordered, as they are now.
+    fn fingerprint(&self, of: &Key, into: &mut Fingerprint);
+    /// At most `most` objects of a kind, ordered by namespace and name, those behind `after` only.
+    fn page(&self, gvk: &Gvk, after: Option<&(Arc<str>, Arc<str>)>, most: usize) -> Vec<Arc<Object>>;
     /// From now on a change to anything in `reads` brings `key` back. Replaces
     /// what was said before for this key; empty reads forget it.
     fn watch_reads(&self, key: &Key, reads: Reads);
@@ -75,6 +86,8 @@ pub struct Serving {
     pub manifest: Arc<Manifest>,
     /// Which component decides.
     pub digest: Digest,
+    /// How it was loaded: with which component and which limits. Never used twice by a process.
+    pub load: LoadId,
     /// Its settings as JSON text.
     pub settings: Option<Arc<str>>,
     /// Children that one of its decisions may have.
@@ -90,6 +103,16 @@ pub struct Pass {
     pub number: u64,
     /// Whether the primary is being deleted and `finalize` is asked.
     pub finalize: bool,
+}
+
+/// What a plugin decided, and how far that holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What it decided.
+    pub verdict: Verdict,
+    /// Whether the same inputs give the same verdict at any other time: it did not ask what time
+    /// it is, and was not found to answer differently. Otherwise the pass is not remembered.
+    pub repeatable: bool,
 }
 
 /// Why a call into a plugin gave no verdict.
@@ -113,13 +136,18 @@ pub enum CallError {
 pub trait Decide: Send + Sync + 'static {
     /// The version of `plugin` that serves now.
     fn serving(&self, plugin: &PluginName) -> Option<Serving>;
+    /// All plugins that serve now.
+    fn plugins(&self) -> Vec<PluginName>;
+    /// Whether what this plugin decided earlier may stand for what it would decide now. Not while
+    /// a call shows whether it works again.
+    fn may_skip(&self, plugin: &PluginName) -> bool;
     /// Asks the plugin. Cancel safe: a dropped call has no effect.
     fn decide(
         &self,
         pass: Pass,
         snapshot: Snapshot,
         reader: Arc<dyn Reader>,
-    ) -> impl Future<Output = Result<Verdict, CallError>> + Send;
+    ) -> impl Future<Output = Result<Answer, CallError>> + Send;
 }
 
 /// One write that the API server accepted.

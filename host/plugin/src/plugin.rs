@@ -12,7 +12,7 @@ use windlass_core::guests::{Call, Called, Guests, Level, LoadId, Reading, Tier};
 use windlass_core::limits::Limits;
 use windlass_core::manifest::Manifest;
 use windlass_core::name::Digest;
-use windlass_core::ports::{CallError, Pass, Reader, Serving};
+use windlass_core::ports::{Answer, CallError, Pass, Reader, Serving};
 use windlass_core::sampling;
 use windlass_core::snapshot::Snapshot;
 
@@ -46,16 +46,6 @@ pub struct Plugin {
     remark: Option<Box<str>>,
 }
 
-/// A verdict and what else the host must know of how it came about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// What the plugin decided.
-    pub verdict: Verdict,
-    /// Whether it asked what time it is: then the same inputs may give another
-    /// verdict later, and the pass must not be remembered.
-    pub read_clock: bool,
-}
-
 /// A call and what is known of it.
 #[derive(Debug)]
 pub struct Asked {
@@ -65,6 +55,17 @@ pub struct Asked {
     pub doubt: Option<Refusal>,
     /// Wall time, the way to the process that runs it and back included.
     pub took: Duration,
+}
+
+impl Asked {
+    /// What came of it for whoever asked.
+    ///
+    /// # Errors
+    /// As the call had it.
+    pub fn answer(self) -> Result<Answer, CallError> {
+        let repeatable = !self.called.read_clock && self.doubt.is_none();
+        self.called.result.map(|verdict| Answer { verdict, repeatable })
+    }
 }
 
 impl Plugin {
@@ -123,6 +124,7 @@ impl Plugin {
         Serving {
             manifest: Arc::clone(&self.loaded.manifest),
             digest: self.loaded.digest.clone(),
+            load: self.loaded.id,
             settings: self.settings.clone(),
             children_max: self.loaded.limits.children,
         }
@@ -144,7 +146,7 @@ impl Plugin {
         self.answer(pass, snapshot, reader).map(|answer| answer.verdict)
     }
 
-    /// As [`decide`](Self::decide), and says whether the clock was read.
+    /// As [`decide`](Self::decide), and says whether the verdict is repeatable.
     ///
     /// # Errors
     /// As [`decide`](Self::decide).
@@ -154,10 +156,9 @@ impl Plugin {
         snapshot: &Snapshot,
         reader: Arc<dyn Reader>,
     ) -> Result<Answer, CallError> {
-        let Asked { called, .. } = self.ask(pass, snapshot, reader, false);
-        let read_clock = called.read_clock;
-        publish(pass, &called, self.loaded.limits.log_bytes, |_| true);
-        called.result.map(|verdict| Answer { verdict, read_clock })
+        let asked = self.ask(pass, snapshot, reader, false);
+        publish(pass, &asked.called, self.loaded.limits.log_bytes, |_| true);
+        asked.answer()
     }
 
     /// As [`answer`](Self::answer), with everything that is known of the call; publishes

@@ -14,6 +14,9 @@
 //!   [`Config::standby_decides`] off no pass begins without a claim.
 //! * The plugin is not asked while the cache lacks one of our own writes for the
 //!   key, up to [`Config::unseen_most`].
+//! * A pass is not run to its end if nothing that it could see has changed since one that had
+//!   nothing to do ([`memo`](windlass_core::memo)); it ends as that one did, with what is left of
+//!   its requeue.
 //! * Whatever a plugin read brings its key back when it changes: it is watched
 //!   before the answer is given.
 //! * A pass that fails, or panics, costs its own key a pause and nobody else
@@ -29,12 +32,15 @@
 //! No task is spawned: [`Reconciler::run`] is a future, and passes run inside it.
 //! Nothing here knows which event brought a key.
 
+mod memos;
 mod observer;
 mod pass;
 mod recorder;
 mod report;
+mod resync;
 mod run;
 mod traces;
 
 pub use observer::{Finished, Observer, Silent};
+pub use resync::Resynced;
 pub use run::{Config, Ports, Reconciler};

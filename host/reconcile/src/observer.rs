@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use windlass_core::code::Refusal;
 use windlass_core::key::Key;
+use windlass_core::name::PluginName;
 use windlass_core::outcome::Outcome;
 
 /// Is told of each pass. Called on the loop's own task: must not wait.
@@ -14,6 +15,9 @@ pub trait Observer: Send + Sync + 'static {
     /// A pass has ended (`controller_runtime_reconcile_total`, `…_errors_total`,
     /// `…_time_seconds`).
     fn pass_finished(&self, _pass: &Finished<'_>) {}
+    /// A resync found that passes for so many keys would find nothing to do, and offered none of
+    /// them (`windlass_passes_skipped_total`).
+    fn skipped(&self, _plugin: &PluginName, _keys: usize) {}
 }
 
 /// What one pass came to.
@@ -26,6 +30,9 @@ pub struct Finished<'a> {
     /// Whether it was a standby's: it only looked, and its outcome is nobody's work. Not
     /// one of the passes that controller-runtime would count.
     pub standby: bool,
+    /// Whether it was not run to its end: nothing that it could see had changed since one that
+    /// found nothing to do (`windlass_passes_skipped_total`).
+    pub skipped: bool,
     /// How long it took, Events included.
     pub took: Duration,
     /// How much of that the plugin took; `None` when it was not asked.

@@ -15,12 +15,13 @@ use windlass_core::key::Key;
 use windlass_core::kind::{Gvk, Kind};
 use windlass_core::loops::{Cause, Paused, Wrote};
 use windlass_core::manifest::Manifest;
+use windlass_core::memo::{Basis, Fingerprint};
 use windlass_core::name::Digest;
 use windlass_core::object::Object;
 use windlass_core::outcome::{Failure, Outcome};
 use windlass_core::plan::{Inputs, Plan, PlanError, Step, plan, prepare};
 use windlass_core::ports::{
-    Apply, ApplyError, Cache, CallError, Decide, EventTarget, Pass, Serving, Written,
+    Answer, Apply, ApplyError, Cache, CallError, Decide, EventTarget, Pass, Serving, Written,
 };
 use windlass_core::snapshot::Snapshot;
 
@@ -72,14 +73,19 @@ pub(crate) struct Attempt {
     pub(crate) wait: Option<Duration>,
     /// What the plugin's author should know although the pass goes on.
     pub(crate) warnings: Vec<Refusal>,
+    /// Whether it ended because nothing had changed.
+    pub(crate) skipped: bool,
+    /// All that it saw, if the same will always be answered in the same way.
+    pub(crate) footing: Option<Fingerprint>,
 }
 
 /// What the cache showed when the pass began.
-struct Seen {
-    serving: Serving,
-    kind: Kind,
-    primary: Arc<Object>,
-    children: Vec<Arc<Object>>,
+pub(crate) struct Seen {
+    pub(crate) serving: Serving,
+    pub(crate) basis: Basis,
+    pub(crate) kind: Kind,
+    pub(crate) primary: Arc<Object>,
+    pub(crate) children: Vec<Arc<Object>>,
 }
 
 /// What is to be done for a primary.
@@ -110,6 +116,8 @@ impl Attempt {
             at_most: None,
             wait: None,
             warnings: Vec::new(),
+            skipped: false,
+            footing: None,
         }
     }
 }
@@ -148,6 +156,10 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         self.under_claim(pass)?;
         self.not_held(pass)?;
         let seen = self.look(pass)?;
+        if let Some(hit) = self.remembered(&pass.key, &seen) {
+            pass.skipped = true;
+            return Ok(Outcome::Converged { writes: 0, requeue_after: hit.requeue_after });
+        }
         self.not_looping(pass, &seen)?;
         let verdict = match seen.purpose(&pass.key) {
             Purpose::Leave => return Err(self.gone(&pass.key)),
@@ -177,6 +189,9 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
             pass.notices = self.traces().unsaid(&pass.key, plan.notices());
         }
         let requeue_after = plan.requeue_after().or(pending.then_some(FINALIZE_AGAIN));
+        if writes == 0 {
+            self.remember(pass, &seen, requeue_after);
+        }
         Ok(Outcome::Converged { writes, requeue_after })
     }
 
@@ -219,6 +234,8 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         let cache = &self.ports.cache;
         let serving = self.ports.decide.serving(&pass.key.plugin);
         let serving = serving.ok_or_else(|| self.gone(&pass.key))?;
+        // Before anything else: what changes from now on makes another one.
+        let basis = Basis::of(&serving, |gvk| cache.era(gvk));
         let kind = cache.kind(&serving.manifest.primary).ok_or_else(|| self.gone(&pass.key))?;
         self.synced(pass, &[&kind.gvk])?;
         let object = primary_of(&pass.key, &kind.gvk);
@@ -232,7 +249,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         let children = cache.children(&pass.key);
         let uids = [&primary].into_iter().chain(&children).map(|object| &object.meta().uid);
         self.traces().begun(&pass.key, uids);
-        Ok(Seen { serving, kind, primary, children })
+        Ok(Seen { serving, basis, kind, primary, children })
     }
 
     /// Waits until every one of these kinds has been listed, or is known not to be
@@ -284,8 +301,11 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
             cache.watch_reads(&pass.key, recorder.reads());
         }
         match answer {
-            Ok(Verdict::Finalized) if !finalize => Err(not_asked()),
-            Ok(verdict) => Ok(verdict),
+            Ok(Answer { verdict: Verdict::Finalized, .. }) if !finalize => Err(not_asked()),
+            Ok(Answer { verdict, repeatable }) => {
+                pass.footing = repeatable.then(|| seen.footing(&recorder)).flatten();
+                Ok(verdict)
+            }
             Err(error) => Err(self.not_decided(pass, error)),
         }
     }

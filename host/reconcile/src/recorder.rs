@@ -10,6 +10,7 @@ use windlass_core::code::{Code, Refusal};
 use windlass_core::key::{Key, ObjectRef};
 use windlass_core::kind::Gvk;
 use windlass_core::manifest::Manifest;
+use windlass_core::memo::{Fingerprint, Listed};
 use windlass_core::object::Object;
 use windlass_core::ports::{Cache, Read, Reader};
 use windlass_core::reads::{Query, Reads};
@@ -19,22 +20,41 @@ pub(crate) struct Recorder<C> {
     cache: Arc<C>,
     key: Key,
     manifest: Arc<Manifest>,
-    reads: Mutex<Reads>,
+    seen: Mutex<Seen>,
+}
+
+/// What was asked, and the answers.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    /// The number of each object; 0 for one that was not there.
+    objects: BTreeMap<ObjectRef, u64>,
+    lists: BTreeMap<Query, Listed>,
+    /// Whether a question was answered in two ways.
+    moved: bool,
 }
 
 impl<C: Cache> Recorder<C> {
     pub(crate) fn new(cache: Arc<C>, key: Key, manifest: Arc<Manifest>) -> Self {
-        let reads = Mutex::default();
-        Self { cache, key, manifest, reads }
+        Self { cache, key, manifest, seen: Mutex::default() }
     }
 
     /// All that was asked so far.
     pub(crate) fn reads(&self) -> Reads {
-        self.lock().clone()
+        let seen = self.lock();
+        Reads { objects: seen.objects.keys().cloned().collect(), lists: seen.lists.keys().cloned().collect() }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Reads> {
-        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Adds what was answered, in the order in which [`Cache::fingerprint`] has it. Answers whether
+    /// that is all: no question was answered in two ways.
+    pub(crate) fn fingerprint(&self, into: &mut Fingerprint) -> bool {
+        let seen = self.lock();
+        seen.objects.values().for_each(|number| into.number(*number));
+        seen.lists.values().for_each(|list| into.list(*list));
+        !seen.moved
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The label selectors of the manifest that open `kind`: one of them must match.
@@ -45,25 +65,38 @@ impl<C: Cache> Recorder<C> {
         })
     }
 
-    fn record_object(&self, of: &ObjectRef) {
-        if self.lock().objects.insert(of.clone()) {
+    /// Watches an object, and then looks at it.
+    fn object(&self, of: &ObjectRef) -> Option<Arc<Object>> {
+        if !self.lock().objects.contains_key(of) {
             self.cache.add_read(&self.key, Read::Object(of.clone()));
         }
+        let object = self.cache.object(of);
+        let number = object.as_deref().map_or(0, Object::number);
+        let mut seen = self.lock();
+        let before = seen.objects.insert(of.clone(), number);
+        seen.moved |= before.is_some_and(|before| before != number);
+        object
     }
 
-    fn record_list(&self, query: &Query) {
-        if self.lock().lists.insert(query.clone()) {
+    /// Watches a list, and then looks at it.
+    fn listed(&self, query: Query) -> Vec<Arc<Object>> {
+        if !self.lock().lists.contains_key(&query) {
             self.cache.add_read(&self.key, Read::List(query.clone()));
         }
+        let objects = self.cache.list(&query);
+        let list = Listed::of(objects.iter());
+        let mut seen = self.lock();
+        let before = seen.lists.insert(query, list);
+        seen.moved |= before.is_some_and(|before| before != list);
+        objects
     }
 }
 
 impl<C: Cache> Reader for Recorder<C> {
     fn get(&self, of: &ObjectRef) -> Result<Option<Arc<Object>>, Refusal> {
         let rules = self.rules(&of.gvk)?;
-        self.record_object(of);
         let open = |object: &Arc<Object>| rules.iter().any(|labels| object.meta().has_labels(labels));
-        Ok(self.cache.object(of).filter(open))
+        Ok(self.object(of).filter(open))
     }
 
     fn list(&self, query: &Query) -> Result<Vec<Arc<Object>>, Refusal> {
@@ -71,9 +104,7 @@ impl<C: Cache> Reader for Recorder<C> {
         // Several rules for one kind may overlap: their answers are merged.
         let mut found = BTreeMap::new();
         for labels in rules {
-            let narrowed = narrowed(query, labels);
-            self.record_list(&narrowed);
-            for object in self.cache.list(&narrowed) {
+            for object in self.listed(narrowed(query, labels)) {
                 let meta = object.meta();
                 found.insert((meta.namespace.clone(), meta.name.clone()), object);
             }

@@ -16,6 +16,7 @@ use windlass_core::claim::{BootClock, Gate};
 use windlass_core::class::Class;
 use windlass_core::key::{Key, ObjectRef};
 use windlass_core::loops::Rules;
+use windlass_core::memo::Memos;
 use windlass_core::outcome::{Failure, Outcome, WAITING};
 use windlass_core::plan::Policy;
 use windlass_core::ports::{Apply, Cache, Decide};
@@ -50,6 +51,9 @@ pub struct Config {
     /// tells the queue then ([`Queue::lead`], [`Queue::stand_by`]); if not, it pauses the
     /// queue on a standby, and offers every key at a takeover. Default true.
     pub standby_decides: bool,
+    /// Whether a pass is skipped when nothing that it could see has changed. Off, each one asks
+    /// its plugin, to compare with. Default true.
+    pub skip_unchanged: bool,
 }
 
 impl Config {
@@ -64,6 +68,7 @@ impl Config {
             unseen_most: Duration::from_secs(45),
             drain: Duration::from_secs(5),
             standby_decides: true,
+            skip_unchanged: true,
         }
     }
 }
@@ -92,6 +97,7 @@ pub struct Reconciler<C, D, A, K> {
     pub(crate) config: Config,
     pub(crate) quota: Mutex<Quota>,
     traces: Mutex<Traces>,
+    memos: Mutex<Memos>,
     passes: AtomicU64,
 }
 
@@ -108,6 +114,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
             ports,
             quota: Mutex::default(),
             traces: Mutex::new(Traces::new(config.write_loop)),
+            memos: Mutex::default(),
             config,
             passes: AtomicU64::new(0),
         })
@@ -163,6 +170,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
             key: &pass.key,
             outcome: &outcome,
             standby: pass.standby,
+            skipped: pass.skipped,
             took: began.elapsed(),
             decided: pass.decided,
             warnings: &pass.warnings,
@@ -202,6 +210,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         }
         let over: Vec<Key> = self.traces().keys().filter(|key| self.is_gone(key)).cloned().collect();
         over.iter().for_each(|key| self.forget(key));
+        self.memos().retain(|plugin| self.ports.decide.serving(plugin).is_some());
     }
 
     /// Whether the primary is known not to exist, or nobody decides for it.
@@ -217,6 +226,12 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
     pub(crate) fn forget(&self, key: &Key) {
         self.ports.cache.watch_reads(key, windlass_core::reads::Reads::default());
         self.traces().forget(key);
+        self.memos().forget(key);
+    }
+
+    pub(crate) fn memos(&self) -> MutexGuard<'_, Memos> {
+        // As below.
+        self.memos.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn traces(&self) -> MutexGuard<'_, Traces> {

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use windlass_core::key::{Key, ObjectRef};
 use windlass_core::kind::{Gvk, Kind};
 use windlass_core::manifest::Manifest;
+use windlass_core::memo::{Fingerprint, Listed};
 use windlass_core::name::PluginName;
 use windlass_core::object::Object;
 use windlass_core::ports::{Cache, Read, Sink, Written};
@@ -243,6 +244,21 @@ impl ClusterCache {
         }
     }
 
+    /// Runs `look` on the objects of a list, in order, under the lock of their kind.
+    fn listed<T: Default>(
+        &self,
+        query: &Query,
+        look: impl FnOnce(&mut dyn Iterator<Item = &Arc<Object>>) -> T,
+    ) -> T {
+        let Some(kind) = self.of(&query.gvk) else {
+            return T::default();
+        };
+        kind.with_objects(|objects| {
+            let all = objects.iter(query.namespace.as_deref());
+            look(&mut all.filter(|object| object.meta().has_labels(&query.labels)))
+        })
+    }
+
     fn next_round(&self) -> u64 {
         self.rounds.fetch_add(1, Ordering::Relaxed)
     }
@@ -278,22 +294,40 @@ impl Cache for ClusterCache {
 
     fn children(&self, of: &Key) -> Vec<Arc<Object>> {
         let kinds = self.kinds();
-        kinds.iter().flat_map(|kind| kind.with_objects(|objects| objects.children(of))).collect()
+        kinds.iter().flat_map(|kind| kind.with_objects(|objects| objects.children(of).to_vec())).collect()
     }
 
     fn list(&self, query: &Query) -> Vec<Arc<Object>> {
-        let Some(kind) = self.of(&query.gvk) else {
-            return Vec::new();
-        };
-        kind.with_objects(|objects| {
-            let all = objects.iter(query.namespace.as_deref());
-            all.filter(|object| object.meta().has_labels(&query.labels)).cloned().collect()
-        })
+        self.listed(query, |objects| objects.cloned().collect())
     }
 
     /// True too for a kind that nobody watches: there is nothing to wait for.
     fn caught_up(&self, write: &Written) -> bool {
         self.of(&write.object.gvk).is_none_or(|kind| kind.caught_up(write))
+    }
+
+    /// 0 for a kind that nobody watches.
+    fn era(&self, gvk: &Gvk) -> u64 {
+        self.of(gvk).map_or(0, |kind| kind.era())
+    }
+
+    fn fingerprint(&self, of: &Key, into: &mut Fingerprint) {
+        let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
+        for kind in kinds.values() {
+            kind.with_objects(|objects| objects.children(of).iter().for_each(|child| into.child(child)));
+        }
+        drop(kinds);
+        // Copied, as a list may take long to go through. Most keys read nothing.
+        let Some((objects, lists)) = self.interest().of(of) else {
+            return;
+        };
+        objects.iter().for_each(|object| into.object(self.object(object).as_deref()));
+        lists.iter().for_each(|query| into.list(self.listed(query, |objects| Listed::of(objects))));
+    }
+
+    fn page(&self, gvk: &Gvk, after: Option<&(Arc<str>, Arc<str>)>, most: usize) -> Vec<Arc<Object>> {
+        let kind = self.of(gvk);
+        kind.map(|kind| kind.with_objects(|objects| objects.page(after, most))).unwrap_or_default()
     }
 
     fn watch_reads(&self, key: &Key, reads: Reads) {

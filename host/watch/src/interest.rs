@@ -108,6 +108,11 @@ impl Interest {
         self.by_key.len()
     }
 
+    /// What a key reads, if anything: objects and lists, each sorted.
+    pub(crate) fn of(&self, key: &Key) -> Option<(Vec<ObjectRef>, Vec<Query>)> {
+        self.by_key.get(key).map(|held| (held.objects.clone(), held.lists.clone()))
+    }
+
     /// Replaces the reads of a key; empty ones forget it.
     pub(crate) fn replace(&mut self, key: &Key, reads: Reads) {
         let old = self.by_key.remove(key).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! What is held of one kind, behind one lock that is never held across a wait.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use windlass_core::kind::{Gvk, Kind};
@@ -11,6 +12,9 @@ use crate::needs::Need;
 use crate::objects::{Change, Objects, held_bytes};
 use crate::progress::{Progress, WatchStatus};
 use crate::selection::selector_text;
+
+/// The era that began last, of whatever kind.
+static ERAS: AtomicU64 = AtomicU64::new(0);
 
 /// One kind: its objects, who needs it, and how its watch is doing.
 #[derive(Debug)]
@@ -46,6 +50,8 @@ enum Presence {
 struct State {
     objects: Objects,
     presence: Presence,
+    /// Changes with `presence` and when the past was rewritten.
+    era: u64,
     /// Whether a list with at least today's need has been read to its end.
     listed: bool,
     /// There was no room for an object: what is held is not all, until a new driver lists again.
@@ -62,6 +68,7 @@ impl KindCache {
         let state = State {
             objects: Objects::new(host_namespace, total),
             presence: Presence::Unknown,
+            era: next_era(),
             listed: false,
             full: false,
             newest: 0,
@@ -109,6 +116,11 @@ impl KindCache {
         state.listed || state.presence == Presence::Absent
     }
 
+    /// As [`Cache::era`](windlass_core::ports::Cache::era).
+    pub(crate) fn era(&self) -> u64 {
+        self.read().era
+    }
+
     pub(crate) fn newest(&self) -> u64 {
         self.read().newest
     }
@@ -145,8 +157,9 @@ impl KindCache {
             if state.presence == Presence::Absent {
                 state.listed = false;
             }
-            let changed = matches!(&state.presence, Presence::Present(before) if *before != kind);
-            state.presence = Presence::Present(kind);
+            let now = Presence::Present(kind);
+            let changed = matches!(&state.presence, Presence::Present(_)) && state.presence != now;
+            state.turn(now);
             changed
         })
         .unwrap_or_default()
@@ -157,7 +170,7 @@ impl KindCache {
     pub(crate) fn absent(&self, round: u64) -> (Vec<Change>, bool) {
         self.change(round, |state| {
             let news = state.presence != Presence::Absent;
-            state.presence = Presence::Absent;
+            state.turn(Presence::Absent);
             state.listed = false;
             (state.objects.clear(), news)
         })
@@ -170,6 +183,7 @@ impl KindCache {
             state.objects.begin(rewound);
             if rewound {
                 state.newest = 0;
+                state.era = next_era();
             }
         });
     }
@@ -260,6 +274,19 @@ impl KindCache {
     fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl State {
+    fn turn(&mut self, presence: Presence) {
+        if self.presence != presence {
+            self.presence = presence;
+            self.era = next_era();
+        }
+    }
+}
+
+fn next_era() -> u64 {
+    ERAS.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! An object only ever gets newer here: an event that repeats an older version, or
 //! one from before the object's end, changes nothing.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -30,7 +31,8 @@ pub(crate) struct Change {
 pub(crate) struct Objects {
     host_namespace: Arc<str>,
     by_name: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Held>>,
-    by_owner: HashMap<Key, HashSet<Name>>,
+    /// The children of each key, ordered by namespace and name.
+    by_owner: HashMap<Key, Vec<Arc<Object>>>,
     ends: VecDeque<(Name, u64)>,
     len: usize,
     bytes: usize,
@@ -97,13 +99,21 @@ impl Objects {
     }
 
     /// The children of a key, ordered by namespace and name.
-    pub(crate) fn children(&self, of: &Key) -> Vec<Arc<Object>> {
-        let Some(names) = self.by_owner.get(of) else {
-            return Vec::new();
-        };
-        let mut names: Vec<&Name> = names.iter().collect();
-        names.sort();
-        names.iter().filter_map(|(namespace, name)| self.get(namespace, name).cloned()).collect()
+    pub(crate) fn children(&self, of: &Key) -> &[Arc<Object>] {
+        self.by_owner.get(of).map_or(&[], Vec::as_slice)
+    }
+
+    /// At most `most` objects, ordered by namespace and name, those behind `after` only.
+    pub(crate) fn page(&self, after: Option<&Name>, most: usize) -> Vec<Arc<Object>> {
+        let first = after.map(|(namespace, name)| {
+            let rest = self.by_name.get(namespace);
+            let behind = (Bound::Excluded(name.clone()), Bound::Unbounded);
+            rest.into_iter().flat_map(move |map| map.range(behind.clone()))
+        });
+        let behind = after.map_or(Bound::Unbounded, |(namespace, _)| Bound::Excluded(namespace.clone()));
+        let others = self.by_name.range((behind, Bound::Unbounded)).flat_map(|(_, map)| map);
+        let held = first.into_iter().flatten().chain(others).take(most);
+        held.map(|(_, held)| held.object.clone()).collect()
     }
 
     /// A list begins. `rewound`: what it says replaces newer objects too.
@@ -138,6 +148,8 @@ impl Objects {
             name = map.get_key_value(&name).map_or(name, |(known, _)| known.clone());
         }
         object.share_names(&namespace, &name);
+        // Here, under the lock: what came later has the greater number.
+        object.renumber();
         let object = Arc::new(object);
         let held = Held { object: object.clone(), listing };
         self.by_name.entry(namespace).or_default().insert(name, held);
@@ -202,15 +214,18 @@ impl Objects {
         Some(Change { old: Some(old), new: None })
     }
 
-    fn remember(&mut self, object: &Object) {
+    fn remember(&mut self, object: &Arc<Object>) {
         self.len += 1;
         self.bytes += held_bytes(object);
         self.total.fetch_add(held_bytes(object), Ordering::Relaxed);
         self.json_bytes += object.json().len();
         let meta = object.meta();
         if let Some(owner) = meta.owner(&self.host_namespace) {
-            let name = (meta.namespace.clone(), meta.name.clone());
-            self.by_owner.entry(owner).or_default().insert(name);
+            let children = self.by_owner.entry(owner).or_default();
+            let at = children.partition_point(|child| name_of(child) < name_of(object));
+            // Most keys have one child of a kind.
+            children.reserve_exact(1);
+            children.insert(at, object.clone());
         }
     }
 
@@ -223,13 +238,17 @@ impl Objects {
         let Some(owner) = meta.owner(&self.host_namespace) else {
             return;
         };
-        if let Some(names) = self.by_owner.get_mut(&owner) {
-            names.remove(&(meta.namespace.clone(), meta.name.clone()));
-            if names.is_empty() {
+        if let Some(children) = self.by_owner.get_mut(&owner) {
+            children.retain(|child| name_of(child) != name_of(object));
+            if children.is_empty() {
                 self.by_owner.remove(&owner);
             }
         }
     }
+}
+
+fn name_of(object: &Object) -> (&str, &str) {
+    (&object.meta().namespace, &object.meta().name)
 }
 
 impl Drop for Objects {
@@ -252,7 +271,8 @@ pub(crate) fn held_bytes(object: &Object) -> usize {
 fn is_old_news(held: &Object, new: &Object, rewound: bool) -> bool {
     let (held, new) = (held.meta(), new.meta());
     if held.resource_version == new.resource_version && held.uid == new.uid {
-        return true;
+        // In a past that was rewritten the same version may have been given to something else.
+        return !rewound;
     }
     !rewound && new.version() != 0 && new.version() < held.version()
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use windlass_apply::{Config, Writer};
 use windlass_core::claim::{BootClock, BootTime, Claim, Gate, Term};
 use windlass_core::decision::{Decision, Verdict};
+use windlass_core::guests::LoadId;
 use windlass_core::key::Key;
 use windlass_core::kind::{Gvk, Kind};
 use windlass_core::manifest::{ChildRule, Manifest, Unwanted};
@@ -133,6 +134,7 @@ subjects: [{{ kind: ServiceAccount, name: plugin-webapp, namespace: {namespace} 
         let serving = Serving {
             manifest: Arc::new(manifest),
             digest: Digest::of(b"x"),
+            load: LoadId(1),
             settings: None,
             children_max: 100,
         };

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::decision::{Decision, Verdict};
+use crate::guests::LoadId;
 use crate::kind::Kind;
 use crate::manifest::{ChildRule, Manifest, Unwanted};
 use crate::memory::Memory;
@@ -47,6 +48,7 @@ impl World {
             serving: Serving {
                 manifest: Arc::new(manifest),
                 digest: Digest::of(b"1"),
+                load: LoadId(1),
                 settings: None,
                 children_max: 100,
             },

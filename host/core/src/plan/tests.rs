@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::decision::{Decision, Fault, Severity};
+use crate::guests::LoadId;
 use crate::manifest::{ChildRule, Manifest, Unwanted};
 use crate::memory::Memory;
 use crate::name::PluginName;
@@ -58,6 +59,7 @@ impl World {
             serving: Serving {
                 manifest: Arc::new(manifest),
                 digest: Digest::of(b"x"),
+                load: LoadId(1),
                 settings: None,
                 children_max: 100,
             },

@@ -74,7 +74,7 @@ async fn a_pass_that_fails_forgets_nothing_that_was_read() {
     });
     world.cluster.web("a");
     world.run_for(ms(100)).await;
-    world.offer("a");
+    world.cluster.web("a");
     world.run_for(ms(100)).await;
     assert!(world.brain.calls() > 1);
     assert!(

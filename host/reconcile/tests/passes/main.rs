@@ -5,6 +5,7 @@ mod claim;
 mod deletion;
 mod failures;
 mod loops;
+mod memos;
 mod order;
 mod pressure;
 mod standby;

@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use windlass_core::decision::Verdict;
 use windlass_core::key::Key;
 use windlass_core::name::PluginName;
-use windlass_core::ports::{CallError, Decide, Pass, Reader, Serving};
+use windlass_core::ports::{Answer, CallError, Decide, Pass, Reader, Serving};
 use windlass_core::snapshot::Snapshot;
 
 use super::Reply;
@@ -28,6 +27,8 @@ struct Inner {
     most: usize,
     twice: usize,
     takes: Duration,
+    reads_clock: bool,
+    on_trial: bool,
 }
 
 /// Marks a key as running until it is dropped, also when its call is.
@@ -57,6 +58,16 @@ impl Brain {
     /// From now on each call takes so long, after it has read and decided.
     pub(crate) fn takes(&self, time: Duration) {
         self.lock().takes = time;
+    }
+
+    /// From now on it asks what time it is.
+    pub(crate) fn reads_clock(&self, reads: bool) {
+        self.lock().reads_clock = reads;
+    }
+
+    /// From now on, or not any more, a call shows whether it works again.
+    pub(crate) fn on_trial(&self, on_trial: bool) {
+        self.lock().on_trial = on_trial;
     }
 
     pub(crate) fn calls(&self) -> usize {
@@ -109,17 +120,26 @@ impl Decide for Brain {
         self.lock().serving.get(plugin).cloned()
     }
 
+    fn plugins(&self) -> Vec<PluginName> {
+        self.lock().serving.keys().cloned().collect()
+    }
+
+    fn may_skip(&self, _: &PluginName) -> bool {
+        !self.lock().on_trial
+    }
+
     async fn decide(
         &self,
         pass: Pass,
         snapshot: Snapshot,
         reader: Arc<dyn Reader>,
-    ) -> Result<Verdict, CallError> {
+    ) -> Result<Answer, CallError> {
         let (_mark, takes) = self.begin(&pass);
         let reply = (self.script)(&pass, &snapshot, &*reader);
         if !takes.is_zero() {
             sleep(takes).await;
         }
-        reply
+        let repeatable = !self.lock().reads_clock;
+        reply.map(|verdict| Answer { verdict, repeatable })
     }
 }

@@ -11,6 +11,7 @@ use windlass_core::class::Class;
 use windlass_core::decision::Notice;
 use windlass_core::key::{Key, ObjectRef};
 use windlass_core::kind::{Gvk, Kind};
+use windlass_core::memo::{Fingerprint, Listed};
 use windlass_core::name::PluginName;
 use windlass_core::object::Object;
 use windlass_core::plan::{Plan, Step};
@@ -39,6 +40,7 @@ struct Inner {
     /// The shown objects that the inventory holds for a key.
     children: HashMap<Key, BTreeSet<ObjectRef>>,
     reads: HashMap<Key, Reads>,
+    eras: HashMap<Gvk, u64>,
     log: Vec<String>,
     notices: Vec<String>,
     errors: VecDeque<ApplyError>,
@@ -62,6 +64,7 @@ impl Cluster {
             version: 10,
             children: HashMap::new(),
             reads: HashMap::new(),
+            eras: HashMap::new(),
             log: Vec::new(),
             notices: Vec::new(),
             errors: VecDeque::new(),
@@ -80,6 +83,17 @@ impl Cluster {
         body["metadata"]["name"] = (*of.name).into();
         body["metadata"]["namespace"] = (*of.namespace).into();
         self.store(of, Some(body));
+    }
+
+    /// As [`put`](Self::put), and nobody is told.
+    pub(crate) fn put_unheard(&self, of: &ObjectRef, fields: Value) {
+        self.hold();
+        self.put(of, fields);
+        let mut inner = self.lock();
+        inner.held = None;
+        let body = inner.stored[of].to_string();
+        let object = Arc::new(Object::parse(&of.gvk, &body).expect("the test stores objects"));
+        inner.shown.insert(of.clone(), object);
     }
 
     /// The objects of this kind become what they are in `other`: this replica's watch
@@ -182,7 +196,13 @@ impl Cluster {
         };
     }
 
+    /// A kind is served in another way from now on.
+    pub(crate) fn new_era(&self, kind: &str) {
+        *self.lock().eras.entry(gvk(kind)).or_default() += 1;
+    }
+
     pub(crate) fn set_absent(&self, kind: &str) {
+        self.new_era(kind);
         self.lock().absent.insert(gvk(kind));
     }
 
@@ -355,6 +375,26 @@ impl Cache for Cluster {
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         }
+    }
+
+    fn era(&self, of: &Gvk) -> u64 {
+        self.lock().eras.get(of).copied().unwrap_or_default()
+    }
+
+    fn fingerprint(&self, of: &Key, into: &mut Fingerprint) {
+        self.children(of).iter().for_each(|child| into.child(child));
+        let Some(reads) = self.reads(of) else { return };
+        reads.objects.iter().for_each(|object| into.object(self.object(object).as_deref()));
+        reads.lists.iter().for_each(|query| into.list(Listed::of(self.list(query).iter())));
+    }
+
+    fn page(&self, gvk: &Gvk, after: Option<&(Arc<str>, Arc<str>)>, most: usize) -> Vec<Arc<Object>> {
+        let inner = self.lock();
+        let behind = |of: &ObjectRef| {
+            after.is_none_or(|(namespace, name)| (&of.namespace, &of.name) > (namespace, name))
+        };
+        let page = inner.shown.iter().filter(|(of, _)| of.gvk == *gvk && behind(of));
+        page.map(|(_, object)| object.clone()).take(most).collect()
     }
 
     fn watch_reads(&self, key: &Key, reads: Reads) {

@@ -5,6 +5,7 @@ mod brain;
 mod cluster;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use windlass_core::claim::{BootClock, BootTime, Claim, Gate, Term};
 use windlass_core::code::Refusal;
 use windlass_core::decision::{Decision, Verdict};
+use windlass_core::guests::LoadId;
 use windlass_core::key::{Key, ObjectRef};
 use windlass_core::kind::Gvk;
 use windlass_core::manifest::{ChildRule, Manifest, ReadRule, Unwanted};
@@ -66,6 +68,7 @@ pub(crate) fn serving(name: &str, finalizes: bool) -> Serving {
     Serving {
         manifest: Arc::new(manifest),
         digest: Digest::of(name.as_bytes()),
+        load: LoadId(1),
         settings: None,
         children_max: 100,
     }
@@ -98,7 +101,7 @@ impl BootClock for Clock {
 
 /// Counts passes by their result, a standby's apart from a leader's.
 #[derive(Default)]
-pub(crate) struct Counts(Mutex<(usize, Results)>);
+pub(crate) struct Counts(Mutex<(usize, Results)>, AtomicUsize);
 
 type Results = BTreeMap<(bool, &'static str), usize>;
 
@@ -110,11 +113,21 @@ impl Observer for Counts {
     fn pass_finished(&self, pass: &Finished<'_>) {
         let mut counts = self.0.lock().expect("nobody panics here");
         counts.0 -= 1;
+        self.1.fetch_add(usize::from(pass.skipped), Relaxed);
         *counts.1.entry((pass.standby, pass.outcome.result())).or_default() += 1;
+    }
+
+    fn skipped(&self, _: &PluginName, keys: usize) {
+        self.1.fetch_add(keys, Relaxed);
     }
 }
 
 impl Counts {
+    /// Passes that were skipped, by a resync too.
+    pub(crate) fn skipped(&self) -> usize {
+        self.1.load(Relaxed)
+    }
+
     /// Passes under way.
     pub(crate) fn active(&self) -> usize {
         self.0.lock().expect("nobody panics here").0
@@ -135,6 +148,8 @@ impl Counts {
     }
 }
 
+type Loop = Reconciler<Cluster, Brain, Cluster, Clock>;
+
 /// A host without a cluster. The loop runs from the beginning, without a claim.
 pub(crate) struct World {
     pub(crate) cluster: Arc<Cluster>,
@@ -142,6 +157,7 @@ pub(crate) struct World {
     pub(crate) queue: Arc<Queue>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) counts: Arc<Counts>,
+    pub(crate) reconciler: Arc<Loop>,
     clock: Arc<Clock>,
     standby_decides: bool,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
@@ -193,8 +209,20 @@ impl World {
             // A dropped sender also ends the loop.
             let _ = stopped.await;
         };
-        let task = tokio::spawn(Reconciler::new(ports, config).run(stopped));
-        Self { cluster, brain, queue, gate, counts, clock, standby_decides, stop: Some(stop), task }
+        let reconciler = Reconciler::new(ports, config);
+        let task = tokio::spawn(reconciler.clone().run(stopped));
+        Self {
+            cluster,
+            brain,
+            queue,
+            gate,
+            counts,
+            reconciler,
+            clock,
+            standby_decides,
+            stop: Some(stop),
+            task,
+        }
     }
 
     /// As the elector does: the gate first, then the queue.

@@ -1,0 +1,80 @@
+//! A resync: every object is looked at, and a pass offered for those alone of which it is not known
+//! that it would find nothing to do.
+
+use std::sync::Arc;
+
+use tokio::task::yield_now;
+use windlass_core::claim::BootClock;
+use windlass_core::key::Key;
+use windlass_core::memo::{Basis, Fingerprint};
+use windlass_core::name::PluginName;
+use windlass_core::object::Object;
+use windlass_core::ports::{Apply, Cache, Decide, Serving};
+
+use crate::run::Reconciler;
+
+/// Objects that are looked at in one go: about half a millisecond. Others on this thread
+/// go between.
+const PAGE: usize = 256;
+
+/// What a resync came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resynced {
+    /// Keys for which a pass was offered, behind those that something has changed for.
+    pub offered: usize,
+    /// Keys for which none is needed.
+    pub skipped: usize,
+}
+
+impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
+    /// Looks at every primary object of every plugin that serves, so that nothing depends on an
+    /// event for ever: each is compared with the memory of its last pass. A requeue that is due
+    /// later stays where it is.
+    ///
+    /// # Cancel safety
+    /// What was offered stays offered.
+    pub async fn resync(&self) -> Resynced {
+        let mut all = Resynced::default();
+        for plugin in self.ports.decide.plugins() {
+            let Some(serving) = self.ports.decide.serving(&plugin) else { continue };
+            let mut last = None;
+            loop {
+                let page = self.ports.cache.page(&serving.manifest.primary, last.as_ref(), PAGE);
+                let Some(object) = page.last() else { break };
+                last = Some((object.meta().namespace.clone(), object.meta().name.clone()));
+                let skipped = self.resync_page(&plugin, &serving, &page);
+                all.skipped += skipped;
+                all.offered += page.len() - skipped;
+                self.ports.observer.skipped(&plugin, skipped);
+                yield_now().await;
+            }
+        }
+        all
+    }
+
+    /// Offers those that need a pass, and answers how many need none.
+    fn resync_page(&self, plugin: &PluginName, serving: &Serving, page: &[Arc<Object>]) -> usize {
+        let basis = self.basis_of_known(plugin, serving);
+        let mut now = Fingerprint::default();
+        let needs_none = |object: &Arc<Object>| {
+            let key = Key::new(plugin.clone(), object.meta().namespace.clone(), object.meta().name.clone());
+            let hit = basis.as_ref().and_then(|basis| self.hit(&key, basis, object, &mut now));
+            if hit.is_none() {
+                self.ports.queue.offer_resync(key);
+            }
+            hit.is_some()
+        };
+        page.iter().map(needs_none).filter(|needs_none| *needs_none).count()
+    }
+
+    /// What memos of this plugin have to rest on; nothing when none of them counts now. A pass whose kinds are not all listed waits, and so has to be run.
+    fn basis_of_known(&self, plugin: &PluginName, serving: &Serving) -> Option<Basis> {
+        let cache = &self.ports.cache;
+        let mut known = self.config.skip_unchanged && self.ports.decide.may_skip(plugin);
+        let basis = Basis::of(serving, |gvk| {
+            known &= cache.is_synced(gvk);
+            cache.era(gvk)
+        });
+        known.then_some(basis)
+    }
+}
