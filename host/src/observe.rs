@@ -11,6 +11,7 @@ use windlass_core::breaker::Rules;
 use windlass_core::claim::{Claim, Term};
 use windlass_core::class::Class;
 use windlass_core::key::Key;
+use windlass_core::kind::Gvk;
 use windlass_core::name::PluginName;
 use windlass_core::outcome::Outcome;
 use windlass_lease::step::{Cause, StepDown};
@@ -78,6 +79,10 @@ impl windlass_reconcile::Observer for Observed {
         {
             self.metrics.plugins().error(&pass.key.plugin, code);
         }
+    }
+
+    fn relisted(&self, kind: &Gvk) {
+        self.metrics.watches().own_write_unseen(&kind.to_string());
     }
 
     fn skipped(&self, plugin: &PluginName, keys: usize) {

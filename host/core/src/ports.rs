@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,8 +38,14 @@ pub trait Cache: Send + Sync + 'static {
     /// The objects that match, ordered by namespace and name.
     fn list(&self, query: &Query) -> Vec<Arc<Object>>;
     /// Whether the cache has seen this write of our own: the object at that version
-    /// or a later one, or another incarnation of it, or its absence after a delete.
+    /// or a later one, or its end since, or after a delete its absence or another incarnation.
     fn caught_up(&self, write: &Written) -> bool;
+    /// Has a kind read anew from the API server, beside the watch that should have brought what is
+    /// missing. Answers whether that is news: until the list has begun, all who ask mean the same one.
+    fn relist(&self, gvk: &Gvk) -> bool;
+    /// Whether a kind was listed to the end by a list that began after `at`: then all that the API
+    /// server had accepted until `at` has been seen.
+    fn listed_since(&self, gvk: &Gvk, at: Instant) -> bool;
     /// Names the time for which what is known of a kind holds together: it changes when the kind
     /// is served in another way or not any more, and when its past was rewritten. Never given twice.
     fn era(&self, gvk: &Gvk) -> u64;

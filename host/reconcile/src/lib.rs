@@ -12,8 +12,8 @@
 //!   If nothing is left to do its key is settled, if not it waits for this replica to
 //!   lead. What it found is never written: the leader decides anew. With
 //!   [`Config::standby_decides`] off no pass begins without a claim.
-//! * The plugin is not asked while the cache lacks one of our own writes for the
-//!   key, up to [`Config::unseen_most`].
+//! * The plugin is not asked while the cache lacks one of our own writes for the key. After
+//!   [`Config::unseen_most`] the kind is listed anew, and what that list says counts.
 //! * A pass is not run to its end if nothing that it could see has changed since one that had
 //!   nothing to do ([`memo`](windlass_core::memo)); it ends as that one did, with what is left of
 //!   its requeue.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use windlass_core::code::Refusal;
 use windlass_core::key::Key;
+use windlass_core::kind::Gvk;
 use windlass_core::name::PluginName;
 use windlass_core::outcome::Outcome;
 
@@ -15,6 +16,9 @@ pub trait Observer: Send + Sync + 'static {
     /// A pass has ended (`controller_runtime_reconcile_total`, `…_errors_total`,
     /// `…_time_seconds`).
     fn pass_finished(&self, _pass: &Finished<'_>) {}
+    /// A kind is listed anew, because the cache lacked one of our own writes for too long
+    /// (`windlass_own_write_relists_total`).
+    fn relisted(&self, _kind: &Gvk) {}
     /// A resync found that passes for so many keys would find nothing to do, and offered none of
     /// them (`windlass_passes_skipped_total`).
     fn skipped(&self, _plugin: &PluginName, _keys: usize) {}

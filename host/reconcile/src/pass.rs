@@ -266,18 +266,22 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         Err(Outcome::Waiting)
     }
 
-    /// Waits until the cache shows our own writes for this key, within reason.
+    /// Waits until the cache shows our own writes for this key. After too long it is made to
+    /// list their kinds anew: what the API server then says is what became of them.
     fn caught_up(&self, key: &Key) -> Result<(), Outcome> {
+        let (cache, most) = (&self.ports.cache, self.config.unseen_most);
         let mut unseen = self.traces().take_unseen(key);
         unseen.retain(|(written, at)| {
-            let seen = self.ports.cache.caught_up(written);
-            let late = at.elapsed() >= self.config.unseen_most;
-            if late && !seen {
-                let object = written.object.to_string();
-                let after = self.config.unseen_most;
-                warn!(object, ?after, "the cache does not show our own write; going on without it");
+            let kind = &written.object.gvk;
+            if cache.caught_up(written) || cache.listed_since(kind, at.into_std()) {
+                return false;
             }
-            !seen && !late
+            if at.elapsed() >= most && cache.relist(kind) {
+                let object = written.object.to_string();
+                warn!(object, after = ?most, "the cache does not show our own write; its kind is listed anew");
+                self.ports.observer.relisted(kind);
+            }
+            true
         });
         let caught_up = unseen.is_empty();
         self.traces().put_unseen(key, unseen);

@@ -41,8 +41,9 @@ pub struct Config {
     /// How long a plugin may take to decide, waiting for a worker included. The
     /// plugin stage has tighter limits of its own; this is the net. Default 30 s.
     pub decide_most: Duration,
-    /// How long the cache may lack one of our own writes before its key is looked
-    /// at regardless. Longer than a dead watch needs to be noticed (30 s). Default 45 s.
+    /// How long the cache may lack one of our own writes before the kind is listed anew. Its key
+    /// waits until then, and for that list. Longer than a dead watch needs to be noticed (30 s).
+    /// Default 45 s.
     pub unseen_most: Duration,
     /// How long passes may go on after shutdown has begun. Default 5 s.
     pub drain: Duration,

@@ -43,7 +43,7 @@ async fn five_hundred_objects_at_once_converge_without_a_duplicate() {
 }
 
 #[tokio::test]
-async fn a_forced_resync_of_a_converged_fleet_writes_nothing() {
+async fn a_forced_resync_of_a_converged_fleet_asks_and_writes_nothing() {
     let scene = Scene::fresh("resync").await;
     scene.install_webapp().await;
     scene.replicas(2, &["--sync-period=3s"]).await;
@@ -61,35 +61,46 @@ async fn a_forced_resync_of_a_converged_fleet_writes_nothing() {
         .await;
     scene.silence().await;
     let leader = scene.leader().await;
-    let passes = || async {
-        let replicas = scene.all().await;
-        let replica = replicas.iter().find(|r| r.name() == leader)?;
-        replica.metric("controller_runtime_reconcile_total{controller=\"webapp\",result=\"success\"}").await
-    };
-    let (mark, before) = (scene.mark(), passes().await.expect("a metric"));
-    scene
+    let looked = looked_at(&scene, &leader).await.expect("metrics");
+    let mark = scene.mark();
+    let again = scene
         .until("every object was looked at twice", || async {
-            (passes().await? - before >= 400.0).then_some(())
+            looked_at(&scene, &leader).await.filter(|now| now.skipped - looked.skipped >= 400.0)
         })
         .await;
+    assert_eq!(again.asked, looked.asked, "nothing has changed, and the plugin was asked");
     let writes = scene.writes_since(mark);
     assert!(writes.is_empty(), "{} writes: {:?}", writes.len(), writes.first());
 
-    // The same after a takeover: what memory knew is known by value.
+    // The same after a takeover: what it found out as a standby holds for the leader.
     scene.take(&leader).await.kill().await.expect("it ran");
     let successor =
         scene.until("a successor leads", || async { scene.holder().await.filter(|h| *h != leader) }).await;
-    let mark = scene.mark();
-    scene
+    let (mark, looked) = (scene.mark(), looked_at(&scene, &successor).await.expect("metrics"));
+    let again = scene
         .until("the successor looked at everything", || async {
-            let replicas = scene.all().await;
-            let replica = replicas.iter().find(|r| r.name() == successor)?;
-            let name = "controller_runtime_reconcile_total{controller=\"webapp\",result=\"success\"}";
-            (replica.metric(name).await? >= 200.0).then_some(())
+            looked_at(&scene, &successor).await.filter(|now| now.skipped - looked.skipped >= 200.0)
         })
         .await;
+    assert_eq!(again.asked, looked.asked, "nothing has changed, and the plugin was asked");
     let writes = scene.writes_since(mark);
     assert!(writes.is_empty(), "{} writes after a takeover: {:?}", writes.len(), writes.first());
+}
+
+/// What a replica has done about WebApps so far.
+struct Looked {
+    /// Passes that were not needed.
+    skipped: f64,
+    /// Calls into the plugin.
+    asked: f64,
+}
+
+async fn looked_at(scene: &Scene, replica: &str) -> Option<Looked> {
+    let replicas = scene.all().await;
+    let replica = replicas.iter().find(|r| r.name() == replica)?;
+    let skipped = replica.metric("windlass_passes_skipped_total{plugin=\"webapp\"}").await.unwrap_or(0.0);
+    let asked = replica.metric("windlass_plugin_decision_seconds_count{plugin=\"webapp\"}").await?;
+    Some(Looked { skipped, asked })
 }
 
 /// Waits until so many Ingresses exist, however long that takes as long as it goes on.

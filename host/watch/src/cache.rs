@@ -330,6 +330,14 @@ impl Cache for ClusterCache {
         kind.map(|kind| kind.with_objects(|objects| objects.page(after, most))).unwrap_or_default()
     }
 
+    fn relist(&self, gvk: &Gvk) -> bool {
+        self.of(gvk).is_some_and(|kind| kind.anew.ask())
+    }
+
+    fn listed_since(&self, gvk: &Gvk, at: std::time::Instant) -> bool {
+        self.of(gvk).is_some_and(|kind| kind.anew.began_after(at))
+    }
+
     fn watch_reads(&self, key: &Key, reads: Reads) {
         self.interest().replace(key, reads);
     }

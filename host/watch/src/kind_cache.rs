@@ -7,6 +7,7 @@ use windlass_core::kind::{Gvk, Kind};
 use windlass_core::object::Object;
 use windlass_core::ports::Written;
 
+use crate::anew::Anew;
 use crate::budget::{Budget, Total};
 use crate::needs::Need;
 use crate::objects::{Change, Objects, held_bytes};
@@ -21,6 +22,7 @@ static ERAS: AtomicU64 = AtomicU64::new(0);
 pub(crate) struct KindCache {
     pub(crate) gvk: Gvk,
     pub(crate) progress: Progress,
+    pub(crate) anew: Anew,
     state: RwLock<State>,
 }
 
@@ -75,7 +77,7 @@ impl KindCache {
             need: Arc::new(need),
             round,
         };
-        Self { gvk, progress: Progress::default(), state: RwLock::new(state) }
+        Self { gvk, progress: Progress::default(), anew: Anew::default(), state: RwLock::new(state) }
     }
 
     /// Says what is needed from now on. With other labels than before, or when there was no
@@ -132,8 +134,9 @@ impl KindCache {
 
     /// As [`Cache::caught_up`](windlass_core::ports::Cache::caught_up).
     ///
-    /// Whatever the object looks like, the write has been seen once the watch has
-    /// got past its version: then the object is gone, or no longer selected.
+    /// That the watch has got past the version of a write does not prove that the write was seen:
+    /// its event may be missing. It was seen if the object is held at that version or a later one, or was
+    /// seen to end then.
     pub(crate) fn caught_up(&self, write: &Written) -> bool {
         let state = self.read();
         if state.presence == Presence::Absent {
@@ -144,9 +147,9 @@ impl KindCache {
         match (write.version, held) {
             (None, None) => state.listed,
             (None, Some(object)) => !same(&object) || object.meta().deleting,
-            (Some(version), held) => {
-                let seen = held.map_or(0, |object| object.meta().version());
-                state.newest.max(seen) >= version
+            (Some(version), Some(object)) => object.meta().version() >= version,
+            (Some(version), None) => {
+                state.objects.has_ended(&write.object.namespace, &write.object.name, version)
             }
         }
     }
@@ -229,6 +232,7 @@ impl KindCache {
             }
             let first = !state.listed;
             state.listed = true;
+            self.anew.complete();
             state.newest = state.newest.max(version);
             (state.objects.sweep(version), first)
         })

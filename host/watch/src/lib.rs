@@ -13,6 +13,7 @@
 //! writes, tasks (the host spawns), and any memory of events: a change becomes a
 //! Key and is forgotten.
 
+mod anew;
 mod budget;
 pub mod cache;
 mod discovery;

@@ -183,7 +183,8 @@ impl Objects {
         self.take_where(0, |_| true)
     }
 
-    fn has_ended(&self, namespace: &str, name: &str, version: u64) -> bool {
+    /// Whether the object is known to have ended at this version or later.
+    pub(crate) fn has_ended(&self, namespace: &str, name: &str, version: u64) -> bool {
         let is_it = |end: &&(Name, u64)| &*end.0.0 == namespace && &*end.0.1 == name;
         version != 0 && self.ends.iter().find(is_it).is_some_and(|end| version <= end.1)
     }

@@ -7,6 +7,7 @@
 //! | it ends sooner than a second, breaks, is silent | a pause, then the next one from the same version |
 //! | 410, as status or in the stream | a pause, then a list; what it lacks is gone |
 //! | three answers in a row that make no sense | the same |
+//! | somebody asks for a list | the same, at once |
 //! | 404 | [`Reflector::run`] returns: discovery must decide |
 //! | 401, 403 | a longer pause: rights may come later |
 //!
@@ -20,6 +21,7 @@ use windlass_core::backoff::Backoff;
 use windlass_core::class::Class;
 use windlass_core::object::{ObjectError, version_number};
 
+use crate::anew::Anew;
 use crate::get::GetError;
 use crate::list::{Head, Pages};
 use crate::progress::{Phase, Progress};
@@ -78,6 +80,7 @@ pub(crate) struct Reflector<'a, T> {
     client: &'a Client,
     selection: &'a Selection,
     progress: &'a Progress,
+    anew: &'a Anew,
     target: &'a mut T,
     /// Where the next watch goes on.
     cursor: String,
@@ -97,12 +100,14 @@ impl<'a, T: Target> Reflector<'a, T> {
         client: &'a Client,
         selection: &'a Selection,
         progress: &'a Progress,
+        anew: &'a Anew,
         target: &'a mut T,
     ) -> Self {
         Self {
             client,
             selection,
             progress,
+            anew,
             target,
             cursor: String::new(),
             pauses: Pauses::default(),
@@ -123,6 +128,7 @@ impl<'a, T: Target> Reflector<'a, T> {
                 Step::Watch => self.watch().await,
             };
             step = match done {
+                Ok(()) if self.anew.is_wanted() => Step::List,
                 Ok(()) => Step::Watch,
                 Err(error) if error.code() == Some(404) => return error,
                 Err(error) => {
@@ -135,6 +141,7 @@ impl<'a, T: Target> Reflector<'a, T> {
 
     async fn list(&mut self) -> Result<(), GetError> {
         self.progress.phase(Phase::Listing);
+        self.anew.begins();
         let mut pages = Pages::new(self.client, self.selection);
         let mut begun = false;
         loop {
@@ -208,7 +215,7 @@ impl<'a, T: Target> Reflector<'a, T> {
             self.pauses.reset();
         }
         match end {
-            Ok(advanced) if advanced || lasted >= BRIEF => {
+            Ok(advanced) if advanced || lasted >= BRIEF || self.anew.is_wanted() => {
                 self.odd = 0;
                 self.progress.alive();
                 Ok(())
@@ -218,10 +225,16 @@ impl<'a, T: Target> Reflector<'a, T> {
         }
     }
 
-    /// Reads a watch to its end; says whether it brought anything new.
+    /// Reads a watch to its end, or until a list is asked for; says whether it brought anything new.
     async fn follow(&mut self, stream: &mut Stream) -> Result<bool, GetError> {
         let mut advanced = false;
-        while let Some(line) = stream.line().await? {
+        loop {
+            let line = tokio::select! {
+                biased;
+                () = self.anew.wanted() => break,
+                line = stream.line() => line?,
+            };
+            let Some(line) = line else { break };
             let event = Event::parse(&line)?;
             self.progress.event(matches!(event, Event::Bookmark(_)));
             let version = match event {
@@ -258,7 +271,7 @@ impl<'a, T: Target> Reflector<'a, T> {
             self.odd = 0;
             return Step::List;
         }
-        step
+        if self.anew.is_wanted() { Step::List } else { step }
     }
 
     async fn pause(&mut self, error: &GetError) {

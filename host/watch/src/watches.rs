@@ -255,7 +255,7 @@ impl KindTarget {
             let selection =
                 Selection::all(found.clone()).with_labels(kind.need().labels.clone()).without_plugins();
             tokio::select! {
-                end = Reflector::new(client, &selection, &kind.progress, self).run() => return end,
+                end = Reflector::new(client, &selection, &kind.progress, &kind.anew, self).run() => return end,
                 other = served_otherwise(client, &found) => found = other,
             }
         }

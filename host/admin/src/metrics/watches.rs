@@ -41,6 +41,7 @@ pub struct WatchMetrics {
     lists: Series<OfKind, Counter>,
     events: Series<OfKind, Counter>,
     errors: Series<OfKind, Counter>,
+    relists: Series<OfKind, Counter>,
     last_event: Series<OfKind, FloatGauge>,
     alive: Series<OfKind, FloatGauge>,
 }
@@ -60,6 +61,11 @@ impl WatchMetrics {
             lists: counter(r, "windlass_watch_lists", "Lists read to their end"),
             events: counter(r, "windlass_watch_events", "Events read, bookmarks not counted"),
             errors: counter(r, "windlass_watch_errors", "Requests of a watch that failed"),
+            relists: counter(
+                r,
+                "windlass_own_write_relists",
+                "Lists that were asked for because the watch did not show our own write",
+            ),
             last_event: gauge(
                 r,
                 "windlass_watch_last_event_age_seconds",
@@ -104,6 +110,12 @@ impl WatchMetrics {
                 gauge.get_or_create(&of).set(age.as_secs_f64());
             }
         }
+    }
+
+    /// A kind is listed because its watch did not show one of our own writes. Kept also when
+    /// nobody watches the kind any more: there are few.
+    pub fn own_write_unseen(&self, kind: &str) {
+        self.relists.get_or_create(&OfKind { kind: kind.to_owned() }).inc();
     }
 
     /// Sets what the cache may take.

@@ -144,16 +144,40 @@ async fn own_writes_are_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_that_the_cache_never_shows_is_not_waited_for_for_ever() {
+async fn a_write_that_the_cache_never_shows_has_its_kind_listed_anew() {
     let world = one_child();
     world.cluster.web("a");
     world.cluster.hold();
     world.run_for(ms(10)).await;
     world.offer("a");
     world.run_for(ms(40_000)).await;
-    assert_eq!(world.brain.calls(), 1);
+    assert_eq!((world.brain.calls(), world.cluster.relists()), (1, vec![]));
     world.run_for(ms(10_000)).await;
-    assert_eq!(world.brain.calls(), 2);
+    assert_eq!(world.cluster.relists(), [gvk(CONFIG_MAP)]);
+    // The list does not come: what it would say is worth waiting for.
+    world.run_for(Duration::from_secs(3600)).await;
+    assert_eq!((world.brain.calls(), world.counts.relisted()), (1, 1));
+    world.cluster.list_anew(CONFIG_MAP);
+    world.run_for(ms(2000)).await;
+    assert_eq!((world.brain.calls(), world.cluster.log().len()), (2, 1), "it was there all the time");
+    assert!(world.queue.is_empty());
+}
+
+/// The object was written, and then somebody else deleted it: no event will ever show our version.
+#[tokio::test(start_paused = true)]
+async fn what_a_list_says_of_our_own_write_counts_even_if_it_is_not_there() {
+    let world = one_child();
+    world.cluster.web("a");
+    world.cluster.hold();
+    world.run_for(ms(10)).await;
+    world.cluster.delete(&object(CONFIG_MAP, "a"));
+    world.offer("a");
+    world.run_for(ms(30_000)).await;
+    assert_eq!(world.cluster.log().len(), 1);
+    // Long before it is asked for, for another reason.
+    world.cluster.list_anew(CONFIG_MAP);
+    world.run_for(ms(2000)).await;
+    assert_eq!((world.cluster.log().len(), world.counts.relisted()), (2, 0), "made again");
 }
 
 #[tokio::test(start_paused = true)]

@@ -176,14 +176,28 @@ async fn own_writes_are_caught_up_when_the_watch_has_passed_them() {
     assert!(!cache.caught_up(&write("new", "u-new", Some(12))));
     stream.bookmark(12);
     settle().await;
-    assert!(cache.caught_up(&write("new", "u-new", Some(12))), "it came and went, or is not selected");
-    stream.event("DELETED", &object("a", 13));
+    assert!(!cache.caught_up(&write("new", "u-new", Some(12))), "its event is missing");
+    stream.event("MODIFIED", &object("a", 15));
+    settle().await;
+    assert!(!cache.caught_up(&write("a", "u-a", Some(16))));
+    stream.bookmark(17);
+    settle().await;
+    assert!(!cache.caught_up(&write("a", "u-a", Some(16))), "its event is missing");
+    stream.event("ADDED", &object("new", 18));
+    stream.event("DELETED", &object("new", 19));
+    settle().await;
+    assert!(
+        cache.caught_up(&write("new", "u-new", Some(18))),
+        "it came and went, or is not selected any more"
+    );
+    assert!(!cache.caught_up(&write("new", "u-new", Some(20))), "it ended before");
+    stream.event("DELETED", &object("a", 23));
     settle().await;
     assert!(cache.caught_up(&write("a", "u-a", None)));
-    stream.event("ADDED", &object("a", 14).replace("u-a", "u-2"));
+    stream.event("ADDED", &object("a", 24).replace("u-a", "u-2"));
     settle().await;
     assert!(cache.caught_up(&write("a", "u-a", None)), "another incarnation");
-    assert!(!cache.caught_up(&write("a", "u-3", Some(20))), "an earlier incarnation proves nothing");
+    assert!(!cache.caught_up(&write("a", "u-3", Some(30))), "an earlier incarnation proves nothing");
     let unwatched = ObjectRef { gvk: gvk("v1/Pod"), ..reference("x.dev/v1/Web", "a") };
     assert!(cache.caught_up(&Written { object: unwatched, ..write("a", "u", Some(99)) }));
 }

@@ -6,5 +6,6 @@ mod kinds;
 mod lab;
 mod lists;
 mod one;
+mod relists;
 mod routing;
 mod streams;

@@ -36,6 +36,9 @@ struct Inner {
     shown: BTreeMap<ObjectRef, Arc<Object>>,
     /// Changes that the cache does not show yet.
     held: Option<Vec<ObjectRef>>,
+    /// When each kind was asked to be listed anew, and when a list of it began that is complete.
+    relists: Vec<Gvk>,
+    listed: HashMap<Gvk, Instant>,
     version: u64,
     /// The shown objects that the inventory holds for a key.
     children: HashMap<Key, BTreeSet<ObjectRef>>,
@@ -61,6 +64,8 @@ impl Cluster {
             stored: BTreeMap::new(),
             shown: BTreeMap::new(),
             held: None,
+            relists: Vec::new(),
+            listed: HashMap::new(),
             version: 10,
             children: HashMap::new(),
             reads: HashMap::new(),
@@ -215,6 +220,24 @@ impl Cluster {
     pub(crate) fn show(&self) {
         let held = self.lock().held.take().unwrap_or_default();
         held.iter().for_each(|of| self.reveal(of));
+    }
+
+    /// Kinds that are to be listed anew.
+    pub(crate) fn relists(&self) -> Vec<Gvk> {
+        self.lock().relists.clone()
+    }
+
+    /// A kind is listed: all of it is seen, whatever the watch holds back.
+    pub(crate) fn list_anew(&self, kind: &str) {
+        let kind = gvk(kind);
+        let objects: Vec<ObjectRef> = {
+            let mut inner = self.lock();
+            inner.relists.retain(|other| *other != kind);
+            inner.listed.insert(kind.clone(), Instant::now());
+            let all = inner.stored.keys().chain(inner.shown.keys()).filter(|of| of.gvk == kind);
+            all.cloned().collect::<BTreeSet<_>>().into_iter().collect()
+        };
+        objects.iter().for_each(|of| self.reveal(of));
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -375,6 +398,19 @@ impl Cache for Cluster {
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         }
+    }
+
+    fn relist(&self, of: &Gvk) -> bool {
+        let mut inner = self.lock();
+        let news = !inner.relists.contains(of);
+        if news {
+            inner.relists.push(of.clone());
+        }
+        news
+    }
+
+    fn listed_since(&self, of: &Gvk, at: std::time::Instant) -> bool {
+        self.lock().listed.get(of).is_some_and(|began| began.into_std() > at)
     }
 
     fn era(&self, of: &Gvk) -> u64 {

@@ -101,7 +101,7 @@ impl BootClock for Clock {
 
 /// Counts passes by their result, a standby's apart from a leader's.
 #[derive(Default)]
-pub(crate) struct Counts(Mutex<(usize, Results)>, AtomicUsize);
+pub(crate) struct Counts(Mutex<(usize, Results)>, AtomicUsize, AtomicUsize);
 
 type Results = BTreeMap<(bool, &'static str), usize>;
 
@@ -117,6 +117,10 @@ impl Observer for Counts {
         *counts.1.entry((pass.standby, pass.outcome.result())).or_default() += 1;
     }
 
+    fn relisted(&self, _: &Gvk) {
+        self.2.fetch_add(1, Relaxed);
+    }
+
     fn skipped(&self, _: &PluginName, keys: usize) {
         self.1.fetch_add(keys, Relaxed);
     }
@@ -126,6 +130,11 @@ impl Counts {
     /// Passes that were skipped, by a resync too.
     pub(crate) fn skipped(&self) -> usize {
         self.1.load(Relaxed)
+    }
+
+    /// Kinds that were listed anew for our own writes.
+    pub(crate) fn relisted(&self) -> usize {
+        self.2.load(Relaxed)
     }
 
     /// Passes under way.
