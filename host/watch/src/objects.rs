@@ -162,7 +162,11 @@ impl Objects {
 
     /// Takes an object's end at `version`; `None` when that is no news.
     pub(crate) fn remove(&mut self, namespace: &str, name: &str, version: u64) -> Option<Change> {
-        let held = self.get(namespace, name)?;
+        let Some(held) = self.get(namespace, name) else {
+            // Its end may have overtaken all that was to be heard of it before.
+            self.ended((namespace.into(), name.into()), version);
+            return None;
+        };
         let newer = held.meta().version();
         if version != 0 && newer > version {
             return None;
@@ -208,11 +212,16 @@ impl Objects {
         }
         self.forget(&old);
         let meta = old.meta();
-        let at = (meta.namespace.clone(), meta.name.clone());
-        self.ends.retain(|end| end.0 != at);
-        self.ends.push_front((at, version));
-        self.ends.truncate(ENDS_MAX);
+        self.ended((meta.namespace.clone(), meta.name.clone()), version);
         Some(Change { old: Some(old), new: None })
+    }
+
+    /// Keeps in mind when an object ended.
+    fn ended(&mut self, at: Name, version: u64) {
+        let known = self.ends.iter().find(|end| end.0 == at).map_or(0, |end| end.1);
+        self.ends.retain(|end| end.0 != at);
+        self.ends.push_front((at, version.max(known)));
+        self.ends.truncate(ENDS_MAX);
     }
 
     fn remember(&mut self, object: &Arc<Object>) {
@@ -321,6 +330,15 @@ mod tests {
         objects.put(object("a", 5, None));
         assert!(objects.remove("ns", "a", 7).is_some());
         assert!(objects.put(object("a", 6, None)).is_none());
+        assert!(objects.put(object("a", 8, None)).is_some());
+    }
+
+    #[test]
+    fn an_end_that_comes_before_its_beginning_is_an_end_all_the_same() {
+        let mut objects = Objects::new("sys".into(), Total::default());
+        assert!(objects.remove("ns", "a", 7).is_none());
+        assert!(objects.remove("ns", "a", 5).is_none());
+        assert!(objects.put(object("a", 6, None)).is_none(), "it ended at 7");
         assert!(objects.put(object("a", 8, None)).is_some());
     }
 
