@@ -1,0 +1,124 @@
+//! The plugin of these tests: a pure function of what was observed, compiled into the test.
+//!
+//! It has all that a decision can depend on: the primary, its children, settings, an object and a list that it reads.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Value, json};
+use windlass_core::decision::{Decision, Verdict};
+use windlass_core::key::ObjectRef;
+use windlass_core::kind::Gvk;
+use windlass_core::manifest::{ChildRule, Manifest, ReadRule, Unwanted};
+use windlass_core::name::{Digest, PluginName};
+use windlass_core::ports::{CallError, Decide, Pass, Reader, Serving};
+use windlass_core::reads::Query;
+use windlass_core::snapshot::Snapshot;
+
+use crate::api::store::{Kind, NAMESPACE};
+
+/// Decides for all replicas of a scene.
+pub(crate) struct Brain {
+    manifest: Arc<Manifest>,
+    settings: Mutex<Arc<str>>,
+}
+
+impl Brain {
+    /// Whether it `finalizes` decides what else can happen to its objects.
+    pub(crate) fn new(finalizes: bool) -> Self {
+        let child = |kind: Kind| ChildRule { kind: gvk(kind), unwanted: Unwanted::Delete };
+        let manifest = Manifest {
+            name: plugin(),
+            version: "1".into(),
+            primary: gvk(Kind::Web),
+            children: Kind::CHILDREN.map(child).to_vec(),
+            reads: vec![ReadRule { kind: gvk(Kind::Palette), labels: Vec::new() }],
+            finalizes,
+        };
+        let manifest = Arc::new(manifest.check().expect("a valid manifest"));
+        Self { manifest, settings: Mutex::new("\"plain\"".into()) }
+    }
+
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Other settings, as somebody would write them into the plugin's ConfigMap.
+    pub(crate) fn set(&self, settings: &str) {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings.into();
+    }
+
+    pub(crate) fn settings(&self) -> Arc<str> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Decide for Brain {
+    fn serving(&self, of: &PluginName) -> Option<Serving> {
+        (*of == self.manifest.name).then(|| Serving {
+            manifest: self.manifest.clone(),
+            digest: Digest::of(b"native"),
+            settings: Some(self.settings()),
+            children_max: 64,
+        })
+    }
+
+    async fn decide(
+        &self,
+        pass: Pass,
+        snapshot: Snapshot,
+        reader: Arc<dyn Reader>,
+    ) -> Result<Verdict, CallError> {
+        // As long as a call takes, things go on.
+        tokio::time::sleep(std::time::Duration::from_micros(700)).await;
+        if pass.finalize {
+            return Ok(match snapshot.children.is_empty() {
+                true => Verdict::Finalized,
+                false => Verdict::Decision(Decision::default()),
+            });
+        }
+        reconcile(&snapshot, &*reader).map(Verdict::Decision).map_err(CallError::Refused)
+    }
+}
+
+fn reconcile(snapshot: &Snapshot, reader: &dyn Reader) -> Result<Decision, windlass_core::code::Refusal> {
+    let primary = snapshot.primary.value();
+    let (name, spec) = (snapshot.primary.meta().name.clone(), &primary["spec"]);
+    let (text, parts) = (spec["text"].as_str().unwrap_or_default(), spec["parts"].as_u64().unwrap_or(0));
+    let mut data = json!({"text": text, "color": "none", "settings": snapshot.settings.as_deref()});
+    if let Some(palette) = spec["palette"].as_str() {
+        let palette =
+            ObjectRef { gvk: gvk(Kind::Palette), namespace: NAMESPACE.into(), name: palette.into() };
+        if let Some(palette) = reader.get(&palette)? {
+            data["color"] = palette.value()["spec"]["color"].clone();
+        }
+    }
+    if text.len() % 2 == 0 {
+        data["even"] = "yes".into();
+    }
+    let config_map = |part: u64| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("{name}-{part}")}, "data": data});
+    let mut children: Vec<Value> = (0..parts).map(config_map).collect();
+    if spec["box"] == true {
+        let all = Query { gvk: gvk(Kind::Palette), namespace: Some(NAMESPACE.into()), labels: Vec::new() };
+        let palettes = reader.list(&all)?.len();
+        let spec = json!({"size": parts, "palettes": palettes, "empty": {}});
+        children.push(
+            json!({"apiVersion": "x.dev/v1", "kind": "Box", "metadata": {"name": &*name, "labels": {"of": &*name}}, "spec": spec}),
+        );
+    }
+    let is_ready = |child: &&Arc<windlass_core::object::Object>| child.value()["data"]["text"] == text;
+    let ready = snapshot.children.iter().filter(is_ready).count();
+    Ok(Decision {
+        children: children.iter().map(Value::to_string).collect(),
+        status: Some(json!({"parts": parts, "ready": ready, "seen": snapshot.children.len()}).to_string()),
+        ..Decision::default()
+    })
+}
+
+/// Its name.
+pub(crate) fn plugin() -> PluginName {
+    PluginName::try_new("web").expect("valid")
+}
+
+pub(crate) fn gvk(kind: Kind) -> Gvk {
+    Gvk::from_api_version(kind.api_version(), kind.name()).expect("valid")
+}
