@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use clap::Args;
 use windlass_core::limits::Limits;
-use windlass_plugin::{Engine, compile_to};
+use windlass_plugin::{Courtesy, Engine, compile_to};
 use windlass_worker::compile::serve_compile;
 use windlass_worker::confine::{Confinement, Role};
+use windlass_worker::courtesy::step_back;
 use windlass_worker::serve::{Serving, serve};
 
 use crate::sandbox::whole;
@@ -57,7 +58,8 @@ pub(crate) fn worker(flags: WorkerFlags) -> ExitCode {
         lanes: flags.lanes,
         lane_stack_bytes: flags.limits.stack_bytes + FRAMES_BYTES,
     };
-    ended("worker", serve(&serving, || Engine::new(&flags.limits)))
+    let courtesy = Courtesy { after: Courtesy::AFTER, step_back };
+    ended("worker", serve(&serving, || Engine::new(&flags.limits).map(|engine| engine.courteous(courtesy))))
 }
 
 /// Compiles one component.

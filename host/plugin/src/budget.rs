@@ -10,6 +10,7 @@ use rustix::time::{ClockId, clock_gettime};
 use wasmtime::{Error, Result};
 use windlass_core::code::{Code, Refusal};
 
+use crate::courtesy::Courtesy;
 use crate::ticker::TICK;
 
 /// Wall time of a call as a multiple of its CPU time: 2 s by default.
@@ -21,12 +22,14 @@ pub(crate) struct Budget {
     cpu: Duration,
     cpu_start: Duration,
     wall_start: Instant,
+    /// What is still to be done once the call has taken long.
+    courtesy: Option<Courtesy>,
 }
 
 impl Budget {
     /// Begins now, on this thread.
-    pub(crate) fn start(cpu: Duration) -> Self {
-        Self { cpu, cpu_start: thread_cpu(), wall_start: Instant::now() }
+    pub(crate) fn start(cpu: Duration, courtesy: Option<Courtesy>) -> Self {
+        Self { cpu, cpu_start: thread_cpu(), wall_start: Instant::now(), courtesy }
     }
 
     /// CPU time used so far.
@@ -34,16 +37,25 @@ impl Budget {
         thread_cpu().saturating_sub(self.cpu_start)
     }
 
-    /// Ticks after which it is worth looking again.
+    /// Ticks after which it is worth looking again. A call that has taken long steps back.
     ///
     /// # Errors
     /// E202 when the time is used up.
-    pub(crate) fn ticks_left(&self) -> Result<u64> {
+    pub(crate) fn look(&mut self) -> Result<u64> {
         let used = self.used();
         let wall = self.wall_start.elapsed();
         let wall_limit = self.cpu * WALL_PER_CPU;
         if used < self.cpu && wall < wall_limit {
-            let left = (self.cpu - used).min(wall_limit - wall);
+            let mut left = (self.cpu - used).min(wall_limit - wall);
+            if let Some(courtesy) = self.courtesy {
+                match courtesy.after.checked_sub(used) {
+                    Some(patience) if !patience.is_zero() => left = left.min(patience),
+                    _ => {
+                        self.courtesy = None;
+                        (courtesy.step_back)(self.wall_start + wall_limit, used);
+                    }
+                }
+            }
             return Ok(u64::try_from(left.as_nanos() / TICK.as_nanos()).unwrap_or(u64::MAX).max(1));
         }
         Err(Error::new(Refusal::new(
@@ -94,13 +106,47 @@ impl StandingClock {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    thread_local! {
+        static STEPPED_BACK: Cell<u32> = const { Cell::new(0) };
+    }
+
+    fn spin(budget: &Budget, cpu: Duration) {
+        while budget.used() < cpu {
+            std::hint::spin_loop();
+        }
+    }
+
+    #[test]
+    fn a_call_that_takes_long_steps_back_once() {
+        let courtesy = Courtesy {
+            after: Courtesy::AFTER,
+            step_back: |until, used| {
+                assert!(used >= Courtesy::AFTER && until > Instant::now());
+                STEPPED_BACK.set(STEPPED_BACK.get() + 1);
+            },
+        };
+        let mut budget = Budget::start(Duration::from_secs(10), Some(courtesy));
+        let ticks = budget.look().expect("just begun");
+        assert!((1..=4).contains(&ticks), "the next look is when it might be long: {ticks}");
+        spin(&budget, Courtesy::AFTER / 2);
+        assert!((1..=2).contains(&budget.look().expect("time left")));
+        assert_eq!(STEPPED_BACK.get(), 0);
+        for _ in 0..3 {
+            spin(&budget, Courtesy::AFTER);
+            assert!(budget.look().expect("time left") > 1000, "there is nothing to look for soon");
+        }
+        assert_eq!(STEPPED_BACK.get(), 1);
+    }
 
     #[test]
     fn time_that_is_left_is_given_back_as_ticks() {
-        let left = Budget::start(Duration::from_secs(10)).ticks_left().expect("just begun");
+        let left = Budget::start(Duration::from_secs(10), None).look().expect("just begun");
         assert!((4900..=5000).contains(&left), "{left}");
-        let error = Budget::start(Duration::ZERO).ticks_left().expect_err("nothing to use");
+        let error = Budget::start(Duration::ZERO, None).look().expect_err("nothing to use");
         assert_eq!(error.downcast_ref::<Refusal>().expect("ours").code, Code::Timeout);
     }
 }

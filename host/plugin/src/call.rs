@@ -90,9 +90,9 @@ fn refusal(error: &Error, inside: &Inside, limits: &Limits) -> Refusal {
 }
 
 fn store(sandbox: &Sandbox, limits: &Limits, given: Given<'_>) -> Store<Inside> {
-    let budget = Budget::start(limits.cpu);
+    let mut budget = Budget::start(limits.cpu, sandbox.courtesy);
     // Even without any time there is a first tick, at which the call ends.
-    let ticks = budget.ticks_left().unwrap_or(1);
+    let ticks = budget.look().unwrap_or(1);
     let inside = Inside {
         limiter: Limiter::new(limits),
         budget,
@@ -108,6 +108,6 @@ fn store(sandbox: &Sandbox, limits: &Limits, given: Given<'_>) -> Store<Inside> 
     store.set_hostcall_fuel(limits.decision_bytes);
     store.set_max_component_handles(HANDLES_MAX);
     store.set_epoch_deadline(ticks);
-    store.epoch_deadline_callback(|store| store.data().budget.ticks_left().map(UpdateDeadline::Continue));
+    store.epoch_deadline_callback(|mut store| store.data_mut().budget.look().map(UpdateDeadline::Continue));
     store
 }

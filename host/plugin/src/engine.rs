@@ -13,6 +13,7 @@ use windlass_core::limits::Limits;
 
 use crate::bindings::floor::Floor;
 use crate::call::Inside;
+use crate::courtesy::Courtesy;
 use crate::proof::deadlines_hold;
 use crate::ticker::{Running, Ticker};
 use crate::tiers;
@@ -51,6 +52,8 @@ pub(crate) struct Sandbox {
     linker: Linker<Inside>,
     worlds: &'static [&'static World],
     ticker: Ticker,
+    /// What is done with calls that take long; nothing where the threads are somebody else's.
+    pub(crate) courtesy: Option<Courtesy>,
 }
 
 impl Sandbox {
@@ -66,7 +69,7 @@ impl Sandbox {
         let running = ticker.run();
         deadlines_hold(&engine).map_err(EngineError::Deadline)?;
         drop(running);
-        Ok(Self { engine, linker, worlds, ticker })
+        Ok(Self { engine, linker, worlds, ticker, courtesy: None })
     }
 
     pub(crate) fn engine(&self) -> &Engine {

@@ -12,6 +12,7 @@ use windlass_core::ports::CallError;
 
 use crate::artefact;
 use crate::call::Given;
+use crate::courtesy::Courtesy;
 use crate::engine::{EngineError, Sandbox};
 use crate::lookups::NothingToRead;
 use crate::rest::{Pages, Rest};
@@ -38,6 +39,13 @@ impl Engine {
     /// [`EngineError`]: this machine or these limits cannot run plugins at all.
     pub fn new(maxima: &Limits) -> Result<Self, EngineError> {
         Self::serving(maxima, SERVED)
+    }
+
+    /// The same with courtesy towards calls that take less.
+    #[must_use]
+    pub fn courteous(mut self, courtesy: Courtesy) -> Self {
+        self.sandbox.courtesy = Some(courtesy);
+        self
     }
 
     /// The same for other versions of the contract.

@@ -26,6 +26,7 @@ mod check;
 mod compile;
 mod config_map;
 mod counts;
+mod courtesy;
 mod decompress;
 mod engine;
 mod entropy;
@@ -58,6 +59,7 @@ pub use cache::{Cache, CacheError, CacheStats, Fingerprint};
 pub use compile::{CompileHere, compile_to};
 pub use config_map::{ANNOTATION_PART, ANNOTATION_WHOLE, Offer};
 pub use counts::{Counts, CountsNow};
+pub use courtesy::Courtesy;
 pub use engine::{EngineError, compatibility};
 #[cfg(feature = "fuzzing")]
 pub use fuzzing::check_component;

@@ -3,13 +3,14 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use support::{Guest, NOTHING, Objects, answer, any_snapshot, load, pass, refused, tight};
 use windlass_core::code::Code;
 use windlass_core::decision::{Decision, Verdict};
 use windlass_core::limits::Limits;
-use windlass_plugin::{Loader, Plugin};
+use windlass_plugin::{CompileHere, Courtesy, Engine, LimitMaxima, Loader, Plugin, Scratch, Setup};
 
 fn plugin(loader: &Loader, guest: &Guest<'_>) -> Plugin {
     load(loader, &guest.build()).expect("a good component")
@@ -121,6 +122,31 @@ fn a_deadline_is_kept_and_other_calls_go_on() {
     assert_eq!((counts.calls, counts.traps, counts.faults), (1, 1, 0));
     assert_eq!(good.counts().read().calls, 100);
     assert!(counts.decision_seconds_last >= 0.1, "{counts:?}");
+}
+
+#[test]
+fn a_guest_that_loops_steps_back_and_one_that_does_not_never_does() {
+    static STEPPED_BACK: AtomicU32 = AtomicU32::new(0);
+    let step_back = |until: Instant, used: Duration| {
+        assert!(until > Instant::now() && (Courtesy::AFTER..tight().cpu).contains(&used), "{used:?}");
+        STEPPED_BACK.fetch_add(1, Ordering::Relaxed);
+    };
+    let maxima = LimitMaxima::default();
+    let engine = Engine::new(&maxima.largest(&tight())).expect("an engine");
+    let loader = Loader::new(Setup {
+        guests: Arc::new(engine.courteous(Courtesy { after: Courtesy::AFTER, step_back })),
+        compile: Arc::new(CompileHere),
+        artefacts: Arc::new(Scratch::new().expect("a directory")),
+        defaults: tight(),
+        maxima,
+    });
+    let good = reconciling(&loader, NOTHING);
+    let bad = reconciling(&loader, "(loop (br 0)) unreachable");
+    for round in 1..=2 {
+        good.decide(&pass("probe"), &any_snapshot(), Arc::new(Objects::default())).expect("decides");
+        assert_eq!(refused(&bad, &any_snapshot()).code, Code::Timeout);
+        assert_eq!(STEPPED_BACK.load(Ordering::Relaxed), round);
+    }
 }
 
 #[test]

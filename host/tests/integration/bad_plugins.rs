@@ -67,6 +67,34 @@ async fn a_looping_plugin_is_stopped_and_backs_off() {
 }
 
 #[tokio::test]
+async fn a_loop_steps_back_behind_everybody_else() {
+    let scene = Scene::fresh("nice").await;
+    scene.install_fixture("loops").await;
+    scene.replicas(1, &[]).await;
+    scene.widget("w", json!({})).await;
+    scene.until("its thread is nice", || async { levels(&scene).await?.contains(&10).then_some(()) }).await;
+    scene.event("w", "PassFailed", "E202 Timeout").await;
+    // Its lane goes on with a thread as it was before.
+    scene.until("it loops again", || async { levels(&scene).await?.contains(&10).then_some(()) }).await;
+    let over = || async { (levels(&scene).await? == [0]).then_some(()) };
+    scene.until("the lane is as it was", over).await;
+}
+
+/// Nice levels of the threads that run calls.
+async fn levels(scene: &Scene) -> Option<Vec<i32>> {
+    let (_, view) = scene.all().await[0].ask("/debug/sandbox").await.ok()?;
+    let view: serde_json::Value = serde_json::from_str(&view).ok()?;
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", view["worker"]["pid"])).ok()?;
+    let level = |task: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+        let (before, after) = stat.rsplit_once(") ")?;
+        // The level is the 19th field, and the state the third.
+        before.ends_with("(lane").then(|| after.split(' ').nth(16)?.parse().ok())?
+    };
+    Some(tasks.filter_map(|task| level(task.ok()?)).collect())
+}
+
+#[tokio::test]
 async fn a_broken_plugin_keeps_the_last_good_one_serving() {
     let scene = Scene::fresh("broken").await;
     scene.install_fixture("greeter").await;

@@ -186,6 +186,14 @@ impl Wire {
         self.write(&buffer.bytes, until)
     }
 
+    /// Writes a frame that was [encoded](Buffer::encode) before.
+    ///
+    /// # Errors
+    /// Any but [`FrameError::TooLarge`]; the stream is of no more use.
+    pub(crate) fn send_frame(&self, frame: &Buffer, until: Option<Instant>) -> Result<(), FrameError> {
+        self.write(&frame.bytes, until)
+    }
+
     /// Sends bytes as they are: for what is too large to be copied into a frame. Comes out
     /// of [`receive_bytes`](Self::receive_bytes).
     ///

@@ -1,33 +1,23 @@
 //! The worker's own side: takes powers away from itself, then serves lanes.
 //!
-//! Each lane has a thread, because a guest runs on the stack of whoever asks it. What holds
-//! this process together is trust in the host alone: whatever else goes wrong in here ends it, because
+//! What holds this process together is trust in the host alone: whatever else goes wrong in here ends it, because
 //! after a panic nothing in here can be believed any more.
 
 use std::fmt::Display;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
-use serde::Serialize;
-use windlass_core::code::{Code, Refusal};
-use windlass_core::guests::{Call, Called, Guests, Text, Texts};
-use windlass_core::key::ObjectRef;
-use windlass_core::ports::CallError;
-use windlass_core::reads::Query;
+use windlass_core::guests::Guests;
 
 use crate::confine::{self, ConfineError, Confinement};
 use crate::frame::{Buffer, FrameError, Wire};
-use crate::message::{
-    Answered, Ask, Control, FRAME_MAX_BYTES, Hello, Ready, Requested, SMALL_MAX_BYTES, Said, fitting,
-};
+use crate::message::{Control, Hello, Ready, SMALL_MAX_BYTES};
 use crate::process::die_with_parent;
-
-/// Memory that has to be left beside a new lane's stack.
-const ROOM_BYTES: usize = 4 << 20;
+use crate::relief::Relief;
+use crate::served::{Open, Served};
 
 /// What a worker is allowed.
 #[derive(Clone, Debug)]
@@ -59,6 +49,9 @@ pub enum ServeError {
     /// Guests cannot be run; the host knows why.
     #[error("run guests: {0}")]
     Guests(String),
+    /// Nobody would take over from threads that step back.
+    #[error("start the thread that relieves others")]
+    Relief(#[source] io::Error),
     /// More lanes than there may be, or one without its socket.
     #[error("a lane that was not agreed")]
     Lane,
@@ -70,7 +63,7 @@ pub enum ServeError {
 ///
 /// # Errors
 /// [`ServeError`]. The host learns of the end of this process, and of [`ServeError::Guests`] in words.
-pub fn serve<G: Guests, E: Display>(
+pub fn serve<G: Guests + 'static, E: Display>(
     serving: &Serving,
     make: impl FnOnce() -> Result<G, E>,
 ) -> Result<(), ServeError> {
@@ -81,7 +74,8 @@ pub fn serve<G: Guests, E: Display>(
     match make() {
         Ok(guests) => {
             say(&control, &Ok(Hello { confined }))?;
-            attend(&control, serving, &Arc::new(guests))
+            let guests: Arc<dyn Guests> = Arc::new(guests);
+            attend(&control, serving, &guests)
         }
         Err(error) => {
             let text = error.to_string();
@@ -96,20 +90,19 @@ fn say(control: &Wire, ready: &Ready) -> Result<(), FrameError> {
 }
 
 /// Takes lanes until the host has no more use for this process.
-fn attend<G: Guests>(control: &Wire, serving: &Serving, guests: &Arc<G>) -> Result<(), ServeError> {
+fn attend(control: &Wire, serving: &Serving, guests: &Arc<dyn Guests>) -> Result<(), ServeError> {
     let open = Arc::new(AtomicUsize::new(0));
+    let relief = Relief::start().map_err(ServeError::Relief)?;
     loop {
         match control.receive_with(SMALL_MAX_BYTES, None) {
             Ok((Control::Lane, sockets)) => {
                 let socket = only(sockets)?;
                 // Those that the host has just closed may still count.
-                if open.fetch_add(1, Ordering::Relaxed) >= serving.lanes.saturating_mul(2) {
-                    return Err(ServeError::Lane);
-                }
-                if !has_room(serving.lane_stack_bytes) || !start_lane(serving, guests, &open, socket) {
-                    // Its socket is closed: the host goes on with the lanes that there are.
-                    open.fetch_sub(1, Ordering::Relaxed);
-                }
+                let open = Open::one(&open, serving.lanes.saturating_mul(2)).ok_or(ServeError::Lane)?;
+                let (stack_bytes, relief) = (serving.lane_stack_bytes, relief.clone());
+                let lane = Served::new(socket, Arc::clone(guests), stack_bytes, relief, open);
+                // Without room for its thread its socket is closed: the host goes on with the lanes that there are.
+                let _ = lane.start(None);
             }
             Ok((Control::Unload(id), _)) => guests.unload(id),
             Err(FrameError::Closed) => return Ok(()),
@@ -118,160 +111,7 @@ fn attend<G: Guests>(control: &Wire, serving: &Serving, guests: &Arc<G>) -> Resu
     }
 }
 
-/// Whether there is memory for one more stack and some work beside it. A thread that can
-/// be started but not allocate would be the end of all.
-fn has_room(stack_bytes: usize) -> bool {
-    let mut room = Vec::<u8>::new();
-    let has = room.try_reserve_exact(stack_bytes.saturating_add(ROOM_BYTES)).is_ok();
-    std::hint::black_box(&room);
-    has
-}
-
-/// Starts a lane's thread, if there may be one more.
-fn start_lane<G: Guests>(
-    serving: &Serving,
-    guests: &Arc<G>,
-    open: &Arc<AtomicUsize>,
-    socket: OwnedFd,
-) -> bool {
-    let (guests, open) = (Arc::clone(guests), Arc::clone(open));
-    let lane = std::thread::Builder::new().name("lane".into()).stack_size(serving.lane_stack_bytes);
-    let (tell, told) = mpsc::sync_channel(1);
-    let started = lane.spawn(move || {
-        or_die(|| {
-            let room = [(); 4].map(|()| Buffer::roomy());
-            let _told = tell.send(());
-            serve_lane(&*guests, UnixStream::from(socket), room);
-        });
-        open.fetch_sub(1, Ordering::Relaxed);
-    });
-    // Whether there is room for another is asked when this one has what it needs.
-    started.is_ok() && told.recv().is_ok()
-}
-
 fn only(mut sockets: Vec<OwnedFd>) -> Result<OwnedFd, ServeError> {
     let socket = sockets.pop().ok_or(ServeError::Lane)?;
     if sockets.is_empty() { Ok(socket) } else { Err(ServeError::Lane) }
-}
-
-/// After a panic in `work` nothing of this process is believed any more.
-fn or_die(work: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(work)).is_err() {
-        std::process::abort();
-    }
-}
-
-/// One conversation after the other until the host closes the lane.
-fn serve_lane<G: Guests>(guests: &G, socket: UnixStream, room: [Buffer; 4]) {
-    let [mut into, mut out, asking, answered] = room;
-    let wire = Arc::new(Wire::patient(socket));
-    let buffers = Mutex::new((asking, answered));
-    let questions = Arc::new(Questions { wire: Arc::clone(&wire), buffers });
-    loop {
-        let request = match wire.receive(&mut into, FRAME_MAX_BYTES, None) {
-            Ok(request) => request,
-            Err(FrameError::Closed) => return,
-            Err(other) => the_host_is_lost(&other),
-        };
-        let sent = match request {
-            Requested::Load(load) => {
-                let loaded = guests.load(&load);
-                let said = Said::Loaded(&loaded);
-                reply(&wire, &mut out, &said, SMALL_MAX_BYTES, |out| {
-                    let refused = Err(too_large(Code::BadManifest, "a manifest", SMALL_MAX_BYTES));
-                    wire.send(out, &Said::Loaded(&refused), SMALL_MAX_BYTES, None)
-                })
-            }
-            Requested::Call { most, call } => {
-                let call = Call::from(call);
-                let texts: Arc<dyn Texts> = Arc::clone(&questions) as Arc<dyn Texts>;
-                let called = fitting(guests.call(&call, texts));
-                reply(&wire, &mut out, &Said::Called(&called), most, |out| {
-                    let refusal = too_large(Code::OutputTooLarge, "an answer", most);
-                    let called = Called::failed(CallError::Refused(refusal));
-                    wire.send(out, &Said::Called(&called), most, None)
-                })
-            }
-        };
-        if let Err(error) = sent {
-            the_host_is_lost(&error);
-        }
-        into.settle();
-        out.settle();
-        questions.settle();
-    }
-}
-
-/// Sends `said`, or what `otherwise` sends if it is too large.
-fn reply(
-    wire: &Wire,
-    out: &mut Buffer,
-    said: &impl Serialize,
-    most: usize,
-    otherwise: impl FnOnce(&mut Buffer) -> Result<(), FrameError>,
-) -> Result<(), FrameError> {
-    match wire.send(out, said, most, None) {
-        Err(FrameError::TooLarge { .. }) => otherwise(out),
-        sent => sent,
-    }
-}
-
-fn too_large(code: Code, what: &str, most: usize) -> Refusal {
-    Refusal::new(code, format!("{what} of more than {} KiB", most / 1024))
-}
-
-/// Without the host there is nothing to do and nobody to tell.
-fn the_host_is_lost(error: &FrameError) -> ! {
-    if !matches!(error, FrameError::Closed) {
-        eprintln!("windlass worker: a lane cannot be served: {error}");
-    }
-    std::process::exit(1)
-}
-
-/// The cache behind the lane.
-struct Questions {
-    wire: Arc<Wire>,
-    buffers: Mutex<(Buffer, Buffer)>,
-}
-
-impl Questions {
-    fn ask(&self, ask: Ask<'_>) -> Answered {
-        let (out, into) = &mut *self.buffers();
-        let answered = self
-            .wire
-            .send(out, &Said::Ask(ask), SMALL_MAX_BYTES, None)
-            .and_then(|()| self.wire.receive(into, FRAME_MAX_BYTES, None));
-        match answered {
-            Ok(answered) => answered,
-            Err(error) => the_host_is_lost(&error),
-        }
-    }
-
-    fn settle(&self) {
-        let (out, into) = &mut *self.buffers();
-        out.settle();
-        into.settle();
-    }
-
-    fn buffers(&self) -> MutexGuard<'_, (Buffer, Buffer)> {
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Texts for Questions {
-    fn get(&self, of: &ObjectRef) -> Result<Option<Text>, Refusal> {
-        match self.ask(Ask::Get(of)) {
-            Answered::Object(text) => Ok(text.map(Text::Own)),
-            Answered::Refused(refusal) => Err(refusal),
-            Answered::List(_) => the_host_is_lost(&FrameError::Excess(0)),
-        }
-    }
-
-    fn list(&self, query: &Query) -> Result<Vec<Text>, Refusal> {
-        match self.ask(Ask::List(query)) {
-            Answered::List(texts) => Ok(texts.into_iter().map(Text::Own).collect()),
-            Answered::Refused(refusal) => Err(refusal),
-            Answered::Object(_) => the_host_is_lost(&FrameError::Excess(0)),
-        }
-    }
 }

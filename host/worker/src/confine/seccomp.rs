@@ -17,6 +17,7 @@ use seccompiler::{
 
 use super::report::SystemCalls;
 use super::{ConfineError, Role};
+use crate::courtesy::NICE;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
@@ -133,6 +134,9 @@ fn rules(role: Role, needs: Needs, pid: u32) -> Result<Rules, ConfineError> {
     if needs.opens_files {
         open(&mut rules)?;
     }
+    if role == Role::Worker {
+        courtesy(&mut rules)?;
+    }
     memory(&mut rules)?;
     processes(&mut rules, needs, pid)?;
     descriptors(&mut rules)?;
@@ -145,6 +149,13 @@ fn open(rules: &mut Rules) -> Result<(), ConfineError> {
     #[cfg(target_arch = "x86_64")]
     allow(rules, libc::SYS_open, vec![masked(1, OPEN_MASK, 0)?])?;
     Ok(())
+}
+
+/// A thread may step back, once and for itself: nobody else's priority changes, and none gets better.
+fn courtesy(rules: &mut Rules) -> Result<(), ConfineError> {
+    let level = is(2, NICE as u64)?;
+    #[allow(clippy::unnecessary_cast)] // One C library has it as a signed type.
+    allow(rules, libc::SYS_setpriority, vec![is(0, libc::PRIO_PROCESS as u64)?, is(1, 0)?, level])
 }
 
 fn memory(rules: &mut Rules) -> Result<(), ConfineError> {
@@ -257,9 +268,16 @@ mod tests {
             libc::SYS_fcntl,
             libc::SYS_tgkill,
             libc::SYS_tkill,
+            libc::SYS_setpriority,
         ] {
             assert!(!rules[&call].is_empty(), "{call} is allowed whatever its arguments");
         }
+    }
+
+    #[test]
+    fn only_a_worker_changes_a_priority() {
+        let allowed = |role| rules(role, NONE, 1).expect("rules").contains_key(&libc::SYS_setpriority);
+        assert!(allowed(Role::Worker) && !allowed(Role::Compile));
     }
 
     #[test]

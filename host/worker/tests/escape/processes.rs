@@ -109,6 +109,13 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
         done(libc::SYS_prlimit64, &[host(cell), libc::RLIMIT_DATA as usize, new.as_ptr() as usize, 0])
     }),
     attempt!(Anyone, "slow the host down", |cell| done(libc::SYS_setpriority, &[0, host(cell), 5])),
+    attempt!(Anyone, "slow the host down as it may itself", |cell| priority(PROCESS, host(cell), 10)),
+    attempt!(Anyone, "slow its own process down", |_| priority(PROCESS, std::process::id() as usize, 10)),
+    attempt!(Anyone, "step back further than it may", |_| priority(PROCESS, 0, 19)),
+    attempt!(Anyone, "step back less than it may", |_| priority(PROCESS, 0, 5)),
+    attempt!(Root, "step in front of others", |_| priority(PROCESS, 0, -5)),
+    attempt!(Anyone, "slow a group down", |_| reached(libc::SYS_setpriority, &[GROUP, NOBODY, 10])),
+    attempt!(Anyone, "slow a user down", |_| reached(libc::SYS_setpriority, &[USER, NOBODY, 10])),
     attempt!(Anyone, "hold the host on one processor", |cell| {
         let all = [u64::MAX; 16];
         done(libc::SYS_sched_setaffinity, &[host(cell), 128, all.as_ptr() as usize])
@@ -125,6 +132,17 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
     attempt!(Anyone, "leave its session", |_| done(libc::SYS_setsid, &[])),
     attempt!(Anyone, "wait for a child", |_| reached(libc::SYS_wait4, &[usize::MAX, 0, 1, 0])),
 ];
+
+/// As `setpriority(2)` has them.
+const PROCESS: usize = libc::PRIO_PROCESS as usize;
+const GROUP: usize = libc::PRIO_PGRP as usize;
+const USER: usize = libc::PRIO_USER as usize;
+/// A group and a user that nobody is: without the fences the kernel looks for them, and harms nobody.
+const NOBODY: usize = 0x3fff_fff0;
+
+fn priority(which: usize, who: usize, level: isize) -> Got {
+    done(libc::SYS_setpriority, &[which, who, level as usize])
+}
 
 fn host(cell: &Cell) -> usize {
     cell.host as usize

@@ -17,6 +17,7 @@ use windlass_core::manifest::Manifest;
 use windlass_core::ports::CallError;
 use windlass_core::reads::Query;
 use windlass_worker::confine::{Confinement, Role};
+use windlass_worker::courtesy::step_back;
 use windlass_worker::serve::{Serving, serve};
 
 struct Fake;
@@ -65,6 +66,7 @@ impl Guests for Fake {
             Some(("get", name)) => get(name, &*texts),
             Some(("list", kind)) => list(kind, &*texts),
             Some(("flood", count)) => flood(count, &*texts),
+            Some(("thread", script)) => on_thread(script, &*texts),
             Some(("children", count)) => Ok(vec![String::new(); count.parse().expect("a number")]),
             Some(("bytes", count)) => Ok(vec!["x".repeat(count.parse().expect("a number"))]),
             _ => {
@@ -132,6 +134,41 @@ fn shout(bytes: &[u8]) {
         let _written = rustix::io::write(descriptor, bytes);
     }
     act("hang");
+}
+
+/// Does what the words say, with milliseconds of wall time, and answers with the number of the thread.
+fn on_thread(script: &str, texts: &dyn Texts) -> Result<Vec<String>, Refusal> {
+    for word in script.split(',') {
+        match word.split_once('=') {
+            Some(("back", ms)) => step_back(in_ms(ms), Duration::from_millis(8)),
+            Some(("spin", ms)) => {
+                let until = in_ms(ms);
+                while Instant::now() < until {}
+            }
+            Some(("sleep", ms)) => {
+                std::thread::sleep(in_ms(ms).saturating_duration_since(Instant::now()));
+            }
+            Some(("hold", mib)) => hold(mib.parse().expect("a number")),
+            Some(("get", name)) => drop(get(name, texts)?),
+            _ => {}
+        }
+    }
+    Ok(vec![rustix::thread::gettid().as_raw_nonzero().to_string()])
+}
+
+/// Keeps all memory that there is but so many MiB. Not written to: what is reserved counts.
+fn hold(mib: usize) {
+    let mut held: Vec<Vec<u8>> = Vec::with_capacity(1 << 10);
+    let mut piece = Vec::new();
+    while piece.try_reserve_exact(1 << 20).is_ok() {
+        held.push(std::mem::take(&mut piece));
+    }
+    held.truncate(held.len() - mib);
+    std::mem::forget(held);
+}
+
+fn in_ms(number: &str) -> Instant {
+    Instant::now() + Duration::from_millis(number.parse().expect("a number"))
 }
 
 fn get(name: &str, texts: &dyn Texts) -> Result<Vec<String>, Refusal> {

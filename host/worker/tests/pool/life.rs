@@ -14,7 +14,7 @@ use windlass_worker::spare::Spare;
 use crate::scene::{LANES, Scene, kill, launch, until};
 
 pub(crate) fn a_call_is_answered_and_may_ask_the_cache() {
-    let scene = Scene::new();
+    let scene = Scene::narrow();
     let load = scene.load("web");
     assert!(scene.answers(load));
     assert_eq!(scene.children(load, "get:a"), ["ns/a"]);

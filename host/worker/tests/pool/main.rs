@@ -4,6 +4,7 @@
 //! with `worker`, and with `host` to be a host that is killed. Arguments choose tests by parts of their
 //! names; those that only measure run with `--measure`.
 
+mod courtesy;
 mod deaths;
 mod fake;
 mod figures;
@@ -32,6 +33,11 @@ const TESTS: &[Test] = tests![
     life::a_worker_that_cannot_run_guests_says_why,
     life::a_pool_that_is_shut_down_leaves_no_process,
     life::a_worker_ends_with_its_host,
+    courtesy::a_call_that_takes_long_is_nice_and_the_next_is_not,
+    courtesy::a_call_whose_time_is_over_is_answered_for,
+    courtesy::what_is_answered_for_is_not_heard_later,
+    courtesy::a_call_that_ends_in_time_answers_for_itself,
+    courtesy::without_room_for_another_thread_the_same_one_goes_on,
     deaths::a_worker_that_dies_fails_only_the_guilty_plugin,
     deaths::twenty_innocent_calls_in_flight_all_get_their_answer,
     deaths::a_worker_that_hangs_is_killed_within_its_deadline,

@@ -44,11 +44,20 @@ impl Scene {
 
     /// With workers that may use so many MiB.
     pub(crate) fn sized(program: &Path, mib: u64) -> Self {
+        Self::of(program, mib, LANES)
+    }
+
+    /// Where one call is made at a time, also by whoever fills a new worker.
+    pub(crate) fn narrow() -> Self {
+        Self::of(Path::new("/proc/self/exe"), 192, 1)
+    }
+
+    fn of(program: &Path, mib: u64, lanes: usize) -> Self {
         let folder = tempfile::tempdir().expect("a directory");
         let pool = Pool::start(PoolConfig {
             shared: launch(program, folder.path(), mib),
             solo: launch(program, folder.path(), mib),
-            lanes: LANES,
+            lanes,
             require_sandbox: false,
             spare: Spare::new(),
         });
