@@ -33,3 +33,4 @@ pub mod ports;
 pub mod reads;
 pub mod sampling;
 pub mod snapshot;
+pub mod urgency;

@@ -24,6 +24,7 @@ use crate::object::Object;
 use crate::plan::Plan;
 use crate::reads::{Query, Reads};
 use crate::snapshot::Snapshot;
+use crate::urgency::Urgency;
 
 /// What is known of the cluster. Answers come from memory and never wait.
 pub trait Cache: Send + Sync + 'static {
@@ -228,12 +229,12 @@ pub struct EventTarget {
 
 /// Takes keys that something may have changed for. Never waits.
 pub trait Sink: Send + Sync + 'static {
-    /// Queues a key; merges with an equal one that is queued already.
-    fn offer(&self, key: Key);
-    /// As [`offer`](Self::offer), for a key of which nothing is known to have changed:
-    /// it goes behind those of which something has. By default it does not.
-    fn offer_resync(&self, key: Key) {
-        self.offer(key);
+    /// Queues a key. Merges with an equal one that is queued already: the two are then as
+    /// urgent as the more urgent of them.
+    fn offer_as(&self, key: Key, urgency: Urgency);
+    /// As [`offer_as`](Self::offer_as), for a change of the primary.
+    fn offer(&self, key: Key) {
+        self.offer_as(key, Urgency::Change);
     }
 }
 

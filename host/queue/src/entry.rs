@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use windlass_core::urgency::Urgency;
 
-use crate::lanes::Urgency;
+use crate::trouble::{Growth, Trouble};
 
 /// How long a key stays away whose pass lost its leadership although nobody has told
 /// the queue. Only a safety net: the next term brings it at once.
@@ -15,12 +16,8 @@ const LEADING: Duration = Duration::from_millis(250);
 pub(crate) struct Entry {
     pub(crate) place: Place,
     pub(crate) urgency: Urgency,
-    /// Failures in a row.
-    pub(crate) failures: u32,
-    /// Of these, the last so many each followed an event.
-    pub(crate) hurried: u32,
-    /// Whether an event brought it forward since it failed last.
-    pub(crate) forward: bool,
+    /// Its failures since its last success, if there are any.
+    pub(crate) trouble: Option<Box<Trouble>>,
     /// No event brings it back before this.
     pub(crate) floor: Option<Instant>,
     /// `State::order` at the last offer.
@@ -39,8 +36,8 @@ pub(crate) enum Place {
     /// With somebody who holds a `Running`.
     Running {
         since: Instant,
-        /// The earliest instant at which somebody wants it again.
-        again: Option<Instant>,
+        /// The earliest instant at which somebody wants it again, and how urgently.
+        again: Option<(Instant, Urgency)>,
         /// Whether its plugin was forgotten meanwhile.
         forgotten: bool,
         /// `State::era` when it was handed out.
@@ -53,8 +50,10 @@ pub(crate) enum Place {
 pub(crate) enum Why {
     /// The end of its backoff.
     Failed,
-    /// A time that was asked for.
+    /// A time that was asked for: until then nothing is to be done.
     Asked,
+    /// Something that keeps it from being worked on, although it is wanted.
+    Held,
     /// This replica to lead, which ends the wait at once, or else a moment in which
     /// more may change.
     Standby,
@@ -81,9 +80,7 @@ impl Entry {
         Self {
             place: Place::Delayed { due: now, why: Why::Asked },
             urgency,
-            failures: 0,
-            hurried: 0,
-            forward: false,
+            trouble: None,
             floor: None,
             offered,
         }
@@ -94,34 +91,61 @@ impl Entry {
         matches!(self.place, Place::Ready { .. } | Place::Parked { .. })
     }
 
+    /// Its failures in a row.
+    pub(crate) fn failures(&self) -> u32 {
+        self.trouble.as_ref().map_or(0, |trouble| trouble.failures)
+    }
+
+    /// By what its pauses grow if its next pass fails.
+    pub(crate) fn growth(&self) -> Growth {
+        self.trouble.as_ref().map_or(Growth { honoured: 1, hurried: 0 }, |trouble| trouble.growth())
+    }
+
+    /// An event wants it back during the pause after its failure: `early`, if that is before
+    /// the pause is over.
+    pub(crate) fn event(&mut self, early: bool) {
+        if let Some(trouble) = &mut self.trouble {
+            trouble.event(early);
+        }
+    }
+
     /// Nothing that happened to it so far delays it any more.
     pub(crate) fn start_over(&mut self) {
-        (self.failures, self.hurried, self.forward, self.floor) = (0, 0, false, None);
+        (self.trouble, self.floor) = (None, None);
     }
 
     /// Counts the failure, or forgets all of them. Answers after which pause it
     /// comes back by itself, and after which at the earliest for an event.
-    pub(crate) fn settle(&mut self, ended: Ended) -> (Option<Duration>, Option<Duration>) {
-        let forward = std::mem::take(&mut self.forward);
+    pub(crate) fn settle(&mut self, ended: Ended, now: Instant) -> (Option<Duration>, Option<Duration>) {
         match ended {
-            Ended::OnChange | Ended::After(_) => {
-                (self.failures, self.hurried) = (0, 0);
-                match ended {
-                    Ended::After(pause) => (Some(pause), None),
-                    _ => (None, None),
-                }
+            Ended::OnChange => {
+                self.trouble = None;
+                (None, None)
             }
-            Ended::Postponed(pause) => {
-                self.forward = forward;
+            Ended::After(pause) => {
+                self.trouble = None;
                 (Some(pause), None)
             }
+            Ended::Postponed(pause) => (Some(pause), None),
             Ended::Backoff { pause, floor } => {
-                self.failures = self.failures.saturating_add(1);
-                self.hurried = if forward { self.hurried + 1 } else { 0 };
+                self.trouble.get_or_insert_with(|| Box::new(Trouble::new(now))).failed();
                 (Some(pause), Some(floor.min(pause)))
             }
             Ended::WhenLeading(_) => (Some(LEADING), Some(LEADING)),
         }
+    }
+
+    /// How urgent it is when it comes back after a pass that ended like this, `by_event` or by
+    /// itself; `again`: as which it was offered meanwhile.
+    pub(crate) fn urgency_after(&self, ended: Ended, again: Option<Urgency>, by_event: bool) -> Urgency {
+        let own = match ended {
+            // What the pass was for is done.
+            Ended::OnChange => return again.unwrap_or(self.urgency),
+            Ended::After(_) if by_event => return again.unwrap_or(self.urgency),
+            Ended::After(_) => Urgency::Change,
+            Ended::Postponed(_) | Ended::Backoff { .. } | Ended::WhenLeading(_) => self.urgency,
+        };
+        again.map_or(own, |again| again.min(own))
     }
 }
 

@@ -1,46 +1,60 @@
-//! Which key is next: a lane for each plugin, and turns between them.
+//! Which key is next: a lane for each plugin, and turns between them and between urgencies.
 //!
-//! The plugin with the fewest keys in work goes first, and among equals the one
-//! whose last turn, begun or ended, is longest ago. So a plugin with ten thousand keys, or with slow
-//! ones, never keeps another from its share of the slots. And no plugin has more
-//! keys in work than its bound, and the last slot is only for a plugin that has
-//! none ([`Shares`]), so that a slot is free for whoever comes next: without that
-//! the first to come fill all of them, and the next one waits for a slow pass to
-//! end.
+//! The plugin whose passes have taken the least time so far is next ([`Ledger`]), and among
+//! equals the one whose last turn, begun or ended, is longest ago. So a plugin with ten
+//! thousand keys, or with slow ones, never keeps another from its share of the time. And no
+//! plugin has more keys in work than its bound, nor begins more passes a second than its
+//! rate, and the last slot is only for a plugin that has none ([`Shares`]), so that a slot is
+//! free for whoever comes next: without that the first to come fill all of them, and the next
+//! one waits for a slow pass to end.
+//!
+//! Within a lane the most urgent key is next, but for the turns that the lower urgencies have
+//! for themselves ([`turn_of`]).
+
+mod ledger;
+mod rate;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use windlass_core::key::Key;
 use windlass_core::name::PluginName;
+use windlass_core::urgency::Urgency;
 
-/// How soon a key wants to be looked at among those of its own plugin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Urgency {
-    /// A standby found that it is not as it should be: first when that one leads.
-    Takeover,
-    /// Something changed, or a pause ran out.
-    Change,
-    /// Nothing is known to have changed: a resync.
-    Resync,
+use self::ledger::Ledger;
+use self::rate::Buckets;
+pub use self::rate::Rate;
+
+/// Turns of a plugin after which the shares of its urgencies begin anew.
+const ROUND: u64 = 16;
+
+/// Whose turn it is, of the urgencies of one plugin, although more urgent keys wait: four of
+/// sixteen turns are for what a child or a read brought, two for resyncs, one for what came
+/// when the plugin or the host started. So a plugin whose objects never rest still gets through
+/// all of them.
+fn turn_of(turn: u64) -> Option<Urgency> {
+    match turn % ROUND {
+        2 | 6 | 10 | 14 => Some(Urgency::Related),
+        0 | 8 => Some(Urgency::Resync),
+        12 => Some(Urgency::Startup),
+        _ => None,
+    }
 }
-
-/// One key in so many is the oldest resync even though changes wait, so that a
-/// plugin whose objects never rest still gets through its resyncs.
-const RESYNC_SHARE: u64 = 8;
 
 /// The keys that are ready, in lanes.
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
     lanes: BTreeMap<PluginName, Lane>,
-    /// Plugins that have a key ready and are below their bound, by keys in work and
-    /// then by turn: the first is next.
-    turns: BTreeMap<(usize, u64), PluginName>,
+    line: Line,
     /// Rises with each turn that is given out.
     turn: u64,
     ready: usize,
     in_work: usize,
     shares: Shares,
+    ledger: Ledger,
+    buckets: Buckets,
 }
 
 #[derive(Debug, Default)]
@@ -48,8 +62,44 @@ struct Lane {
     ready: BTreeMap<(Urgency, u64), Key>,
     in_work: usize,
     taken: u64,
-    /// Its place among those with as many keys in work.
+    /// Its place among those whose passes have taken as long.
     turn: u64,
+}
+
+/// A lane's place in line: the time that its plugin has had, then its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    at: (Duration, u64),
+    /// Whether it has no key in work.
+    idle: bool,
+}
+
+/// Plugins that may have one more key in work: the first is next.
+#[derive(Debug, Default)]
+struct Line {
+    all: BTreeMap<(Duration, u64), PluginName>,
+    /// Of these, those that have none in work.
+    idle: BTreeMap<(Duration, u64), PluginName>,
+}
+
+impl Line {
+    fn join(&mut self, place: Place, plugin: &PluginName) {
+        self.all.insert(place.at, plugin.clone());
+        if place.idle {
+            self.idle.insert(place.at, plugin.clone());
+        }
+    }
+
+    fn leave(&mut self, place: Place) {
+        self.all.remove(&place.at);
+        self.idle.remove(&place.at);
+    }
+
+    /// Who is next; `last`: for the last slot.
+    fn next(&self, last: bool) -> Option<&PluginName> {
+        let line = if last { &self.idle } else { &self.all };
+        line.first_key_value().map(|(_, plugin)| plugin)
+    }
 }
 
 /// How many keys of one plugin may be in work at once.
@@ -69,10 +119,10 @@ impl Shares {
         self.own.get(plugin).copied().or(self.most.filter(|_| self.contended))
     }
 
-    /// Whether a plugin with so many keys in work may have one more, of all that are.
-    fn spare(&self, own: usize, all: usize) -> bool {
-        let last = self.slots.is_some_and(|slots| all + 1 >= slots.get());
-        own == 0 || !last || !self.contended
+    /// Whether the next slot is the last one, when so many keys are in work, and only for
+    /// a plugin that has none of them.
+    fn is_last(&self, in_work: usize) -> bool {
+        self.contended && self.slots.is_some_and(|slots| in_work + 1 >= slots.get())
     }
 }
 
@@ -83,11 +133,17 @@ impl Lanes {
         Self { shares: Shares { slots, most, ..Shares::default() }, ..Self::default() }
     }
 
+    /// Lets each plugin begin only so many passes a second.
+    pub(crate) fn with_rate(self, rate: Option<Rate>) -> Self {
+        Self { buckets: Buckets::new(rate), ..self }
+    }
+
     /// Adds a key at its place; `order` is unique and rises with time.
     pub(crate) fn push(&mut self, key: Key, urgency: Urgency, order: u64) {
         self.turn += 1;
         let turn = self.turn;
         self.ready += 1;
+        self.ledger.open(&key.plugin);
         self.change(&key.plugin.clone(), |lane| {
             if lane.ready.is_empty() {
                 lane.turn = turn;
@@ -103,13 +159,16 @@ impl Lanes {
     }
 
     /// Takes the key whose turn it is, and counts it as in work.
-    pub(crate) fn take(&mut self) -> Option<Key> {
-        // Whoever is first has the fewest in work: if it may not, nobody may.
-        let spare = |(own, _): &(usize, u64)| self.shares.spare(*own, self.in_work);
-        let plugin = self.turns.first_key_value().filter(|(place, _)| spare(place))?.1.clone();
+    pub(crate) fn take(&mut self, now: Instant) -> Option<Key> {
+        for plugin in self.buckets.refilled(now) {
+            self.change_from(None, &plugin, |_| ());
+        }
+        let plugin = self.line.next(self.shares.is_last(self.in_work))?.clone();
         self.turn += 1;
         let turn = self.turn;
-        let key = self.change(&plugin, |lane| {
+        let before = self.place(&plugin);
+        self.buckets.take(&plugin, now);
+        let key = self.change_from(before, &plugin, |lane| {
             lane.turn = turn;
             lane.take()
         })?;
@@ -118,12 +177,14 @@ impl Lanes {
         Some(key)
     }
 
-    /// A key that was taken is no longer in work. Its plugin has had its turn then, and
-    /// goes behind whoever came while the key was in work.
-    pub(crate) fn done(&mut self, plugin: &PluginName) {
+    /// A key that was taken is no longer in work, after so long. Its plugin has had its turn
+    /// then, and goes behind whoever came while the key was in work and has had as much.
+    pub(crate) fn done(&mut self, plugin: &PluginName, took: Duration) {
         self.turn += 1;
         let turn = self.turn;
-        let was = self.change(plugin, |lane| {
+        let before = self.place(plugin);
+        self.ledger.charge(plugin, took);
+        let was = self.change_from(before, plugin, |lane| {
             lane.turn = turn;
             let was = lane.in_work;
             lane.in_work = was.saturating_sub(1);
@@ -137,16 +198,28 @@ impl Lanes {
         self.ready
     }
 
+    /// When somebody may be next who is kept back by its rate now.
+    pub(crate) fn next_token(&self) -> Option<Instant> {
+        self.buckets.next()
+    }
+
     /// Bounds one plugin; `None` gives it the bound of those that have none of their own.
     pub(crate) fn bound(&mut self, plugin: &PluginName, most: Option<NonZeroUsize>) {
-        let before = self.shares.of(plugin);
+        let before = self.place(plugin);
         match most {
             Some(most) => self.shares.own.insert(plugin.clone(), most),
             None => self.shares.own.remove(plugin),
         };
-        if self.shares.of(plugin) != before {
-            self.line_up();
-        }
+        self.change_from(before, plugin, |_| ());
+    }
+
+    /// Forgets what a plugin that is gone has had, and its bound. Its keys go one by one.
+    pub(crate) fn forget(&mut self, plugin: &PluginName) {
+        let before = self.place(plugin);
+        self.ledger.forget(plugin);
+        self.buckets.forget(plugin);
+        self.shares.own.remove(plugin);
+        self.change_from(before, plugin, |_| ());
     }
 
     /// Whether there is more than one plugin to share the slots between.
@@ -158,9 +231,11 @@ impl Lanes {
 
     /// Whether one more key of a plugin may be taken now.
     #[cfg(test)]
-    pub(crate) fn has_room(&self, plugin: &PluginName) -> bool {
+    pub(crate) fn has_room(&self, plugin: &PluginName, now: Instant) -> bool {
         let own = self.lanes.get(plugin).map_or(0, |lane| lane.in_work);
-        self.shares.of(plugin).is_none_or(|most| own < most.get()) && self.shares.spare(own, self.in_work)
+        self.buckets.has_token(plugin, now)
+            && self.shares.of(plugin).is_none_or(|most| own < most.get())
+            && (own == 0 || !self.shares.is_last(self.in_work))
     }
 
     /// How many keys of a plugin may be in work at once; `None` for any number.
@@ -168,50 +243,58 @@ impl Lanes {
         self.shares.of(plugin)
     }
 
+    /// Where a plugin is in line, if it is: with a key, below its bound and its rate.
+    fn place(&self, plugin: &PluginName) -> Option<Place> {
+        let lane = self.lanes.get(plugin)?;
+        let free = self.shares.of(plugin).is_none_or(|most| lane.in_work < most.get());
+        let in_line = free && !lane.ready.is_empty() && !self.buckets.is_empty(plugin);
+        let at = (self.ledger.expected(plugin, lane.in_work), lane.turn);
+        in_line.then_some(Place { at, idle: lane.in_work == 0 })
+    }
+
     /// Changes one lane and its place in line. A lane that is left empty goes.
     fn change<T>(&mut self, plugin: &PluginName, change: impl FnOnce(&mut Lane) -> T) -> T {
-        let most = self.shares.of(plugin);
+        self.change_from(self.place(plugin), plugin, change)
+    }
+
+    /// As [`change`](Self::change), for a lane whose place in line was `before`.
+    fn change_from<T>(
+        &mut self,
+        before: Option<Place>,
+        plugin: &PluginName,
+        change: impl FnOnce(&mut Lane) -> T,
+    ) -> T {
         let lane = self.lanes.entry(plugin.clone()).or_default();
-        let before = lane.place(most);
         let answer = change(lane);
-        let (after, empty) = (lane.place(most), lane.ready.is_empty() && lane.in_work == 0);
-        if before != after {
-            if let Some(place) = before {
-                self.turns.remove(&place);
-            }
-            if let Some(place) = after {
-                self.turns.insert(place, plugin.clone());
-            }
-        }
-        if empty {
+        if lane.ready.is_empty() && lane.in_work == 0 {
             self.lanes.remove(plugin);
+            self.ledger.close(plugin);
+        }
+        let after = self.place(plugin);
+        if before != after {
+            before.into_iter().for_each(|place| self.line.leave(place));
+            after.into_iter().for_each(|place| self.line.join(place, plugin));
         }
         answer
     }
 
-    /// Puts all lanes in line anew, after a bound has changed.
+    /// Puts all lanes in line anew, after the bound of several has changed.
     fn line_up(&mut self) {
-        let place = |(plugin, lane): (&PluginName, &Lane)| {
-            lane.place(self.shares.of(plugin)).map(|place| (place, plugin.clone()))
-        };
-        self.turns = self.lanes.iter().filter_map(place).collect();
+        let places: Vec<_> =
+            self.lanes.keys().filter_map(|plugin| Some((self.place(plugin)?, plugin.clone()))).collect();
+        self.line = Line::default();
+        places.iter().for_each(|(place, plugin)| self.line.join(*place, plugin));
     }
 }
 
 impl Lane {
-    /// Its place in line, if it is in line: with a key, and below its bound.
-    fn place(&self, most: Option<NonZeroUsize>) -> Option<(usize, u64)> {
-        let free = most.is_none_or(|most| self.in_work < most.get());
-        (free && !self.ready.is_empty()).then_some((self.in_work, self.turn))
-    }
-
     fn take(&mut self) -> Option<Key> {
         self.taken += 1;
         self.in_work += 1;
         // What waits for a takeover is soon worked off, and nothing goes before it.
         let takeover = self.ready.first_key_value().is_some_and(|(place, _)| place.0 == Urgency::Takeover);
-        if self.taken.is_multiple_of(RESYNC_SHARE) && !takeover {
-            let oldest = self.ready.range((Urgency::Resync, 0)..).next();
+        if let Some(urgency) = turn_of(self.taken).filter(|_| !takeover) {
+            let oldest = self.ready.range((urgency, 0)..=(urgency, u64::MAX)).next();
             if let Some(place) = oldest.map(|(place, _)| *place) {
                 return self.ready.remove(&place);
             }
@@ -222,137 +305,5 @@ impl Lane {
 
 #[cfg(test)]
 mod model;
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(plugin: &str, name: &str) -> Key {
-        Key::new(PluginName::try_new(plugin).expect("valid"), "ns", name)
-    }
-
-    fn lanes(keys: &[(&str, &str, Urgency)]) -> Lanes {
-        let mut lanes = Lanes::default();
-        for (order, (plugin, name, urgency)) in keys.iter().enumerate() {
-            lanes.push(key(plugin, name), *urgency, order as u64);
-        }
-        lanes
-    }
-
-    fn names(lanes: &mut Lanes, n: usize) -> String {
-        let names: Vec<_> = (0..n).map_while(|_| lanes.take()).map(|k| k.name.to_string()).collect();
-        names.join(" ")
-    }
-
-    use Urgency::{Change, Resync, Takeover};
-
-    #[test]
-    fn a_plugin_with_few_keys_does_not_queue_behind_one_with_many() {
-        let mut lanes = lanes(&[
-            ("a", "a1", Change),
-            ("a", "a2", Change),
-            ("a", "a3", Change),
-            ("b", "b1", Change),
-            ("b", "b2", Change),
-        ]);
-        assert_eq!(names(&mut lanes, 9), "a1 b1 a2 b2 a3");
-        assert_eq!(lanes.len(), 0);
-    }
-
-    #[test]
-    fn a_plugin_whose_passes_are_slow_does_not_take_the_slots_of_another() {
-        let mut lanes = lanes(&[("slow", "s1", Change), ("slow", "s2", Change), ("slow", "s3", Change)]);
-        assert_eq!(names(&mut lanes, 2), "s1 s2");
-        for order in 10..13 {
-            lanes.push(key("fast", "f"), Change, order);
-        }
-        for _ in 0..3 {
-            assert_eq!(names(&mut lanes, 1), "f");
-            lanes.done(&key("fast", "f").plugin);
-        }
-        assert_eq!(names(&mut lanes, 1), "s3");
-    }
-
-    #[test]
-    fn changes_go_before_resyncs_but_never_starve_them() {
-        let mut keys = vec![("a", "r", Resync)];
-        keys.extend((0..9).map(|_| ("a", "c", Change)));
-        assert_eq!(names(&mut lanes(&keys), 10), "c c c c c c c r c c");
-    }
-
-    #[test]
-    fn nothing_goes_before_what_waits_for_a_takeover() {
-        let mut keys = vec![("a", "r", Resync), ("a", "c", Change)];
-        keys.extend((0..9).map(|_| ("a", "t", Takeover)));
-        assert_eq!(names(&mut lanes(&keys), 11), "t t t t t t t t t c r");
-    }
-
-    #[test]
-    fn a_lane_that_is_empty_leaves_nothing_behind() {
-        let mut lanes = lanes(&[("a", "a1", Change), ("b", "b1", Change)]);
-        lanes.remove(&key("a", "").plugin, Change, 0);
-        let b = lanes.take().expect("one is left");
-        lanes.done(&b.plugin);
-        assert!(lanes.lanes.is_empty() && lanes.turns.is_empty());
-    }
-
-    #[test]
-    fn a_plugin_at_its_bound_waits_for_itself_and_for_nobody_else() {
-        let mut lanes = Lanes::new(None, NonZeroUsize::new(2));
-        lanes.set_contended(true);
-        for order in 0..4 {
-            lanes.push(key("a", &format!("a{order}")), Change, order);
-        }
-        assert_eq!(names(&mut lanes, 9), "a0 a1");
-        lanes.push(key("b", "b0"), Change, 9);
-        assert_eq!(names(&mut lanes, 9), "b0");
-        lanes.done(&key("b", "").plugin);
-        assert_eq!(names(&mut lanes, 9), "");
-        lanes.done(&key("a", "").plugin);
-        assert_eq!(names(&mut lanes, 9), "a2");
-    }
-
-    #[test]
-    fn a_bound_of_its_own_goes_before_the_common_one() {
-        let mut lanes = Lanes::new(None, NonZeroUsize::new(2));
-        let a = key("a", "").plugin;
-        lanes.set_contended(true);
-        lanes.bound(&a, NonZeroUsize::new(1));
-        for order in 0..4 {
-            lanes.push(key("a", &format!("a{order}")), Change, order);
-        }
-        assert_eq!((names(&mut lanes, 9).as_str(), lanes.bound_of(&a)), ("a0", NonZeroUsize::new(1)));
-        lanes.bound(&a, None);
-        assert_eq!((names(&mut lanes, 9).as_str(), lanes.bound_of(&a)), ("a1", NonZeroUsize::new(2)));
-        lanes.set_contended(false);
-        assert_eq!((names(&mut lanes, 9).as_str(), lanes.bound_of(&a)), ("a2 a3", None));
-    }
-
-    #[test]
-    fn whoever_comes_while_another_works_goes_before_its_next_key() {
-        let mut lanes = lanes(&[("a", "a1", Change), ("a", "a2", Change)]);
-        assert_eq!(names(&mut lanes, 1), "a1");
-        lanes.push(key("b", "b1"), Change, 9);
-        lanes.done(&key("a", "").plugin);
-        assert_eq!(names(&mut lanes, 2), "b1 a2");
-    }
-
-    #[test]
-    fn the_last_slot_is_for_a_plugin_that_has_none() {
-        let mut lanes = Lanes::new(NonZeroUsize::new(4), None);
-        for order in 0..8 {
-            lanes.push(key("a", &format!("a{order}")), Change, order);
-        }
-        assert_eq!(names(&mut lanes, 4), "a0 a1 a2 a3", "there is nobody else");
-        lanes.set_contended(true);
-        lanes.done(&key("a", "").plugin);
-        assert_eq!(names(&mut lanes, 1), "");
-        lanes.push(key("b", "b0"), Change, 9);
-        lanes.push(key("b", "b1"), Change, 10);
-        assert_eq!(names(&mut lanes, 1), "b0");
-        lanes.done(&key("a", "").plugin);
-        assert_eq!(names(&mut lanes, 1), "");
-        lanes.done(&key("a", "").plugin);
-        assert_eq!(names(&mut lanes, 9), "b1", "the next to last is for anybody");
-    }
-}
+mod tests;

@@ -12,9 +12,10 @@ use windlass_core::backoff::Backoff;
 use windlass_core::key::Key;
 use windlass_core::name::PluginName;
 use windlass_core::ports::Sink;
+use windlass_core::urgency::Urgency;
 
 use crate::entry::Ended;
-use crate::lanes::{Lanes, Urgency};
+use crate::lanes::{Lanes, Rate};
 use crate::running::Running;
 use crate::state::{Sizes, State, Stats, Waiting};
 use crate::view::View;
@@ -40,6 +41,9 @@ pub struct Config {
     /// have all slots. Default `None`: as many as the caller has slots; a host with
     /// several plugins wants [`half_of`] its slots.
     pub per_plugin: Option<NonZeroUsize>,
+    /// Passes of one plugin that may begin in a second; whoever has begun so many waits, and
+    /// nobody else. Default `None`: any number.
+    pub rate: Option<Rate>,
 }
 
 /// Half of the slots, at least one: the bound of one plugin with which another still
@@ -63,7 +67,15 @@ const HURRY: Backoff = backoff(Duration::from_millis(100), Duration::from_secs(5
 
 impl Default for Config {
     fn default() -> Self {
-        Self { backoff: BACKOFF, hurry: HURRY, paused: false, standby: false, slots: None, per_plugin: None }
+        Self {
+            backoff: BACKOFF,
+            hurry: HURRY,
+            paused: false,
+            standby: false,
+            slots: None,
+            per_plugin: None,
+            rate: None,
+        }
     }
 }
 
@@ -105,7 +117,7 @@ impl Queue {
             state: Mutex::new(State::new(
                 config.paused,
                 config.standby,
-                Lanes::new(config.slots, config.per_plugin),
+                Lanes::new(config.slots, config.per_plugin).with_rate(config.rate),
             )),
             wake: Notify::new(),
             config,
@@ -140,8 +152,8 @@ impl Queue {
         }
     }
 
-    /// Queues a key for which nothing is known to have changed: it waits behind
-    /// those of its plugin for which something has.
+    /// Queues a key for which nothing is known to have changed, as
+    /// [`offer_as`](Sink::offer_as) does with [`Urgency::Resync`].
     pub fn offer_resync(&self, key: Key) {
         self.put(key, Duration::ZERO, Urgency::Resync);
     }
@@ -274,9 +286,22 @@ impl Queue {
         &self.config
     }
 
-    pub(crate) fn finish(&self, running: &Running, ended: Ended, at_least: Option<Duration>) {
+    /// `error`: why it failed, if it did.
+    pub(crate) fn finish(
+        &self,
+        running: &Running,
+        ended: Ended,
+        at_least: Option<Duration>,
+        error: Option<&str>,
+    ) {
         let now = Instant::now();
-        self.lock().finish(running.key(), ended, at_least, now);
+        {
+            let mut state = self.lock();
+            state.finish(running.key(), ended, at_least, now);
+            if let (Ended::Backoff { .. }, Some(error)) = (ended, error) {
+                state.explain(running.key(), error);
+            }
+        }
         self.wake.notify_one();
         self.observer.finished(running.key(), running.worked(now));
     }
@@ -295,12 +320,8 @@ impl Queue {
 }
 
 impl Sink for Queue {
-    fn offer(&self, key: Key) {
-        self.put(key, Duration::ZERO, Urgency::Change);
-    }
-
-    fn offer_resync(&self, key: Key) {
-        Queue::offer_resync(self, key);
+    fn offer_as(&self, key: Key, urgency: Urgency) {
+        self.put(key, Duration::ZERO, urgency);
     }
 }
 

@@ -2,22 +2,24 @@
 //! that knows only who runs, who is owed a pass and how many may run at once.
 
 use std::collections::BTreeSet;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::select;
 use tokio::time::Instant;
 use windlass_core::key::Key;
 use windlass_core::name::PluginName;
+use windlass_core::urgency::Urgency;
 
 use crate::entry::{Ended, Place};
-use crate::lanes::{Lanes, Urgency};
+use crate::lanes::{Lanes, Rate};
 use crate::state::{Sizes, State};
 
 #[derive(Clone, Debug)]
 enum Op {
-    Offer(u8, u64, bool),
+    Offer(u8, u64, Urgency),
     Take,
     Finish(u8, u8, u64),
     Advance(u64),
@@ -31,7 +33,7 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        6 => (0..12u8, prop_oneof![Just(0u64), 1..5000u64], any::<bool>()).prop_map(|(k, ms, r)| Op::Offer(k, ms, r)),
+        6 => (0..12u8, prop_oneof![Just(0u64), 1..5000u64], select(&Urgency::ALL[1..])).prop_map(|(k, ms, u)| Op::Offer(k, ms, u)),
         6 => Just(Op::Take),
         5 => (any::<u8>(), 0..5u8, 0..3000u64).prop_map(|(i, how, ms)| Op::Finish(i, how, ms)),
         4 => (0..4000u64).prop_map(Op::Advance),
@@ -73,22 +75,23 @@ struct Model {
 
 impl Model {
     fn take(&mut self) -> bool {
-        let room: Vec<_> = (0..3).map(plugin).filter(|plugin| self.state.has_room(plugin)).collect();
+        let room: Vec<_> =
+            (0..3).map(plugin).filter(|plugin| self.state.has_room(plugin, self.now)).collect();
         let Some(taken) = self.state.take(self.now) else {
             assert!(self.state.is_paused() || self.nobody_may_run(), "a slot stays empty: {:?}", self.state);
             return false;
         };
         assert!(!self.running.contains(&taken.key), "{} runs twice at once", taken.key);
-        assert!(room.contains(&taken.key.plugin), "{} is above its plugin's bound", taken.key);
+        assert!(room.contains(&taken.key.plugin), "{} is above its plugin's bound or rate", taken.key);
         self.owed.remove(&taken.key);
         self.running.push(taken.key);
         true
     }
 
-    /// Whether every key that is ready is of a plugin at its bound.
+    /// Whether every key that is ready is of a plugin at its bound or its rate.
     fn nobody_may_run(&self) -> bool {
         let ready = self.state.entries.iter().filter(|(_, entry)| matches!(entry.place, Place::Ready { .. }));
-        !ready.into_iter().any(|(key, _)| self.state.has_room(&key.plugin))
+        !ready.into_iter().any(|(key, _)| self.state.has_room(&key.plugin, self.now))
     }
 
     fn finish(&mut self, at: u8, how: u8, ms: u64) {
@@ -105,8 +108,7 @@ impl Model {
 
     fn apply(&mut self, op: Op) {
         match op {
-            Op::Offer(k, ms, resync) => {
-                let urgency = if resync { Urgency::Resync } else { Urgency::Change };
+            Op::Offer(k, ms, urgency) => {
                 let at = self.now + Duration::from_millis(ms);
                 self.state.offer(key(k), at, urgency, self.now);
                 self.owed.insert(key(k));
@@ -171,9 +173,14 @@ impl Model {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn no_order_of_things_loses_a_key_or_runs_it_twice_at_once_or_beyond_its_bound(ops in vec(op(), 1..200)) {
+    fn no_order_of_things_loses_a_key_or_runs_it_twice_at_once_or_beyond_its_bound(
+        ops in vec(op(), 1..200),
+        rate in 0..20u32,
+    ) {
+        let rate = NonZeroU32::new(rate).map(|per_second| Rate { per_second });
+        let lanes = Lanes::new(NonZeroUsize::new(5), NonZeroUsize::new(3)).with_rate(rate);
         let mut model = Model {
-            state: State::new(false, false, Lanes::new(NonZeroUsize::new(5), NonZeroUsize::new(3))),
+            state: State::new(false, false, lanes),
             now: Instant::now(),
             running: Vec::new(),
             forgotten: BTreeSet::new(),

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use windlass_core::backoff::Backoff;
 use windlass_core::key::Key;
 use windlass_core::outcome::Next;
+use windlass_core::urgency::Urgency;
 
 use crate::entry::Ended;
-use crate::lanes::Urgency;
 use crate::queue::Queue;
 use crate::state::Taken;
 
@@ -37,20 +37,26 @@ pub struct Running {
     /// What spread them, in `0.0..1.0`.
     chance: f64,
     at_least: Option<Duration>,
+    /// What is said of its failure, should it fail.
+    error: Option<String>,
     finished: bool,
 }
 
+/// What is said of a pass that ended without a word.
+const DROPPED: &str = "the pass was dropped before it ended";
+
 impl Running {
     pub(crate) fn new(queue: Arc<Queue>, taken: Taken, chance: f64) -> Self {
-        let config = queue.config();
+        let (config, growth) = (queue.config(), taken.growth);
         Self {
-            pause: config.backoff.pause(taken.failures.saturating_add(1), chance),
-            floor: config.hurry.pause(taken.hurried.saturating_add(1), chance),
+            pause: config.backoff.pause(growth.honoured, chance),
+            floor: config.hurry.pause(growth.hurried.saturating_add(1), chance),
             key: taken.key,
             failures: taken.failures,
             started: Instant::now(),
             chance,
             at_least: None,
+            error: None,
             finished: false,
             queue,
         }
@@ -82,6 +88,11 @@ impl Running {
     pub fn pause_at_most(&mut self, most: Duration) {
         let spread = most.mul_f64(0.5 + 0.5 * self.chance);
         self.pause = self.pause.min(spread);
+    }
+
+    /// Says why the pass fails, for `/debug/queue`: one sentence, of which 512 bytes are kept.
+    pub fn fails_because(&mut self, error: &str) {
+        self.error = Some(error.to_owned());
     }
 
     /// Ends the pass: the key comes back as `next` says, or earlier if something
@@ -123,13 +134,14 @@ impl Running {
 
     fn end(&mut self, ended: Ended) {
         self.finished = true;
-        self.queue.finish(self, ended, self.at_least);
+        self.queue.finish(self, ended, self.at_least, self.error.as_deref());
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.finished {
+            self.error.get_or_insert_with(|| DROPPED.to_owned());
             self.end(self.failed());
         }
     }

@@ -8,9 +8,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use windlass_core::key::Key;
 use windlass_core::name::PluginName;
+use windlass_core::urgency::Urgency;
 
 use crate::entry::{Ended, Entry, Place, Why};
-use crate::lanes::{Lanes, Urgency};
+use crate::lanes::Lanes;
+use crate::trouble::{Errors, Growth};
 
 mod standby;
 
@@ -30,6 +32,7 @@ pub(crate) struct State {
     parked: usize,
     /// Rises with each offer; orders keys that are ready.
     order: u64,
+    errors: Errors,
 }
 
 /// How many keys are where.
@@ -52,7 +55,7 @@ struct Counts {
 pub(crate) struct Taken {
     pub(crate) key: Key,
     pub(crate) failures: u32,
-    pub(crate) hurried: u32,
+    pub(crate) growth: Growth,
     /// How long it was ready.
     pub(crate) queued: Duration,
 }
@@ -78,6 +81,11 @@ pub struct Stats {
     pub unfinished: Duration,
     /// Time that the oldest running pass has taken so far.
     pub longest: Duration,
+    /// How long the oldest key that is ready has been so; nothing while the queue is paused.
+    pub oldest: Duration,
+    /// Keys that have failed so often, or for so long, that somebody should look
+    /// ([`STUCK_FAILURES`](crate::STUCK_FAILURES), [`STUCK_AFTER`](crate::STUCK_AFTER)).
+    pub stuck: usize,
 }
 
 /// A key that is ready or parked and is not handed out, see [`Queue::waiting`](crate::Queue::waiting).
@@ -100,8 +108,8 @@ impl State {
 
     /// Whether one more key of a plugin may run now.
     #[cfg(test)]
-    pub(crate) fn has_room(&self, plugin: &PluginName) -> bool {
-        self.lanes.has_room(plugin)
+    pub(crate) fn has_room(&self, plugin: &PluginName, now: Instant) -> bool {
+        self.lanes.has_room(plugin, now)
     }
 
     /// How many keys of a plugin may run at once; `None` for as many as there are slots.
@@ -118,7 +126,8 @@ impl State {
     }
 
     /// Somebody wants `key` at `at`, which is `now` for an event. Whatever is
-    /// earliest wins; a failed key's floor wins over everything.
+    /// earliest wins; a failed key's floor wins over everything. Of two that want the same
+    /// the more urgent counts.
     pub(crate) fn offer(&mut self, key: Key, at: Instant, urgency: Urgency, now: Instant) {
         self.order += 1;
         let offered = self.order;
@@ -129,33 +138,35 @@ impl State {
             return self.put(&key, at, why, now);
         };
         entry.offered = offered;
-        let sooner = urgency.min(entry.urgency);
+        let merged = urgency.min(entry.urgency);
         match &mut entry.place {
             Place::Running { again, forgotten, .. } => {
-                // The urgency of the pass that runs is of no interest any more.
-                entry.urgency = again.map_or(urgency, |_| sooner);
-                *again = Some(again.map_or(at, |a| a.min(at)));
+                *again = Some(again.map_or((at, urgency), |(a, u)| (a.min(at), u.min(urgency))));
                 *forgotten = false;
             }
             Place::Ready { order, .. } => {
-                if sooner < entry.urgency {
+                if merged < entry.urgency {
                     self.lanes.remove(&key.plugin, entry.urgency, *order);
-                    self.lanes.push(key, sooner, *order);
-                    entry.urgency = sooner;
+                    self.lanes.push(key, merged, *order);
+                    entry.urgency = merged;
                 }
             }
             Place::Delayed { due, why: before } => {
                 let at = entry.floor.map_or(at, |floor| at.max(floor));
-                if at < *due {
-                    let (due, failed) = (*due, *before == Why::Failed);
-                    entry.urgency = sooner;
-                    entry.forward |= failed;
+                let (due, before, sooner) = (*due, *before, at < *due);
+                // Before the time that was asked for, nobody wants anything but this.
+                entry.urgency = if sooner && before == Why::Asked { urgency } else { merged };
+                let failed = before == Why::Failed;
+                if failed {
+                    entry.event(sooner);
+                }
+                if sooner {
                     self.due.remove(&(due, key.clone()));
                     self.put(&key, at, if failed { Why::Failed } else { why }, now);
                 }
             }
             Place::Parked { .. } => {
-                entry.urgency = sooner;
+                entry.urgency = merged;
                 self.parked -= 1;
                 // Whenever that is: should this replica lead before, it does not wait.
                 self.put(&key, at, Why::Standby, now);
@@ -169,7 +180,7 @@ impl State {
             return None;
         }
         self.promote(now);
-        let key = self.lanes.take()?;
+        let key = self.lanes.take(now)?;
         let entry = self.entries.get_mut(&key).expect("a key in a lane has an entry");
         let since = match entry.place {
             Place::Ready { since, .. } => since,
@@ -181,27 +192,30 @@ impl State {
             entry.urgency = Urgency::Change;
         }
         Some(Taken {
-            failures: entry.failures,
-            hurried: if entry.forward { entry.hurried + 1 } else { 0 },
+            failures: entry.failures(),
+            growth: entry.growth(),
             queued: now.duration_since(since),
             key,
         })
     }
 
-    /// When the next delayed key is due; `None` when none is or the queue is paused.
+    /// When the next key is due that waits for its own time, or for the rate of its plugin;
+    /// `None` when none does or the queue is paused.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.due.first().filter(|_| !self.paused).map(|(due, _)| *due)
+        let due = self.due.first().map(|(due, _)| *due);
+        due.into_iter().chain(self.lanes.next_token()).min().filter(|_| !self.paused)
     }
 
     /// The pass of `key` has ended. Nothing ever comes back before `at_least`.
     pub(crate) fn finish(&mut self, key: &Key, ended: Ended, at_least: Option<Duration>, now: Instant) {
-        self.lanes.done(&key.plugin);
-        let Some(entry) = self.entries.get_mut(key) else {
+        let running = self.entries.get(key).and_then(|entry| match entry.place {
+            Place::Running { since, again, forgotten, era } => Some((since, again, forgotten, era)),
+            Place::Ready { .. } | Place::Delayed { .. } | Place::Parked { .. } => None,
+        });
+        let Some((since, again, forgotten, era)) = running else {
             return;
         };
-        let Place::Running { again, forgotten, era, .. } = entry.place else {
-            return;
-        };
+        self.lanes.done(&key.plugin, now.duration_since(since));
         if forgotten {
             self.entries.remove(key);
             return;
@@ -212,19 +226,23 @@ impl State {
         };
         let (least, standing_by) = (self.least(now), self.standing_by);
         let entry = self.entries.get_mut(key).expect("it was there a moment ago");
-        let (wait, floor) = entry.settle(ended);
+        let (wait, floor) = entry.settle(ended, now);
         let floor = floor.max(at_least).map(|pause| now + pause);
         entry.floor = floor;
         let failed = matches!(ended, Ended::Backoff { .. });
         let postponed = matches!(ended, Ended::Postponed(_));
         let wanted = wait.map(|pause| now + pause);
         let wanted = wanted.max(wanted.and(floor)).map(|at| at.max(least));
-        let event = again.map(|at| floor.map_or(at, |floor| at.max(floor)).max(least));
+        let event = again.map(|(at, _)| floor.map_or(at, |floor| at.max(floor)).max(least));
         let by_event = event.is_some() && wanted.is_none_or(|wanted| event < Some(wanted));
-        entry.forward |= failed && by_event;
+        entry.urgency = entry.urgency_after(ended, again.map(|(_, urgency)| urgency), by_event);
+        if failed && event.is_some() {
+            entry.event(by_event);
+        }
         let why = match failed {
             true => Why::Failed,
             false if needs_leader || (standing_by && (by_event || postponed)) => Why::Standby,
+            false if by_event || postponed => Why::Held,
             false => Why::Asked,
         };
         match if by_event { event } else { wanted } {
@@ -232,6 +250,13 @@ impl State {
                 self.entries.remove(key);
             }
             Some(at) => self.put_back(key, at, why, now),
+        }
+    }
+
+    /// Keeps what was said of the failure of a key, until it fails or succeeds again.
+    pub(crate) fn explain(&mut self, key: &Key, error: &str) {
+        if let Some(trouble) = self.entries.get_mut(key).and_then(|entry| entry.trouble.as_mut()) {
+            trouble.says(error, &self.errors);
         }
     }
 
@@ -243,7 +268,7 @@ impl State {
             self.remove(&key);
         }
         self.counts.remove(plugin);
-        self.lanes.bound(plugin, None);
+        self.lanes.forget(plugin);
         self.lanes.set_contended(self.counts.len() > 1);
     }
 
@@ -287,8 +312,14 @@ impl State {
         }
         for (key, entry) in &self.entries {
             let stats = all.entry(key.plugin.clone()).or_default();
+            stats.stuck += usize::from(entry.trouble.as_ref().is_some_and(|trouble| trouble.is_stuck(now)));
             match entry.place {
-                Place::Ready { .. } => stats.depth += 1,
+                Place::Ready { since, .. } => {
+                    stats.depth += 1;
+                    if !self.paused {
+                        stats.oldest = stats.oldest.max(now.duration_since(since));
+                    }
+                }
                 Place::Delayed { .. } => stats.delayed += 1,
                 Place::Parked { .. } => stats.parked += 1,
                 Place::Running { since, .. } => {

@@ -5,12 +5,16 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 use windlass_core::key::Key;
+use windlass_core::urgency::Urgency;
 
 use crate::entry::{Entry, Place, Why};
 use crate::state::State;
+use crate::trouble::Trouble;
 
 /// Most rows of one [`View`].
 pub const ROWS_MAX: usize = 1000;
+/// Most stuck keys of one [`View`].
+pub const STUCK_MAX: usize = 100;
 
 /// The queue at one instant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -31,6 +35,28 @@ pub struct View {
     pub rows: Vec<Row>,
     /// Keys that are not in `rows`, because there are more than [`ROWS_MAX`].
     pub left_out: usize,
+    /// Keys that somebody should look at, because they have failed
+    /// [`STUCK_FAILURES`](crate::STUCK_FAILURES) times in a row or for
+    /// [`STUCK_AFTER`](crate::STUCK_AFTER); those first that have failed for longest.
+    pub stuck: Vec<Stuck>,
+    /// Stuck keys that are not in `stuck`, because there are more than [`STUCK_MAX`].
+    pub stuck_left_out: usize,
+}
+
+/// One key that fails again and again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stuck {
+    /// `<plugin>:<namespace>/<name>`.
+    pub key: String,
+    /// Its failures in a row.
+    pub failures: u32,
+    /// Milliseconds since it failed first.
+    pub failing_for_ms: u64,
+    /// Milliseconds until it is tried again; 0 when it is ready or runs.
+    pub due_in_ms: u64,
+    /// What was said of the last failure, at most 512 bytes; `None` when so many keys fail that
+    /// not every one is quoted.
+    pub last_error: Option<String>,
 }
 
 /// One key.
@@ -40,6 +66,8 @@ pub struct Row {
     pub key: String,
     /// Where it is.
     pub state: RowState,
+    /// How urgent it is among those of its plugin.
+    pub urgency: Urgency,
     /// Its failures in a row.
     pub failures: u32,
     /// Milliseconds until it comes back; 0 when it is ready or runs.
@@ -76,7 +104,10 @@ impl View {
             entries.truncate(ROWS_MAX);
         }
         entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let (stuck, stuck_left_out) = stuck(state, now);
         Self {
+            stuck,
+            stuck_left_out,
             paused: state.is_paused(),
             standing_by: state.is_standing_by(),
             depth: sizes.ready,
@@ -102,11 +133,39 @@ impl Row {
         Self {
             key: key.to_string(),
             state,
-            failures: entry.failures,
+            urgency: entry.urgency,
+            failures: entry.failures(),
             due_in_ms: millis(due.map(|due| due.duration_since(now))),
             for_ms: millis(since.map(|since| now.duration_since(since))),
         }
     }
+}
+
+/// The stuck keys that are shown, and how many are not.
+fn stuck(state: &State, now: Instant) -> (Vec<Stuck>, usize) {
+    let all = state.entries.iter().filter_map(|(key, entry)| Some((key, entry, entry.trouble.as_deref()?)));
+    let mut all: Vec<_> = all.filter(|(_, _, trouble)| trouble.is_stuck(now)).collect();
+    let before = |a: &(&Key, _, &Trouble), b: &(&Key, _, &Trouble)| (a.2.since, a.0).cmp(&(b.2.since, b.0));
+    let left_out = all.len().saturating_sub(STUCK_MAX);
+    if left_out > 0 {
+        all.select_nth_unstable_by(STUCK_MAX, before);
+        all.truncate(STUCK_MAX);
+    }
+    all.sort_unstable_by(before);
+    let shown = all.iter().map(|(key, entry, trouble): &(&Key, &Entry, &Trouble)| {
+        let due = match entry.place {
+            Place::Delayed { due, .. } => Some(due.duration_since(now)),
+            Place::Running { .. } | Place::Ready { .. } | Place::Parked { .. } => None,
+        };
+        Stuck {
+            key: key.to_string(),
+            failures: trouble.failures,
+            failing_for_ms: millis(Some(now.duration_since(trouble.since))),
+            due_in_ms: millis(due),
+            last_error: trouble.error().map(str::to_owned),
+        }
+    });
+    (shown.collect(), left_out)
 }
 
 /// What is shown first: the longest running, the longest ready, the next due, the

@@ -163,6 +163,44 @@ async fn slots_are_shared_evenly_between_those_that_have_work_for_all_of_them() 
     assert!(a.abs_diff(b) <= 1 && a + b >= 29 * SLOTS, "{a} and {b} passes");
 }
 
+/// The time that passes of each of two plugins took within ten seconds, when both have work all the
+/// time: for the one 1 ms a pass, for the other 50 ms.
+async fn spent(slots: usize, say: Told) -> [Duration; 2] {
+    let (queue, _) = told(slots, say);
+    for n in 0..4 * SLOTS {
+        queue.offer(key("quick", n));
+        queue.offer(key("slow", n));
+    }
+    let spent = Arc::new(Mutex::new([Duration::ZERO; 2]));
+    let mut workers = JoinSet::new();
+    for _ in 0..slots {
+        let (queue, spent) = (queue.clone(), spent.clone());
+        workers.spawn(async move {
+            loop {
+                let running = queue.next().await;
+                let which = usize::from(running.key().plugin.as_str() == "slow");
+                let took = Duration::from_millis([1, 50][which]);
+                sleep(took).await;
+                queue.offer(running.key().clone());
+                running.finish(Next::OnChange);
+                spent.lock().expect("no panic")[which] += took;
+            }
+        });
+    }
+    sleep(Duration::from_secs(10)).await;
+    workers.shutdown().await;
+    *spent.lock().expect("no panic")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plugin_with_passes_of_1_ms_and_one_of_50_ms_have_the_same_time() {
+    for (slots, say) in [(1, Told::Nothing), (3, Told::Nothing), (SLOTS, Told::All(half_of(SLOTS).get()))] {
+        let [quick, slow] = spent(slots, say).await;
+        let share = quick.as_secs_f64() / (quick + slow).as_secs_f64();
+        assert!((0.49..0.51).contains(&share), "{quick:?} and {slow:?} with {slots} slots");
+    }
+}
+
 /// Everything that is handed out before somebody has to wait.
 async fn handed_out(queue: &Arc<Queue>) -> Vec<Running> {
     let mut all = Vec::new();

@@ -176,6 +176,9 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
             decided: pass.decided,
             warnings: &pass.warnings,
         });
+        if let Outcome::Failed(failure) = &outcome {
+            running.fails_because(&failure.message);
+        }
         match &outcome {
             Outcome::Waiting => running.postpone(pass.wait.unwrap_or(WAITING)),
             // Events may be late; writes are what a takeover is for.

@@ -23,6 +23,7 @@ use windlass_core::name::PluginName;
 use windlass_core::object::Object;
 use windlass_core::ports::{Cache, Read, Sink, Written};
 use windlass_core::reads::{Query, Reads};
+use windlass_core::urgency::Urgency;
 
 use crate::budget::{Budget, Cost};
 use crate::interest::Interest;
@@ -148,7 +149,7 @@ impl ClusterCache {
         self.require(&plugins);
         drop(plugins);
         if old.is_none_or(|old| old.manifest.primary != manifest.primary) {
-            self.offer_primaries(plugin, &manifest.primary);
+            self.offer_primaries(plugin, &manifest.primary, Urgency::Startup);
         }
     }
 
@@ -170,28 +171,32 @@ impl ClusterCache {
             .map(|(name, wanted)| (name.clone(), wanted.manifest.primary.clone()))
             .collect();
         for (plugin, primary) in all {
-            self.offer_primaries(&plugin, &primary);
+            self.offer_primaries(&plugin, &primary, Urgency::Resync);
         }
     }
 
-    /// Turns a change into keys.
-    pub(crate) fn route(&self, gvk: &Gvk, need: &Need, change: &Change) {
+    /// Turns a change into keys. `first`: it is not known to be one, because its kind is being
+    /// listed for the first time.
+    pub(crate) fn route(&self, gvk: &Gvk, need: &Need, change: &Change, first: bool) {
         let old = change.old.as_deref().map(Object::meta);
         let new = change.new.as_deref().map(Object::meta);
         let Some(meta) = new.or(old) else {
             return;
         };
-        let mut keys = BTreeSet::new();
-        for plugin in &need.primary_of {
-            keys.insert(Key::new(plugin.clone(), meta.namespace.clone(), meta.name.clone()));
-        }
+        let key = |plugin: &PluginName| Key::new(plugin.clone(), meta.namespace.clone(), meta.name.clone());
+        let own: BTreeSet<Key> = need.primary_of.iter().map(key).collect();
+        let mut related = BTreeSet::new();
         for meta in [old, new].into_iter().flatten() {
             let owner = meta.owner(&self.host_namespace);
-            keys.extend(owner.filter(|key| need.child_of.contains(&key.plugin)));
+            related.extend(owner.filter(|key| need.child_of.contains(&key.plugin)));
         }
-        self.interest().find(gvk, old, new, &mut keys);
-        for key in keys {
-            self.sink.offer(key);
+        self.interest().find(gvk, old, new, &mut related);
+        let of = |urgency| if first { Urgency::Startup } else { urgency };
+        for key in related.difference(&own) {
+            self.sink.offer_as(key.clone(), of(Urgency::Related));
+        }
+        for key in own {
+            self.sink.offer_as(key, of(Urgency::Change));
         }
     }
 
@@ -204,12 +209,12 @@ impl ClusterCache {
             let mut kinds = kinds_of(&manifest);
             if kinds.any(|kind| kind == gvk) && kinds_of(&manifest).all(|kind| self.is_synced(kind)) {
                 self.budget.fits(&plugin);
-                self.offer_primaries(&plugin, &manifest.primary);
+                self.offer_primaries(&plugin, &manifest.primary, Urgency::Startup);
             }
         }
     }
 
-    fn offer_primaries(&self, plugin: &PluginName, primary: &Gvk) {
+    fn offer_primaries(&self, plugin: &PluginName, primary: &Gvk, urgency: Urgency) {
         let Some(kind) = self.of(primary) else {
             return;
         };
@@ -221,7 +226,7 @@ impl ClusterCache {
             metas.map(|meta| key(plugin, &meta.namespace, &meta.name)).collect()
         });
         for key in keys {
-            self.sink.offer_resync(key);
+            self.sink.offer_as(key, urgency);
         }
     }
 

@@ -31,8 +31,8 @@ pub(crate) struct KindCache {
 pub(crate) enum Put {
     /// It is as it was, or nobody asked.
     NoNews,
-    /// It has changed.
-    News(Change, Arc<Need>),
+    /// It has changed; or, if `first`, its kind is being listed for the first time.
+    News { change: Change, need: Arc<Need>, first: bool },
     /// There was no room: the first one of its kind that had none.
     Full,
 }
@@ -206,7 +206,7 @@ impl KindCache {
                 return Put::Full;
             }
             match state.objects.put(object) {
-                Some(change) => Put::News(change, state.need.clone()),
+                Some(change) => Put::News { change, need: state.need.clone(), first: !state.listed },
                 None => Put::NoNews,
             }
         });
@@ -317,9 +317,9 @@ mod tests {
         let budget = Budget::new(Some(size + size / 2));
         let kind = kind(&budget, need(&[]));
         kind.begin(0, false);
-        assert!(matches!(kind.put(0, object(3), &budget), Put::News(..)));
+        assert!(matches!(kind.put(0, object(3), &budget), Put::News { .. }));
         assert!(kind.listed(0, 3).1 && kind.is_synced());
-        assert!(matches!(kind.put(0, object(4), &budget), Put::News(..)), "it does not grow");
+        assert!(matches!(kind.put(0, object(4), &budget), Put::News { .. }), "it does not grow");
         let other = object(5).json().replace("\"a\"", "\"b\"");
         let other = || Object::parse(&kind.gvk, &other).expect("an object");
         assert!(matches!(kind.put(0, other(), &budget), Put::Full));
@@ -339,7 +339,7 @@ mod tests {
         let budget = Budget::new(None);
         let kind = kind(&budget, need(&[("a", "1")]));
         kind.begin(0, false);
-        assert!(matches!(kind.put(0, object(3), &budget), Put::News(..)));
+        assert!(matches!(kind.put(0, object(3), &budget), Put::News { .. }));
         assert!(kind.listed(0, 5).1);
         kind.require(need(&[]), 1);
         assert!(!kind.is_synced(), "a wider list is due");
@@ -348,7 +348,7 @@ mod tests {
         kind.reached(0, 9);
         assert_eq!((kind.is_synced(), kind.newest()), (false, 5));
         kind.begin(1, false);
-        assert!(matches!(kind.put(1, object(7), &budget), Put::News(..)));
+        assert!(matches!(kind.put(1, object(7), &budget), Put::News { .. }));
         assert!(kind.listed(1, 9).1 && kind.is_synced());
         kind.require(need(&[("a", "1")]), 2);
         assert!(kind.is_synced(), "a narrower list changes nothing that is known");

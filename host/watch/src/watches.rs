@@ -274,7 +274,7 @@ impl KindTarget {
     fn route_all(&self, changes: &[Change]) {
         let need = self.kind.need();
         for change in changes {
-            self.cache.route(&self.kind.gvk, &need, change);
+            self.cache.route(&self.kind.gvk, &need, change, false);
         }
     }
 }
@@ -293,7 +293,7 @@ impl Target for KindTarget {
         let version = object.meta().resource_version.as_ref().into();
         match self.kind.put(self.round, object, self.cache.budget()) {
             Put::NoNews => {}
-            Put::News(change, need) => self.cache.route(&self.kind.gvk, &need, &change),
+            Put::News { change, need, first } => self.cache.route(&self.kind.gvk, &need, &change, first),
             Put::Full => {
                 self.cache.overflowed(&self.kind);
                 self.changes.send_replace(());
@@ -305,7 +305,7 @@ impl Target for KindTarget {
     fn gone(&mut self, text: &str) -> Result<Box<str>, ObjectError> {
         let last = Object::parse(&self.kind.gvk, text)?;
         if let Some((change, need)) = self.kind.remove(self.round, &last) {
-            self.cache.route(&self.kind.gvk, &need, &change);
+            self.cache.route(&self.kind.gvk, &need, &change, false);
         }
         Ok(last.meta().resource_version.as_ref().into())
     }

@@ -11,6 +11,7 @@ use windlass_core::kind::Gvk;
 use windlass_core::name::PluginName;
 use windlass_core::ports::{Cache as _, Sink};
 use windlass_core::reads::{Query, Reads};
+use windlass_core::urgency::Urgency;
 use windlass_watch::watches::Watches;
 
 /// Bytes that are allocated and not freed.
@@ -40,7 +41,7 @@ static COUNTING: Counting = Counting;
 struct Nobody;
 
 impl Sink for Nobody {
-    fn offer(&self, _: Key) {}
+    fn offer_as(&self, _: Key, _: Urgency) {}
 }
 
 const KEYS: usize = 100_000;

@@ -1,5 +1,6 @@
 //! Random orders of everything that can happen to the lanes, against the rule written
-//! down as plainly as can be: look at everybody in line, one after the other.
+//! down as plainly as can be: look at everybody in line, one after the other. What each has
+//! had is taken from the ledger, which has tests of its own.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -8,6 +9,12 @@ use proptest::prelude::*;
 
 use super::*;
 
+impl Lanes {
+    fn in_work_of(&self, plugin: &PluginName) -> usize {
+        self.lanes.get(plugin).map_or(0, |lane| lane.in_work)
+    }
+}
+
 /// Plugins that there are.
 const PLUGINS: usize = 5;
 
@@ -15,7 +22,7 @@ const PLUGINS: usize = 5;
 enum Op {
     Push(usize),
     Take,
-    Done(usize),
+    Done(usize, u64),
     Remove(usize),
     Bound(usize, usize),
     Contended(bool),
@@ -26,7 +33,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => plugin.clone().prop_map(Op::Push),
         8 => Just(Op::Take),
-        5 => plugin.clone().prop_map(Op::Done),
+        5 => (plugin.clone(), 0..50u64).prop_map(|(plugin, ms)| Op::Done(plugin, ms)),
         1 => plugin.clone().prop_map(Op::Remove),
         1 => (plugin, 0..4usize).prop_map(|(plugin, most)| Op::Bound(plugin, most)),
         1 => any::<bool>().prop_map(Op::Contended),
@@ -74,13 +81,11 @@ impl Rule {
         self.ready[plugin].insert(order);
     }
 
-    fn take(&mut self) -> Option<(usize, u64)> {
+    fn take(&mut self, had: impl Fn(usize) -> Duration) -> Option<(usize, u64)> {
+        let last = self.contended && self.in_work.iter().sum::<usize>() + 1 >= SLOTS;
         let free = self.line.iter().copied().filter(|p| self.in_work[*p] < self.most(*p));
-        let plugin = free.min_by_key(|p| self.in_work[*p])?;
-        let last = self.in_work.iter().sum::<usize>() + 1 >= SLOTS;
-        if last && self.contended && self.in_work[plugin] > 0 {
-            return None;
-        }
+        // Of those that have had as much the first in line is the least.
+        let plugin = free.filter(|p| !last || self.in_work[*p] == 0).min_by_key(|p| had(*p))?;
         self.line.retain(|p| *p != plugin);
         self.in_work[plugin] += 1;
         let order = self.ready[plugin].pop_first()?;
@@ -106,12 +111,15 @@ fn apply(op: Op, order: u64, lanes: &mut Lanes, rule: &mut Rule) {
             rule.push(p, order);
         }
         Op::Take => {
-            let taken = lanes.take().map(|key| (number(&key.plugin), key.name.parse().expect("an order")));
-            assert_eq!(taken, rule.take());
+            let wanted = rule.take(|p| lanes.ledger.expected(&plugin(p), lanes.in_work_of(&plugin(p))));
+            let taken = lanes.take(Instant::now());
+            let taken = taken.map(|key| (number(&key.plugin), key.name.parse().expect("an order")));
+            assert_eq!(taken, wanted);
         }
-        Op::Done(p) => {
-            lanes.done(&plugin(p));
-            rule.in_work[p] = rule.in_work[p].saturating_sub(1);
+        Op::Done(p, _) if rule.in_work[p] == 0 => {}
+        Op::Done(p, ms) => {
+            lanes.done(&plugin(p), Duration::from_millis(ms));
+            rule.in_work[p] -= 1;
             if !rule.ready[p].is_empty() {
                 rule.line.retain(|other| *other != p);
                 rule.line.push_back(p);
@@ -141,14 +149,16 @@ proptest! {
         for (order, op) in ops.into_iter().enumerate() {
             apply(op, order as u64, &mut lanes, &mut rule);
             assert_eq!(lanes.len(), rule.ready.iter().map(BTreeSet::len).sum::<usize>());
-            assert!(lanes.turns.len() <= rule.line.len(), "somebody is in line who has nothing");
+            assert!(lanes.line.all.len() <= rule.line.len(), "somebody is in line who has nothing");
+            assert!(lanes.line.idle.len() <= lanes.line.all.len());
         }
         for p in 0..PLUGINS {
             while rule.remove(p).map(|order| lanes.remove(&plugin(p), Urgency::Change, order)).is_some() {}
             for _ in 0..rule.in_work[p] {
-                lanes.done(&plugin(p));
+                lanes.done(&plugin(p), Duration::from_millis(1));
             }
         }
-        assert!(lanes.lanes.is_empty() && lanes.turns.is_empty() && lanes.len() == 0);
+        assert!(lanes.lanes.is_empty() && lanes.line.all.is_empty() && lanes.line.idle.is_empty());
+        assert_eq!(lanes.len(), 0);
     }
 }

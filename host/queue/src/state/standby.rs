@@ -66,8 +66,7 @@ impl State {
             return None;
         };
         if let Ended::WhenLeading(urgency) = ended {
-            let asked = again.map_or(urgency, |_| entry.urgency);
-            entry.urgency = urgency.min(asked);
+            entry.urgency = urgency;
         }
         match (ended, self.standing_by, era == self.era) {
             (Ended::WhenLeading(_), true, same) => {
@@ -93,7 +92,9 @@ impl Entry {
     fn waits_for_a_term(&self) -> Option<Instant> {
         match self.place {
             Place::Parked { since } => Some(since),
-            Place::Delayed { due, why } => (why != Why::Asked || self.failures > 0).then_some(due),
+            Place::Delayed { due, why } => {
+                (matches!(why, Why::Failed | Why::Standby) || self.failures() > 0).then_some(due)
+            }
             Place::Ready { .. } | Place::Running { .. } => None,
         }
     }

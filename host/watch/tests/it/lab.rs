@@ -21,6 +21,7 @@ use windlass_core::kind::Gvk;
 use windlass_core::manifest::{ChildRule, Manifest, ReadRule, Unwanted};
 use windlass_core::name::PluginName;
 use windlass_core::ports::{Cache, Sink};
+use windlass_core::urgency::Urgency;
 use windlass_watch::cache::ClusterCache;
 use windlass_watch::watches::Watches;
 
@@ -185,33 +186,28 @@ impl Stream {
     }
 }
 
-/// Keeps the keys that were offered, and of them those of which nothing had changed.
+/// Keeps the keys that were offered, and how urgently.
 #[derive(Clone, Default)]
-pub(crate) struct Keys(Arc<Mutex<Vec<String>>>, Arc<Mutex<Vec<String>>>);
+pub(crate) struct Keys(Arc<Mutex<Vec<(String, Urgency)>>>);
 
 impl Sink for Keys {
-    fn offer(&self, key: Key) {
-        self.0.lock().expect("no test panics with it").push(key.to_string());
-    }
-
-    fn offer_resync(&self, key: Key) {
-        self.1.lock().expect("no test panics with it").push(key.to_string());
-        self.offer(key);
+    fn offer_as(&self, key: Key, urgency: Urgency) {
+        self.0.lock().expect("no test panics with it").push((key.to_string(), urgency));
     }
 }
 
 impl Keys {
-    /// The keys since the last call that were offered although nothing had changed.
-    pub(crate) fn resyncs(&self) -> Vec<String> {
-        std::mem::take(&mut *self.1.lock().expect("no test panics with it"))
-    }
-
-    /// The keys since the last call, once everything that can run has run.
-    pub(crate) async fn take(&self) -> Vec<String> {
+    /// As [`take`](Self::take), with how urgent each is.
+    pub(crate) async fn urgencies(&self) -> Vec<(String, Urgency)> {
         settle().await;
         let mut keys = std::mem::take(&mut *self.0.lock().expect("no test panics with it"));
         keys.sort();
         keys
+    }
+
+    /// The keys since the last call, once everything that can run has run.
+    pub(crate) async fn take(&self) -> Vec<String> {
+        self.urgencies().await.into_iter().map(|(key, _)| key).collect()
     }
 }
 

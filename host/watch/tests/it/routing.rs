@@ -2,6 +2,7 @@
 
 use windlass_core::ports::{Cache as _, Read};
 use windlass_core::reads::{Query, Reads};
+use windlass_core::urgency::Urgency;
 
 use crate::lab::*;
 
@@ -68,12 +69,48 @@ async fn what_was_read_brings_the_reader() {
     assert!(lab.keys.take().await.is_empty());
 }
 
+/// The one key that everything here is about, as urgent as that.
+fn one(urgency: Urgency) -> [(String, Urgency); 1] {
+    [("p:ns/a".to_owned(), urgency)]
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_resync_goes_behind_what_has_changed() {
     let (lab, stream) = Lab::with_webs(&[object("a", 1)]).await;
-    lab.keys.resyncs();
     stream.event("MODIFIED", &object("a", 11));
-    assert_eq!((lab.keys.take().await, lab.keys.resyncs()), (vec!["p:ns/a".to_owned()], vec![]));
+    assert_eq!(lab.keys.urgencies().await, one(Urgency::Change));
     lab.watches.resync(None);
-    assert_eq!(lab.keys.resyncs(), ["p:ns/a"]);
+    assert_eq!(lab.keys.urgencies().await, one(Urgency::Resync));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_child_or_something_read_brings_is_less_urgent_than_a_change_of_the_primary() {
+    let (lab, children, reads) = lab_with_all().await;
+    children.event("ADDED", &child("c", 11, "sys", "p", "a"));
+    assert_eq!(lab.keys.urgencies().await, one(Urgency::Related));
+    lab.cache().add_read(&key("p", "a"), Read::Object(reference("v1/Secret", "t")));
+    reads.event("ADDED", &object("t", 11));
+    assert_eq!(lab.keys.urgencies().await, one(Urgency::Related));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_reads_itself_is_brought_once_and_as_a_change() {
+    let (lab, stream) = Lab::with_webs(&[object("a", 1)]).await;
+    lab.cache().add_read(&key("p", "a"), Read::Object(reference("x.dev/v1/Web", "a")));
+    stream.event("MODIFIED", &object("a", 11));
+    assert_eq!(lab.keys.urgencies().await, one(Urgency::Change));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_first_list_of_a_kind_brings_goes_behind_everything() {
+    let mut lab = Lab::new();
+    lab.want(&manifest("p", "x.dev/v1/Web", &[], &[]));
+    lab.api.call("/apis/x.dev/v1").await.json(WEB_GROUP);
+    lab.api.list(WEBS).await.objects(10, &[object("a", 1)]);
+    let stream = lab.api.watch(WEBS, "10").await.stream();
+    let first = lab.keys.urgencies().await;
+    assert!(!first.is_empty() && first.iter().all(|(_, urgency)| *urgency == Urgency::Startup), "{first:?}");
+    stream.event("MODIFIED", &object("a", 11));
+    assert_eq!(lab.keys.urgencies().await, one(Urgency::Change));
+    stream.cut();
 }
