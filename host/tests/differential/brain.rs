@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 use windlass_core::decision::{Decision, Verdict};
+use windlass_core::guests::LoadId;
 use windlass_core::key::ObjectRef;
 use windlass_core::kind::Gvk;
 use windlass_core::manifest::{ChildRule, Manifest, ReadRule, Unwanted};
 use windlass_core::name::{Digest, PluginName};
-use windlass_core::ports::{CallError, Decide, Pass, Reader, Serving};
+use windlass_core::ports::{Answer, CallError, Decide, Pass, Reader, Serving};
 use windlass_core::reads::Query;
 use windlass_core::snapshot::Snapshot;
 
@@ -57,9 +58,18 @@ impl Decide for Brain {
         (*of == self.manifest.name).then(|| Serving {
             manifest: self.manifest.clone(),
             digest: Digest::of(b"native"),
+            load: LoadId(1),
             settings: Some(self.settings()),
             children_max: 64,
         })
+    }
+
+    fn plugins(&self) -> Vec<PluginName> {
+        vec![self.manifest.name.clone()]
+    }
+
+    fn may_skip(&self, _: &PluginName) -> bool {
+        true
     }
 
     async fn decide(
@@ -67,16 +77,17 @@ impl Decide for Brain {
         pass: Pass,
         snapshot: Snapshot,
         reader: Arc<dyn Reader>,
-    ) -> Result<Verdict, CallError> {
+    ) -> Result<Answer, CallError> {
         // As long as a call takes, things go on.
         tokio::time::sleep(std::time::Duration::from_micros(700)).await;
-        if pass.finalize {
-            return Ok(match snapshot.children.is_empty() {
-                true => Verdict::Finalized,
-                false => Verdict::Decision(Decision::default()),
-            });
-        }
-        reconcile(&snapshot, &*reader).map(Verdict::Decision).map_err(CallError::Refused)
+        let verdict = if !pass.finalize {
+            Verdict::Decision(reconcile(&snapshot, &*reader).map_err(CallError::Refused)?)
+        } else if snapshot.children.is_empty() {
+            Verdict::Finalized
+        } else {
+            Verdict::Decision(Decision::default())
+        };
+        Ok(Answer { verdict, repeatable: true })
     }
 }
 

@@ -3,18 +3,20 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use windlass_apply::Writer;
 use windlass_core::claim::Claim;
 use windlass_core::decision::Notice;
 use windlass_core::key::{Key, ObjectRef};
 use windlass_core::kind::{Gvk, Kind};
+use windlass_core::memo::Fingerprint;
 use windlass_core::name::PluginName;
 use windlass_core::object::Object;
 use windlass_core::plan::Plan;
 use windlass_core::ports::{Applied, Apply, Cache, EventTarget, Read, Sink, Written};
 use windlass_core::reads::{Query, Reads};
+use windlass_core::urgency::Urgency;
 use windlass_queue::Queue;
 use windlass_watch::cache::ClusterCache;
 
@@ -65,15 +67,12 @@ impl BrokenSink {
 }
 
 impl Sink for BrokenSink {
-    fn offer(&self, key: Key) {
+    fn offer_as(&self, key: Key, urgency: Urgency) {
         let number = self.offers.fetch_add(1, Ordering::Relaxed);
-        if self.mutant != Mutant::LosesOffers || number % 6 != 5 {
-            self.queue.offer(key);
+        let lost = self.mutant == Mutant::LosesOffers && number % 6 == 5 && urgency != Urgency::Resync;
+        if !lost {
+            self.queue.offer_as(key, urgency);
         }
-    }
-
-    fn offer_resync(&self, key: Key) {
-        self.queue.offer_resync(key);
     }
 }
 
@@ -137,6 +136,26 @@ impl Cache for Broken {
 
     fn caught_up(&self, write: &Written) -> bool {
         self.cache.caught_up(write)
+    }
+
+    fn relist(&self, gvk: &Gvk) -> bool {
+        self.cache.relist(gvk)
+    }
+
+    fn listed_since(&self, gvk: &Gvk, at: Instant) -> bool {
+        self.cache.listed_since(gvk, at)
+    }
+
+    fn era(&self, gvk: &Gvk) -> u64 {
+        self.cache.era(gvk)
+    }
+
+    fn fingerprint(&self, of: &Key, into: &mut Fingerprint) {
+        self.cache.fingerprint(of, into);
+    }
+
+    fn page(&self, gvk: &Gvk, after: Option<&(Arc<str>, Arc<str>)>, most: usize) -> Vec<Arc<Object>> {
+        self.cache.page(gvk, after, most)
     }
 
     fn watch_reads(&self, key: &Key, reads: Reads) {
