@@ -1,20 +1,25 @@
 //! What the stages tell of their work: as metrics, and to each other where that is the host's to do.
 
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tracing::{info, warn};
 use windlass_admin::metrics::Metrics;
 use windlass_apply::Verb;
 use windlass_core::breaker::Rules;
 use windlass_core::claim::{Claim, Term};
 use windlass_core::class::Class;
+use windlass_core::code::Code;
 use windlass_core::key::Key;
 use windlass_core::kind::Gvk;
 use windlass_core::name::PluginName;
 use windlass_core::outcome::Outcome;
+use windlass_core::probation::{CLEAN_MIN, Turn};
 use windlass_lease::step::{Cause, StepDown};
+use windlass_queue::Queue;
 use windlass_reconcile::Finished;
 
 use crate::fence::Fence;
@@ -57,36 +62,60 @@ impl Observed {
 /// Counts for the queue.
 pub(crate) struct QueueTimes(pub(crate) Arc<Observed>);
 
-impl windlass_reconcile::Observer for Observed {
+/// Hears of each pass; the queue is told of plugins that loop.
+pub(crate) struct Passes {
+    pub(crate) observed: Arc<Observed>,
+    pub(crate) queue: Arc<Queue>,
+}
+
+impl windlass_reconcile::Observer for Passes {
     fn pass_started(&self, key: &Key) {
-        self.metrics.pass_started(key.plugin.as_str());
+        self.observed.metrics.pass_started(key.plugin.as_str());
     }
 
     fn pass_finished(&self, pass: &Finished<'_>) {
-        self.quarantine.finished(pass);
+        let observed = &self.observed;
+        if let Some(turn) = observed.quarantine.finished(pass) {
+            self.narrow(&pass.key.plugin, turn);
+        }
         let plugin = pass.key.plugin.as_str();
         // What a standby found out is no result that anybody waits for.
         let result = if pass.standby { "standby" } else { pass.outcome.result() };
-        self.metrics.pass_finished(plugin, result, pass.took, pass.decided);
+        observed.metrics.pass_finished(plugin, result, pass.took, pass.decided);
         if pass.skipped {
-            self.metrics.skipped(plugin, 1);
+            observed.metrics.skipped(plugin, 1);
         }
         for warning in pass.warnings {
-            self.metrics.plugins().error(&pass.key.plugin, warning.code);
+            observed.metrics.plugins().error(&pass.key.plugin, warning.code);
         }
         if let Outcome::Failed(failure) = pass.outcome
             && let Some(code) = failure.code
         {
-            self.metrics.plugins().error(&pass.key.plugin, code);
+            observed.metrics.plugins().error(&pass.key.plugin, code);
         }
     }
 
     fn relisted(&self, kind: &Gvk) {
-        self.metrics.watches().own_write_unseen(&kind.to_string());
+        self.observed.metrics.watches().own_write_unseen(&kind.to_string());
     }
 
     fn skipped(&self, plugin: &PluginName, keys: usize) {
-        self.metrics.skipped(plugin.as_str(), keys as u64);
+        self.observed.metrics.skipped(plugin.as_str(), keys as u64);
+    }
+}
+
+impl Passes {
+    /// A plugin that has used up its CPU time has one slot until it has shown better.
+    fn narrow(&self, plugin: &PluginName, turn: Turn) {
+        match turn {
+            Turn::Begun => warn!(
+                %plugin, code = %Code::Timeout,
+                "plugin has used up its CPU time: one pass at a time until {CLEAN_MIN} in a row have gone well"
+            ),
+            Turn::Longer => {}
+            Turn::Over => info!(%plugin, "plugin may have several passes at a time again"),
+        }
+        self.queue.bound(plugin, (turn != Turn::Over).then_some(NonZeroUsize::MIN));
     }
 }
 
@@ -136,5 +165,42 @@ impl windlass_lease::observe::Observe for Observed {
 
     fn stepped_down(&self, _: &StepDown) {
         *self.no_write_since() = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use windlass_core::code::Refusal;
+    use windlass_core::name::Digest;
+    use windlass_core::outcome::Failure;
+    use windlass_reconcile::Observer as _;
+
+    #[tokio::test]
+    async fn a_plugin_that_loops_has_one_slot_until_ten_passes_in_a_row_have_gone_well() {
+        let observed = Arc::new(Observed::new(mpsc::channel(1).0, Rules::default()));
+        let queue = Queue::new(windlass_queue::Config::default());
+        let passes = Passes { observed: observed.clone(), queue: queue.clone() };
+        let plugin = PluginName::try_new("p").expect("valid");
+        observed.quarantine.serves(&plugin, &Digest::of(b"1"));
+        let ends = |outcome: &Outcome| {
+            let key = Key::new(plugin.clone(), "ns", "a");
+            let took = Duration::from_millis(1);
+            let (decided, warnings) = (Some(took), &[][..]);
+            let finished = Finished { key: &key, outcome, standby: false, took, decided, warnings };
+            passes.pass_started(&key);
+            passes.pass_finished(&finished);
+            queue.bound_of(&plugin)
+        };
+        let well = Outcome::Converged { writes: 0, requeue_after: None };
+        assert_eq!(ends(&well), None);
+        let code = Code::Timeout;
+        let message = Refusal::new(code, "1 s of CPU time used up").to_string();
+        let looped = Outcome::Failed(Failure { class: Class::Guest, code: Some(code), message });
+        assert_eq!(ends(&looped), Some(NonZeroUsize::MIN));
+        for _ in 1..CLEAN_MIN {
+            assert_eq!(ends(&well), Some(NonZeroUsize::MIN));
+        }
+        assert_eq!(ends(&well), None);
     }
 }

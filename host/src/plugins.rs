@@ -233,7 +233,10 @@ impl Plugins {
                     known.trials.remove(&name);
                     known.mishaps.remove(&name);
                     drop(known);
-                    self.quarantine.serves(&name, plugin.digest());
+                    if self.quarantine.serves(&name, plugin.digest()) {
+                        // What the one before has earned is not for this one.
+                        self.queue.bound(&name, None);
+                    }
                     self.trusts.served(&name, plugin.digest());
                     self.catalogue.put(name.clone(), plugin);
                     self.watches.want(&name, &manifest);

@@ -1,5 +1,5 @@
 //! Plugins that keep failing are left alone: one breaker a plugin, asked before each call and
-//! told of each pass.
+//! told of each pass. Those that have used up their CPU time are on probation.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,7 @@ use windlass_core::claim::BootClock;
 use windlass_core::key::Key;
 use windlass_core::name::{Digest, PluginName};
 use windlass_core::object::hash64;
+use windlass_core::probation::{self, Probation};
 use windlass_lease::clock::Boottime;
 use windlass_reconcile::Finished;
 
@@ -32,6 +33,7 @@ struct Wards {
 struct Ward {
     digest: Digest,
     breaker: Breaker,
+    probation: Probation,
 }
 
 impl Quarantine {
@@ -40,14 +42,18 @@ impl Quarantine {
         Self { rules, ..Self::default() }
     }
 
-    /// This component decides for the plugin from now on. Another one than before starts clean.
-    pub(crate) fn serves(&self, plugin: &PluginName, digest: &Digest) {
+    /// This component decides for the plugin from now on. Another one than before starts clean;
+    /// answers whether it does.
+    pub(crate) fn serves(&self, plugin: &PluginName, digest: &Digest) -> bool {
         let mut wards = self.wards();
-        if wards.breakers.get(plugin).is_none_or(|ward| ward.digest != *digest) {
+        let clean = wards.breakers.get(plugin).is_none_or(|ward| ward.digest != *digest);
+        if clean {
             wards.turns.remove(plugin);
-            let ward = Ward { digest: digest.clone(), breaker: Breaker::new(self.rules) };
+            let breaker = Breaker::new(self.rules);
+            let ward = Ward { digest: digest.clone(), breaker, probation: Probation::default() };
             wards.breakers.insert(plugin.clone(), ward);
         }
+        clean
     }
 
     /// The plugin is gone.
@@ -65,20 +71,22 @@ impl Quarantine {
         ward.map_or(Before::Go, |ward| ward.breaker.before(Boottime.now(), hash(key)))
     }
 
-    /// A pass has ended.
-    pub(crate) fn finished(&self, pass: &Finished<'_>) {
+    /// A pass has ended. Answers what that means for the plugin's probation.
+    pub(crate) fn finished(&self, pass: &Finished<'_>) -> Option<probation::Turn> {
         let went = Went::of(pass.outcome, pass.decided.is_some());
         if went == Went::Neither {
-            return;
+            return None;
         }
         let mut wards = self.wards();
         let plugin = &pass.key.plugin;
-        let Some(ward) = wards.breakers.get_mut(plugin) else { return };
+        let ward = wards.breakers.get_mut(plugin)?;
+        let turned = ward.probation.after(&went);
         if let Some(turn) = ward.breaker.after(Boottime.now(), hash(pass.key), went) {
             let digest = ward.digest.clone();
             wards.turns.insert(plugin.clone(), (digest, turn));
             self.turned.notify_one();
         }
+        turned
     }
 
     /// Resolves when there are [`turns`](Self::turns). For one caller.
@@ -145,7 +153,7 @@ mod tests {
         let quarantine = Quarantine::default();
         let message = "E201 Trap: unreachable".to_owned();
         let trap = Outcome::Failed(Failure { class: Class::Guest, code: Some(Code::Trap), message });
-        quarantine.serves(&name(), &Digest::of(b"1"));
+        assert!(quarantine.serves(&name(), &Digest::of(b"1")));
         for _ in 0..5 {
             assert_eq!(quarantine.before(&key()), Before::Go);
             pass(&quarantine, &trap);
@@ -154,9 +162,9 @@ mod tests {
         let turns = quarantine.turns();
         assert!(matches!(&turns[..], [(_, digest, Turn::Quarantined(_))] if *digest == Digest::of(b"1")));
         assert!(quarantine.turns().is_empty(), "told once");
-        quarantine.serves(&name(), &Digest::of(b"1"));
+        assert!(!quarantine.serves(&name(), &Digest::of(b"1")));
         assert!(matches!(quarantine.before(&key()), Before::Wait(_)), "it is the same component");
-        quarantine.serves(&name(), &Digest::of(b"2"));
+        assert!(quarantine.serves(&name(), &Digest::of(b"2")));
         assert_eq!(quarantine.before(&key()), Before::Go);
     }
 }

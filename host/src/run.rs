@@ -18,7 +18,7 @@ use windlass_core::ports::Sink;
 use windlass_lease::clock::Boottime;
 use windlass_lease::driver::{self, DriverError, Handle};
 use windlass_lease::durations::Durations;
-use windlass_queue::Queue;
+use windlass_queue::{Queue, Rate};
 use windlass_reconcile::{Ports, Reconciler};
 use windlass_watch::watches::Watches;
 use windlass_worker::confine::hide;
@@ -28,7 +28,7 @@ use crate::decide::Catalogue;
 use crate::election::Election;
 use crate::end::End;
 use crate::lead::Standby;
-use crate::observe::{Observed, QueueTimes};
+use crate::observe::{Observed, Passes, QueueTimes};
 use crate::plugins::Plugins;
 use crate::role::Label;
 use crate::sandbox::{Sandbox, verifier};
@@ -134,6 +134,7 @@ impl Host {
             standby: standby == Standby::Decides,
             slots: NonZeroUsize::new(flags.max_concurrent_reconciles.into()),
             per_plugin: Some(per_plugin(flags)),
+            rate: flags.plugins.max_rate_per_plugin.map(|per_second| Rate { per_second }),
             ..windlass_queue::Config::default()
         };
         let queue = Queue::observed(paused, QueueTimes(observed.clone()));
@@ -317,7 +318,7 @@ fn reconciler(
         clock: Arc::new(Boottime),
         gate: gate.clone(),
         queue: queue.clone(),
-        observer: observed.clone(),
+        observer: Arc::new(Passes { observed: observed.clone(), queue: queue.clone() }),
     };
     let defaults = windlass_reconcile::Config::new(flags.namespace.as_str());
     let config = windlass_reconcile::Config {

@@ -112,6 +112,7 @@ impl Views {
         let metrics = &self.observed.metrics;
         for (plugin, now) in self.queue.stats() {
             metrics.set_parked(plugin.as_str(), now.parked);
+            metrics.set_stuck(plugin.as_str(), now.stuck);
             let most = now.most.and_then(|most| u16::try_from(most.get()).ok());
             metrics.set_max_concurrent(plugin.as_str(), most.unwrap_or(self.max_concurrent));
             metrics.set_queue(
@@ -122,6 +123,7 @@ impl Views {
                     retries: now.retries,
                     unfinished: now.unfinished,
                     longest: now.longest,
+                    oldest: now.oldest,
                 },
             );
         }

@@ -94,6 +94,8 @@ pub struct Metrics {
     worker: WorkerMetrics,
     parked: Series<OfName, Gauge>,
     skipped: Series<OfPlugin, Counter>,
+    oldest: Series<OfName, FloatGauge>,
+    stuck: Series<OfName, Gauge>,
     decision_seconds: Durations<OfPlugin>,
     writes: Series<OfWrite, Counter>,
     write_seconds: Durations<OfPlugin>,
@@ -113,6 +115,8 @@ pub struct QueueNow {
     pub unfinished: Duration,
     /// Time that the oldest running pass has taken so far.
     pub longest: Duration,
+    /// How long the oldest key that could be handed out has been so.
+    pub oldest: Duration,
 }
 
 impl Metrics {
@@ -161,6 +165,12 @@ impl Metrics {
                 "windlass_passes_skipped",
                 "Passes that were not needed: nothing that they could see had changed",
             ),
+            oldest: gauge(
+                &mut r,
+                "windlass_queue_oldest_ready_seconds",
+                "Time that the oldest key has been ready and has not run",
+            ),
+            stuck: gauge(&mut r, "windlass_stuck_keys", "Keys that have failed too often or for too long"),
             decision_seconds: durations(
                 &mut r,
                 "windlass_plugin_decision_seconds",
@@ -238,6 +248,7 @@ impl Metrics {
         reach(&self.retries.get_or_create(&name), now.retries);
         self.unfinished.get_or_create(&name).set(now.unfinished.as_secs_f64());
         self.longest.get_or_create(&name).set(now.longest.as_secs_f64());
+        self.oldest.get_or_create(&name).set(now.oldest.as_secs_f64());
     }
 
     /// Those of leadership and of the fence.
@@ -248,6 +259,11 @@ impl Metrics {
     /// Sets how many keys of a plugin wait for a takeover.
     pub fn set_parked(&self, plugin: &str, parked: usize) {
         self.parked.get_or_create(&OfName { name: plugin.to_owned() }).set(whole(parked as u64));
+    }
+
+    /// Sets how many keys of a plugin have failed too often or for too long.
+    pub fn set_stuck(&self, plugin: &str, stuck: usize) {
+        self.stuck.get_or_create(&OfName { name: plugin.to_owned() }).set(whole(stuck as u64));
     }
 
     /// Forgets which plugins there were; [`set_plugin`](Self::set_plugin) says which there are.
@@ -282,7 +298,7 @@ impl Metrics {
         // What still runs will be subtracted.
         self.active.retain(|of, active| is_there(&of.controller) || active.get() != 0);
         self.max_concurrent.retain(|of, _| is_there(&of.controller));
-        for gauge in [&self.depth, &self.parked] {
+        for gauge in [&self.depth, &self.parked, &self.stuck] {
             gauge.retain(|of, _| is_there(&of.name));
         }
         for counter in [&self.adds, &self.retries] {
@@ -291,7 +307,7 @@ impl Metrics {
         for histogram in [&self.queue_seconds, &self.work_seconds] {
             histogram.retain(|of, _| is_there(&of.name));
         }
-        for gauge in [&self.unfinished, &self.longest] {
+        for gauge in [&self.unfinished, &self.longest, &self.oldest] {
             gauge.retain(|of, _| is_there(&of.name));
         }
         self.decision_seconds.retain(|of, _| is_there(&of.plugin));
@@ -402,7 +418,8 @@ mod tests {
         metrics.taken("webapp", SECOND);
         metrics.finished("webapp", SECOND);
         metrics.wrote("webapp", "create", "ok", SECOND);
-        metrics.set_queue("webapp", QueueNow { depth: 3, ..QueueNow::default() });
+        metrics.set_queue("webapp", QueueNow { depth: 3, oldest: SECOND, ..QueueNow::default() });
+        metrics.set_stuck("webapp", 2);
         metrics
             .leadership()
             .set("windlass", LeadershipNow { leading: true, term: 7, renew_age: Some(SECOND) });
@@ -416,6 +433,8 @@ mod tests {
             "controller_runtime_active_workers{controller=\"webapp\"} 0\n",
             "workqueue_depth{name=\"webapp\"} 3\n",
             "workqueue_adds_total{name=\"webapp\"} 0\n",
+            "windlass_queue_oldest_ready_seconds{name=\"webapp\"} 1.0\n",
+            "windlass_stuck_keys{name=\"webapp\"} 2\n",
             "workqueue_queue_duration_seconds_sum{name=\"webapp\"} 1.0\n",
             "leader_election_master_status{name=\"windlass\"} 1\n",
             "windlass_term 7\n",

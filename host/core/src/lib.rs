@@ -30,6 +30,7 @@ pub mod object;
 pub mod outcome;
 pub mod plan;
 pub mod ports;
+pub mod probation;
 pub mod reads;
 pub mod sampling;
 pub mod snapshot;

@@ -58,6 +58,11 @@ pub(crate) struct PluginFlags {
     #[arg(long, env = "WINDLASS_MAX_CONCURRENT_PER_PLUGIN", value_name = "N")]
     pub(crate) max_concurrent_per_plugin: Option<NonZeroU16>,
 
+    /// Passes of one plugin that may begin in a second, and as many at once after a rest; by
+    /// default any number.
+    #[arg(long, env = "WINDLASS_MAX_RATE_PER_PLUGIN", value_name = "N")]
+    pub(crate) max_rate_per_plugin: Option<NonZeroU32>,
+
     /// One decision in so many is asked for twice, with another clock and another seed, to find
     /// plugins whose decision depends on them; 0: none.
     #[arg(long, env = "WINDLASS_SAMPLE_DECISIONS", default_value_t = 64, value_name = "N")]

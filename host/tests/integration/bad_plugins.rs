@@ -58,6 +58,10 @@ async fn a_looping_plugin_is_stopped_and_backs_off() {
     scene.widget("w", json!({})).await;
     scene.event("w", "PassFailed", "E202 Timeout").await;
     scene.until("the greeter goes on", || scene.own("ConfigMap", "w-greeting")).await;
+    for (plugin, most) in [("loops", 1.0), ("greeter", 4.0)] {
+        let metric = format!("controller_runtime_max_concurrent_reconciles{{controller=\"{plugin}\"}}");
+        assert_eq!(scene.all().await[0].metric(&metric).await, Some(most), "{plugin}");
+    }
     let errors =
         || async { scene.all().await[0].metric("windlass_plugin_errors_total{plugin=\"loops\"").await };
     let first = scene.until("the metric counts", errors).await;

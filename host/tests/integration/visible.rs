@@ -1,5 +1,5 @@
 //! What people see of leadership: the label and the Event on the leader's pod, metrics,
-//! and `/debug/leadership`.
+//! and `/debug/leadership`; and of the queue: objects that are stuck, in `/debug/queue`.
 
 use serde_json::{Value, json};
 
@@ -110,4 +110,31 @@ async fn people_see_who_leads_and_why() {
         (&json!(false), &json!("verified")),
         "{view:#}"
     );
+}
+
+#[tokio::test]
+async fn an_object_that_fails_again_and_again_is_listed_with_what_was_said_last() {
+    let scene = Scene::fresh("stuck").await;
+    scene.install_fixture("fails").await;
+    scene.replicas(1, &[]).await;
+    scene.widget("w", json!({"mode": "transient"})).await;
+    scene.widget("fine", json!({"mode": ""})).await;
+    let stuck = || async {
+        let (_, view) = scene.all().await[0].ask("/debug/queue").await.ok()?;
+        let view: Value = serde_json::from_str(&view).ok()?;
+        view["stuck"].as_array().cloned()
+    };
+    let one = scene
+        .until("the object is stuck", || async { stuck().await.filter(|stuck| !stuck.is_empty()) })
+        .await;
+    let key = format!("fails:{}/w", scene.namespace);
+    assert_eq!((one.len(), &one[0]["key"]), (1, &json!(key)), "{one:?}");
+    assert_eq!(one[0]["last_error"], "the moon is in the wrong phase", "{one:?}");
+    assert!(one[0]["failures"].as_u64().is_some_and(|failures| failures >= 8), "{one:?}");
+    let metric = || async { scene.all().await[0].metric("windlass_stuck_keys{name=\"fails\"}").await };
+    assert_eq!(metric().await, Some(1.0));
+
+    scene.widget("w", json!({"mode": ""})).await;
+    scene.until("it is mended", || async { stuck().await.filter(|stuck| stuck.is_empty()) }).await;
+    assert_eq!(metric().await, Some(0.0));
 }

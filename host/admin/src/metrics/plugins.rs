@@ -401,6 +401,7 @@ mod tests {
             metrics.set_max_concurrent(name, 4);
             metrics.set_queue(name, super::super::QueueNow::default());
             metrics.set_parked(name, 1);
+            metrics.set_stuck(name, 1);
             metrics.plugins().called(Instant::now(), &of, &call(1, second), &Limits::default());
             metrics.plugins().error(&of, Code::Trap);
             metrics.plugins().log_dropped(&of, 1);
