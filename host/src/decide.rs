@@ -2,14 +2,16 @@
 //! threads that may block.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use tokio::sync::oneshot;
 use windlass_core::breaker::Before;
 use windlass_core::code::{Code, Refusal};
+use windlass_core::guests::LoadId;
 use windlass_core::name::PluginName;
 use windlass_core::ports::{Answer, CallError, Decide, Pass, Reader, Serving};
 use windlass_core::snapshot::Snapshot;
-use windlass_plugin::Plugin;
+use windlass_plugin::{Asked, Plugin};
 
 use crate::quarantine::Quarantine;
 use crate::told::Told;
@@ -21,12 +23,24 @@ pub(crate) struct Catalogue {
     quarantine: Arc<Quarantine>,
     /// Hears of each call; nobody in tests.
     told: Option<Arc<Told>>,
+    doubted: Arc<Doubted>,
+}
+
+/// Plugins whose second answer to the same question was another one, and as what they were loaded then.
+#[derive(Debug, Default)]
+struct Doubted(Mutex<BTreeMap<PluginName, LoadId>>);
+
+impl Doubted {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<PluginName, LoadId>> {
+        // Each use is one call.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Catalogue {
     /// Nothing serves yet. Plugins that `quarantine` keeps away are not called.
     pub(crate) fn new(quarantine: Arc<Quarantine>, told: Arc<Told>) -> Self {
-        Self { serving: RwLock::default(), quarantine, told: Some(told) }
+        Self { serving: RwLock::default(), quarantine, told: Some(told), doubted: Arc::default() }
     }
 
     /// Who keeps failing plugins away.
@@ -42,6 +56,7 @@ impl Catalogue {
     /// From now on nothing serves under `name`.
     pub(crate) fn remove(&self, name: &PluginName) {
         self.serving.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.doubted.all().remove(name);
         if let Some(told) = &self.told {
             told.forget(name);
         }
@@ -70,7 +85,10 @@ impl Decide for Catalogue {
     }
 
     fn may_skip(&self, plugin: &PluginName) -> bool {
-        self.quarantine.read(plugin).quarantines == 0
+        // What was decided once says nothing of what a plugin would decide now that answers as it likes.
+        let doubted = self.doubted.all().get(plugin).copied();
+        let is_doubted = doubted.is_some() && doubted == self.get(plugin).map(|plugin| plugin.serving().load);
+        !is_doubted && self.quarantine.read(plugin).quarantines == 0
     }
 
     async fn decide(
@@ -87,29 +105,51 @@ impl Decide for Catalogue {
             return Err(CallError::NotServing(pass.key.plugin));
         }
         let span = tracing::Span::current();
-        let told = self.told.clone();
+        let (told, doubted) = (self.told.clone(), self.doubted.clone());
         let (name, version) = (pass.key.plugin.clone(), plugin.clone());
+        let (tell, answer) = oneshot::channel();
         let call = move || {
             span.in_scope(|| {
                 let sampled = told.as_ref().is_some_and(|told| told.samples(&pass.key, pass.number));
-                let asked = plugin.ask(&pass, &snapshot, reader, sampled);
-                if let Some(told) = &told {
-                    told.call(&pass, &plugin, &asked, snapshot.bytes());
+                let answered = |asked: Asked| {
+                    if let Some(told) = &told {
+                        told.call(&pass, &plugin, &asked, snapshot.bytes());
+                    }
+                    // Nobody: the pass was dropped.
+                    let _ = tell.send(asked.answer());
+                };
+                let doubt = plugin.ask(&pass, &snapshot, reader, sampled, answered);
+                if let Some(doubt) = doubt {
+                    doubted.all().insert(pass.key.plugin.clone(), plugin.serving().load);
+                    if let Some(told) = &told {
+                        told.doubt(&pass, &plugin, &doubt);
+                    }
                 }
-                asked.answer()
-            })
+            });
         };
-        // Joined right here; a dropped pass lets the call run to its own deadline.
-        match tokio::task::spawn_blocking(call).await {
+        // The answer is waited for, and not the thread: a sampled call goes on to be asked again, and that of a dropped
+        // pass runs to its own deadline.
+        let running = tokio::task::spawn_blocking(call);
+        let answer = match answer.await {
+            Ok(answer) => Ok(answer),
+            Err(_) => Err(running.await.err()),
+        };
+        match answer {
             // Swapped there and back while it ran: the loop would take the answer for the other's.
             Ok(_) if !self.get(&name).is_some_and(|now| Arc::ptr_eq(&now, &version)) => {
                 Err(CallError::NotServing(name))
             }
             Ok(answer) => answer,
-            Err(error) => Err(CallError::Refused(Refusal::new(
-                Code::Trap,
-                format!("the call ended by a mistake of the host ({error}); please report it"),
-            ))),
+            Err(error) => {
+                let how = error.map_or_else(|| "without an answer".to_owned(), |error| error.to_string());
+                Err(CallError::Refused(Refusal::new(
+                    Code::Trap,
+                    format!("the call ended by a mistake of the host ({how}); please report it"),
+                )))
+            }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -187,7 +187,8 @@ mod tests {
             let key = Key::new(plugin.clone(), "ns", "a");
             let took = Duration::from_millis(1);
             let (decided, warnings) = (Some(took), &[][..]);
-            let finished = Finished { key: &key, outcome, standby: false, took, decided, warnings };
+            let finished =
+                Finished { key: &key, outcome, standby: false, skipped: false, took, decided, warnings };
             passes.pass_started(&key);
             passes.pass_finished(&finished);
             queue.bound_of(&plugin)

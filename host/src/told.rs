@@ -54,10 +54,13 @@ impl Told {
             snapshot_bytes: snapshot_bytes as u64,
         };
         metrics.called(Instant::now(), name, &call, limits);
-        if let Some(doubt) = &asked.doubt {
-            metrics.error(name, doubt.code);
-            warn!(plugin = %name, key = pass.key.primary(), pass = pass.number, digest = plugin.digest().short(), "{doubt}");
-        }
+    }
+
+    /// A sampled call was answered differently the second time.
+    pub(crate) fn doubt(&self, pass: &Pass, plugin: &Plugin, doubt: &Refusal) {
+        let name = &pass.key.plugin;
+        self.observed.metrics.plugins().error(name, doubt.code);
+        warn!(plugin = %name, key = pass.key.primary(), pass = pass.number, digest = plugin.digest().short(), "{doubt}");
     }
 
     /// Says how much of each flood was dropped. Never returns.

@@ -2,8 +2,8 @@
 //! plugins whose decision does not follow from what they were shown.
 //!
 //! Such a plugin cannot be replayed, and rewrites its objects for no reason. What is found
-//! is a warning (W310) that names the first difference; the first answer counts. The second
-//! call reads what the first one read, so that a change of the cluster in between is not
+//! is a warning (W310) that names the first difference; the first answer counts, and nobody
+//! who needs it waits for the second. The second call reads what the first one read, so that a change of the cluster in between is not
 //! taken for the plugin's.
 
 use std::borrow::Cow;
@@ -55,23 +55,26 @@ pub fn again<'a>(call: &'a Call<'_>) -> Call<'a> {
     }
 }
 
-/// Asks twice. The first answer, and W310 if the second one shows that it depends on what it
-/// must not depend on. Blocks for two calls; a first one that fails is the only one.
+/// Asks twice, and hands the first answer to `tell` before the second call. W310 if that one shows that
+/// it depends on what it must not depend on. Blocks for two calls; a first one that fails is
+/// the only one.
 pub fn twice<G: Guests + ?Sized>(
     guests: &G,
     call: &Call<'_>,
     texts: Arc<dyn Texts>,
-) -> (Called, Option<Refusal>) {
+    tell: impl FnOnce(Called),
+) -> Option<Refusal> {
     let remembered = Arc::new(Remembered::new(texts));
     let first = guests.call(call, remembered.clone());
     if matches!(first.result, Err(CallError::Refused(_) | CallError::NotServing(_) | CallError::Resting(_)))
         || !remembered.is_whole()
     {
-        return (first, None);
+        tell(first);
+        return None;
     }
+    tell(first.clone());
     let second = guests.call(&again(call), remembered.clone());
-    let found = judge(&first, &second).filter(|_| remembered.is_whole());
-    (first, found)
+    judge(&first, &second).filter(|_| remembered.is_whole())
 }
 
 /// What the two calls say about the plugin: W310 with the first difference, or nothing.

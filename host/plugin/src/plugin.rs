@@ -49,21 +49,19 @@ pub struct Plugin {
 /// A call and what is known of it.
 #[derive(Debug)]
 pub struct Asked {
-    /// What came of it; of two, the first.
+    /// What came of it.
     pub called: Called,
-    /// W310, when a sampled call was answered differently the second time.
-    pub doubt: Option<Refusal>,
     /// Wall time, the way to the process that runs it and back included.
     pub took: Duration,
 }
 
 impl Asked {
-    /// What came of it for whoever asked.
+    /// What came of it for whoever asked. Whether a second call was answered differently is not known yet.
     ///
     /// # Errors
     /// As the call had it.
     pub fn answer(self) -> Result<Answer, CallError> {
-        let repeatable = !self.called.read_clock && self.doubt.is_none();
+        let repeatable = !self.called.read_clock;
         self.called.result.map(|verdict| Answer { verdict, repeatable })
     }
 }
@@ -156,26 +154,45 @@ impl Plugin {
         snapshot: &Snapshot,
         reader: Arc<dyn Reader>,
     ) -> Result<Answer, CallError> {
-        let asked = self.ask(pass, snapshot, reader, false);
+        let asked = self.ask_once(pass, snapshot, reader);
         publish(pass, &asked.called, self.loaded.limits.log_bytes, |_| true);
         asked.answer()
     }
 
-    /// As [`answer`](Self::answer), with everything that is known of the call; publishes
-    /// nothing. A sampled call is asked twice, and costs as much.
-    pub fn ask(&self, pass: &Pass, snapshot: &Snapshot, reader: Arc<dyn Reader>, sampled: bool) -> Asked {
+    /// As [`answer`](Self::answer), with everything that is known of the call; publishes nothing, but tells
+    /// `tell`. A sampled call is asked twice: the first answer is told as soon as it is there, and W310 given back
+    /// when the second one differs.
+    pub fn ask(
+        &self,
+        pass: &Pass,
+        snapshot: &Snapshot,
+        reader: Arc<dyn Reader>,
+        sampled: bool,
+        tell: impl FnOnce(Asked),
+    ) -> Option<Refusal> {
+        if !sampled || fits(snapshot, &self.loaded.limits).is_err() {
+            tell(self.ask_once(pass, snapshot, reader));
+            return None;
+        }
+        let (begun, key) = (Instant::now(), pass.key.primary());
+        let call = self.call(pass, &key, snapshot);
+        let tell = |called| tell(self.counted(called, begun));
+        sampling::twice(&*self.loaded.guests, &call, Arc::new(Reading(reader)), tell)
+    }
+
+    fn ask_once(&self, pass: &Pass, snapshot: &Snapshot, reader: Arc<dyn Reader>) -> Asked {
         let begun = Instant::now();
-        let (called, doubt) = match fits(snapshot, &self.loaded.limits) {
-            Err(refusal) => (Called::failed(CallError::Refused(refusal)), None),
+        let called = match fits(snapshot, &self.loaded.limits) {
+            Err(refusal) => Called::failed(CallError::Refused(refusal)),
             Ok(()) => {
-                let (key, guests) = (pass.key.primary(), &*self.loaded.guests);
-                let (call, texts) = (self.call(pass, &key, snapshot), Arc::new(Reading(reader)));
-                match sampled {
-                    true => sampling::twice(guests, &call, texts),
-                    false => (guests.call(&call, texts), None),
-                }
+                let key = pass.key.primary();
+                self.loaded.guests.call(&self.call(pass, &key, snapshot), Arc::new(Reading(reader)))
             }
         };
+        self.counted(called, begun)
+    }
+
+    fn counted(&self, called: Called, begun: Instant) -> Asked {
         let ended = match &called.result {
             Ok(_) => Ended::Decided,
             Err(CallError::Fault(_)) => Ended::Fault,
@@ -183,7 +200,7 @@ impl Plugin {
         };
         let took = begun.elapsed();
         self.counts.add(ended, took);
-        Asked { called, doubt, took }
+        Asked { called, took }
     }
 
     fn call<'a>(&self, pass: &Pass, key: &'a str, snapshot: &'a Snapshot) -> Call<'a> {

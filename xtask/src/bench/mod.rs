@@ -27,6 +27,7 @@ mod shelf;
 mod stamp;
 mod storm;
 mod stream;
+mod wake;
 
 use std::path::PathBuf;
 
@@ -83,6 +84,8 @@ enum Name {
     Cache,
     /// From the start of a process until it holds everything, beside a bare list.
     Coldstart,
+    /// What a call costs that wakes one of many plugins, in the process that runs them.
+    Wake,
 }
 
 impl Bench {
@@ -98,6 +101,7 @@ impl Bench {
             Name::Noisy => noisy::run(&self),
             Name::Cache => cache::run(&self),
             Name::Coldstart => coldstart::run(&self),
+            Name::Wake => wake::run(&self),
         }
     }
 }

@@ -106,20 +106,20 @@ fn swapped_alone(report: &mut Report, scope: &Scope, binary: &Path, stamp: &Stam
 }
 
 /// A plugin that is loaded, and what it may be asked.
-struct Ready {
+pub(super) struct Ready {
     plugin: Plugin,
     snapshot: Snapshot,
 }
 
 impl Ready {
-    fn new(outside: &Outside, member: &Member) -> Result<Self> {
+    pub(super) fn new(outside: &Outside, member: &Member) -> Result<Self> {
         let plugin = outside::load(&outside.loader, &member.name, &member.wasm)?;
         let whole = primary(&json!({ "text": "1", "source": "shared-0001" }));
         let snapshot = outside::snapshot(&plugin.manifest().primary, &whole, &[])?;
         Ok(Self { plugin, snapshot })
     }
 
-    fn ask(&self) -> Result<()> {
+    pub(super) fn ask(&self) -> Result<()> {
         ask(&self.plugin, &self.snapshot).map_err(|error| anyhow::anyhow!("{error}"))
     }
 }

@@ -1,5 +1,6 @@
 //! What the second call finds, and what it does not take for a difference.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
@@ -162,7 +163,26 @@ fn asked(decide: fn(&Call<'_>, &dyn Texts) -> Decision) -> Option<Refusal> {
         children: vec!["{}".into()],
         settings: Some("{}".into()),
     };
-    twice(&Guest(decide), &call, Arc::new(Moving(AtomicUsize::new(0)))).1
+    let mut told = None;
+    let found = twice(&Guest(decide), &call, Arc::new(Moving(AtomicUsize::new(0))), |called| {
+        TOLD.set(true);
+        told = Some(called);
+    });
+    TOLD.set(false);
+    assert!(told.expect("the first answer").result.is_ok());
+    found
+}
+
+thread_local! {
+    /// Whether the first answer of a call on this thread has been told.
+    static TOLD: Cell<bool> = const { Cell::new(false) };
+}
+
+#[test]
+fn the_first_answer_is_told_before_the_second_call() {
+    let told = |_: &Call<'_>, _: &dyn Texts| decision(&[], Some(json!({"told": TOLD.get()})));
+    let found = asked(told).expect("the second call sees it");
+    assert!(found.message.contains("/status/told is false and true"), "{found}");
 }
 
 #[test]

@@ -1,0 +1,131 @@
+//! What a pass waits for, with guests that answer when they are told to.
+
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use serde_json::json;
+use windlass_core::breaker::Rules;
+use windlass_core::decision::{Decision, Verdict};
+use windlass_core::guests::{Call, Called, Compile, Guests, Load, Texts, Tier};
+use windlass_core::key::{Key, ObjectRef};
+use windlass_core::limits::Limits;
+use windlass_core::manifest::Manifest;
+use windlass_core::object::Object;
+use windlass_core::reads::Query;
+use windlass_plugin::{LimitMaxima, Loader, Scratch, Setup, Source};
+
+use super::*;
+use crate::observe::Observed;
+
+/// Waits before each call until it is let go, and answers with what it is then given.
+struct Gated(Mutex<Receiver<&'static str>>);
+
+struct Nothing;
+
+impl Guests for Gated {
+    fn load(&self, load: &Load) -> Result<Manifest, Refusal> {
+        Ok(Manifest {
+            name: load.plugin.clone(),
+            version: "1.0.0".into(),
+            primary: "example.com/v1/Probe".parse().expect("a kind"),
+            children: Vec::new(),
+            reads: Vec::new(),
+            finalizes: false,
+        })
+    }
+
+    fn call(&self, _: &Call<'_>, _: Arc<dyn Texts>) -> Called {
+        // Gone: the test is over.
+        let status = self.0.lock().expect("nobody panics").recv().unwrap_or("{}");
+        let result = Ok(Verdict::Decision(decision(status)));
+        Called { result, ..Called::failed(CallError::NotServing(PluginName::try_new("x").expect("valid"))) }
+    }
+
+    fn unload(&self, _: LoadId) {}
+}
+
+fn decision(status: &str) -> Decision {
+    Decision { status: Some(status.into()), ..Decision::default() }
+}
+
+impl Compile for Nothing {
+    fn compile(&self, _: &[u8], _: &Limits, into: &Path) -> Result<Tier, Refusal> {
+        std::fs::write(into, "code").expect("written");
+        Ok(Tier::Optimised)
+    }
+}
+
+impl Reader for Nothing {
+    fn get(&self, _: &ObjectRef) -> Result<Option<Arc<Object>>, Refusal> {
+        Ok(None)
+    }
+
+    fn list(&self, _: &Query) -> Result<Vec<Arc<Object>>, Refusal> {
+        Ok(Vec::new())
+    }
+}
+
+/// A catalogue in which every call of `probe` is asked twice, and what lets calls go.
+fn catalogue(name: &PluginName) -> (Catalogue, SyncSender<&'static str>) {
+    let (go, gate) = sync_channel(8);
+    let loader = Loader::new(Setup {
+        guests: Arc::new(Gated(Mutex::new(gate))),
+        compile: Arc::new(Nothing),
+        artefacts: Arc::new(Scratch::new().expect("a directory")),
+        defaults: Limits::default(),
+        maxima: LimitMaxima::default(),
+    });
+    let source = Source::local(name.clone(), b"component".as_slice().into(), None);
+    let plugin = loader.load(&source, name).expect("loads");
+    let (refused, _) = tokio::sync::mpsc::channel(1);
+    let observed = Arc::new(Observed::new(refused, Rules::default()));
+    let told = Told::new(observed.clone(), Some(NonZeroU32::MIN));
+    let catalogue = Catalogue::new(observed.quarantine.clone(), Arc::new(told));
+    catalogue.put(name.clone(), Arc::new(plugin));
+    (catalogue, go)
+}
+
+fn snapshot() -> Snapshot {
+    let text = json!({"metadata": {"name": "a", "namespace": "ns", "uid": "u"}}).to_string();
+    let primary = Object::parse(&"example.com/v1/Probe".parse().expect("a kind"), &text).expect("an object");
+    Snapshot { primary: Arc::new(primary), children: Vec::new(), settings: None }
+}
+
+fn pass(name: &PluginName) -> Pass {
+    Pass { key: Key::new(name.clone(), "ns", "a"), number: 1, finalize: false }
+}
+
+#[tokio::test]
+async fn a_pass_does_not_wait_for_the_second_call_of_a_sample() {
+    let name = PluginName::try_new("probe").expect("valid");
+    let (catalogue, go) = catalogue(&name);
+    go.send("{}").expect("the first call goes");
+    // The second never does while this waits.
+    let decided = catalogue.decide(pass(&name), snapshot(), Arc::new(Nothing));
+    let answer = tokio::time::timeout(Duration::from_secs(20), decided).await;
+    drop(go);
+    assert_eq!(answer, Ok(Ok(Answer { verdict: Verdict::Decision(decision("{}")), repeatable: true })));
+}
+
+#[tokio::test]
+async fn what_answers_the_same_question_in_two_ways_is_never_skipped_again() {
+    let name = PluginName::try_new("probe").expect("valid");
+    let (catalogue, go) = catalogue(&name);
+    for (second, may_skip) in [(r#"{"n":1}"#, true), (r#"{"n":2}"#, false)] {
+        go.send(r#"{"n":1}"#).expect("the first call goes");
+        catalogue.decide(pass(&name), snapshot(), Arc::new(Nothing)).await.expect("decided");
+        assert!(catalogue.may_skip(&name), "nobody knows yet");
+        go.send(second).expect("the second call goes");
+        let seen = async {
+            while catalogue.may_skip(&name) != may_skip {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), seen).await.expect("it is known in time");
+    }
+    catalogue.remove(&name);
+    assert!(catalogue.doubted.all().is_empty());
+}
