@@ -233,10 +233,7 @@ impl Plugins {
                     known.trials.remove(&name);
                     known.mishaps.remove(&name);
                     drop(known);
-                    if self.quarantine.serves(&name, plugin.digest()) {
-                        // What the one before has earned is not for this one.
-                        self.queue.bound(&name, None);
-                    }
+                    self.decides(&name, plugin.digest());
                     self.trusts.served(&name, plugin.digest());
                     self.catalogue.put(name.clone(), plugin);
                     self.watches.want(&name, &manifest);
@@ -265,6 +262,13 @@ impl Plugins {
                     self.later(Duration::ZERO, Overdue::Again(config_map));
                 }
             }
+        }
+    }
+
+    /// This component decides from now on. What another one has earned is not for it.
+    fn decides(&self, plugin: &PluginName, digest: &Digest) {
+        if self.quarantine.serves(plugin, digest) {
+            self.queue.bound(plugin, None);
         }
     }
 

@@ -129,15 +129,7 @@ impl Host {
         let (refused, heard) = mpsc::channel(REFUSALS_MAX);
         let observed = Arc::new(Observed::new(refused, flags.plugins.bounds.quarantine()));
         let standby = if flags.standby_decides { Standby::Decides } else { Standby::Rests };
-        let paused = windlass_queue::Config {
-            paused: standby == Standby::Rests,
-            standby: standby == Standby::Decides,
-            slots: NonZeroUsize::new(flags.max_concurrent_reconciles.into()),
-            per_plugin: Some(per_plugin(flags)),
-            rate: flags.plugins.max_rate_per_plugin.map(|per_second| Rate { per_second }),
-            ..windlass_queue::Config::default()
-        };
-        let queue = Queue::observed(paused, QueueTimes(observed.clone()));
+        let queue = Queue::observed(queue_config(flags, standby), QueueTimes(observed.clone()));
         let limit = flags.plugins.cache_limit.or(sandbox.cache_limit());
         let limit = limit.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         let sink = queue.clone() as Arc<dyn Sink>;
@@ -332,6 +324,18 @@ fn reconciler(
     Reconciler::new(ports, config)
 }
 
+/// What the flags say of the queue.
+fn queue_config(flags: &Run, standby: Standby) -> windlass_queue::Config {
+    windlass_queue::Config {
+        paused: standby == Standby::Rests,
+        standby: standby == Standby::Decides,
+        slots: NonZeroUsize::new(flags.max_concurrent_reconciles.into()),
+        per_plugin: Some(per_plugin(flags)),
+        rate: flags.plugins.max_rate_per_plugin.map(|per_second| Rate { per_second }),
+        ..windlass_queue::Config::default()
+    }
+}
+
 /// Passes of one plugin that may run at once.
 fn per_plugin(flags: &Run) -> NonZeroUsize {
     match flags.plugins.max_concurrent_per_plugin {
@@ -372,4 +376,32 @@ async fn kube_config(flags: &Run) -> Result<kube::Config, String> {
         config.headers.push((http::header::USER_AGENT, agent));
     }
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn config(flags: &[&str]) -> windlass_queue::Config {
+        let words = ["windlass", "run"].iter().chain(flags);
+        let cli = Cli::try_parse_from(words).expect("valid flags");
+        let Command::Run(run) = cli.command else { panic!("{cli:?}") };
+        queue_config(&run, Standby::Decides)
+    }
+
+    #[test]
+    fn bounds_and_rates_of_plugins_are_what_the_flags_say() {
+        let number = |n: Option<NonZeroUsize>| n.map(NonZeroUsize::get);
+        let default = config(&[]);
+        assert_eq!(
+            (number(default.slots), number(default.per_plugin), default.rate),
+            (Some(8), Some(4), None)
+        );
+        let other = config(&["--max-concurrent-per-plugin", "3", "--max-rate-per-plugin", "50"]);
+        assert_eq!(number(other.per_plugin), Some(3));
+        assert_eq!(other.rate.map(|rate| rate.per_second.get()), Some(50));
+    }
 }

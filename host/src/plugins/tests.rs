@@ -2,6 +2,7 @@
 
 use super::look::refused_if_it_panics;
 use super::*;
+use std::num::NonZeroUsize;
 use windlass_core::breaker::Rules;
 use windlass_core::code::Code;
 use windlass_core::limits::Limits;
@@ -63,6 +64,18 @@ async fn a_plugin_without_room_stops_and_is_offered_again() {
     assert!(plugins.view().is_empty(), "nothing of it serves or is about to");
     assert_eq!(again(&plugins), ["sys/a"], "and it is read and judged anew");
     assert!(may_be_ours(Code::CacheLimit), "again and again");
+}
+
+#[tokio::test]
+async fn a_new_version_has_all_its_slots_and_the_same_one_does_not_get_them_back() {
+    let plugins = plugins();
+    let name = PluginName::try_new("p").expect("valid");
+    plugins.decides(&name, &Digest::of(b"1"));
+    plugins.queue.bound(&name, Some(NonZeroUsize::MIN));
+    plugins.decides(&name, &Digest::of(b"1"));
+    assert_eq!(plugins.queue.bound_of(&name), Some(NonZeroUsize::MIN));
+    plugins.decides(&name, &Digest::of(b"2"));
+    assert_eq!(plugins.queue.bound_of(&name), None);
 }
 
 #[test]
