@@ -19,8 +19,8 @@ pub(crate) const TICK: Duration = Duration::from_millis(2);
 /// shall not wake it once a call.
 const IDLE_TICKS: u32 = 25;
 
-/// Missed ticks that are made up for at once, at most: two seconds of them. More say that the machine stood still.
-const MISSED_MAX: u32 = 1000;
+/// Ticks at once, at most: two seconds of them. More say that the process stood still; then they begin anew.
+const AT_ONCE_MAX: u32 = 1000;
 
 /// How long the first tick may take before start fails.
 const PROOF: Duration = Duration::from_secs(5);
@@ -131,11 +131,11 @@ fn tick(engine: &Engine, shared: &Shared) {
         }
         idle = if state.running == 0 { idle + 1 } else { 0 };
         state = sleep(shared, state, next);
-        let ticks = 1 + missed(next.elapsed());
+        let (ticks, after) = due(next, Instant::now());
         for _ in 0..ticks {
             engine.increment_epoch();
         }
-        next += TICK * ticks;
+        next = after;
         let first = state.ticks == 0;
         state.ticks += u64::from(ticks);
         if first {
@@ -144,9 +144,14 @@ fn tick(engine: &Engine, shared: &Shared) {
     }
 }
 
-/// Whole ticks in what a tick was late.
-fn missed(late: Duration) -> u32 {
-    u32::try_from(late.as_nanos() / TICK.as_nanos()).map_or(MISSED_MAX, |missed| missed.min(MISSED_MAX))
+/// Ticks that are due at `now`, the first of which has its place at `next`, and the place of the one after them.
+fn due(next: Instant, now: Instant) -> (u32, Instant) {
+    let missed = now.saturating_duration_since(next).as_nanos() / TICK.as_nanos();
+    match u32::try_from(missed) {
+        Ok(missed) if missed < AT_ONCE_MAX => (1 + missed, next + TICK * (1 + missed)),
+        // As many as a deadline is away as a rule, so that calls look at their clocks.
+        _ => (AT_ONCE_MAX, now + TICK),
+    }
 }
 
 /// Until then, or until the end has come.
@@ -201,6 +206,26 @@ mod tests {
             std::thread::yield_now();
         }
         panic!("{} ticks in {:?}", ticker.ticks() - before, begun.elapsed());
+    }
+
+    #[test]
+    fn ticks_have_places_and_begin_anew_after_a_standstill() {
+        let first = Instant::now();
+        for (late, ticks, after) in [
+            (Duration::ZERO, 1, TICK),
+            (TICK * 9 / 10, 1, TICK),
+            (TICK, 2, TICK * 2),
+            (TICK * 5 / 2, 3, TICK * 3),
+            (TICK * (AT_ONCE_MAX - 1), AT_ONCE_MAX, TICK * AT_ONCE_MAX),
+            (TICK * AT_ONCE_MAX, AT_ONCE_MAX, TICK * (AT_ONCE_MAX + 1)),
+            (Duration::from_secs(3600), AT_ONCE_MAX, Duration::from_secs(3600) + TICK),
+        ] {
+            assert_eq!(due(first, first + late), (ticks, first + after), "{late:?}");
+        }
+        // Nothing is left to be made up for.
+        let woken = first + Duration::from_secs(3600);
+        let (_, next) = due(first, woken);
+        assert_eq!(due(next, next), (1, next + TICK));
     }
 
     #[test]
