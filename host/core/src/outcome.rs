@@ -69,13 +69,21 @@ pub const WAITING: Duration = Duration::from_secs(1);
 /// change is an event as a rule.
 pub const OVERTAKEN: Duration = Duration::from_millis(10);
 
+/// How soon a key that was written for is looked at again if none of its own writes brings it back. As a rule each is an
+/// event. But a child that was made, and deleted by somebody before a late watch heard of it, may never have been in the
+/// cache: when the watch lists again nothing has changed there, and the child is missing.
+pub const WROTE: Duration = Duration::from_secs(10);
+
 impl Outcome {
     /// Decides when the key comes back.
     pub fn next(&self) -> Next {
         match self {
             Outcome::Gone => Next::OnChange,
-            Outcome::Converged { requeue_after: None, .. } => Next::OnChange,
-            Outcome::Converged { requeue_after: Some(after), .. } => Next::After(*after),
+            Outcome::Converged { writes: 0, requeue_after: None } => Next::OnChange,
+            Outcome::Converged { writes: 0, requeue_after: Some(after) } => Next::After(*after),
+            Outcome::Converged { requeue_after, .. } => {
+                Next::After(requeue_after.map_or(WROTE, |after| after.min(WROTE)))
+            }
             Outcome::Overtaken { .. } => Next::After(OVERTAKEN),
             Outcome::Planned { .. } => Next::WhenLeading,
             Outcome::Waiting => Next::After(WAITING),
@@ -103,14 +111,19 @@ impl Outcome {
 mod tests {
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     #[test]
     fn each_outcome_says_when_its_key_comes_back() {
         let failed = |class| Outcome::Failed(Failure { class, code: None, message: String::new() });
         let hour = Duration::from_secs(3600);
         for (outcome, next) in [
             (Outcome::Gone, Next::OnChange),
-            (Outcome::Converged { writes: 3, requeue_after: None }, Next::OnChange),
+            (Outcome::Converged { writes: 0, requeue_after: None }, Next::OnChange),
             (Outcome::Converged { writes: 0, requeue_after: Some(hour) }, Next::After(hour)),
+            (Outcome::Converged { writes: 3, requeue_after: None }, Next::After(WROTE)),
+            (Outcome::Converged { writes: 3, requeue_after: Some(hour) }, Next::After(WROTE)),
+            (Outcome::Converged { writes: 3, requeue_after: Some(SECOND) }, Next::After(SECOND)),
             (Outcome::Overtaken { writes: 1 }, Next::After(OVERTAKEN)),
             (Outcome::Planned { steps: 2 }, Next::WhenLeading),
             (Outcome::Waiting, Next::After(WAITING)),

@@ -116,11 +116,16 @@ fn reconcile(snapshot: &Snapshot, reader: &dyn Reader) -> Result<Decision, windl
             json!({"apiVersion": "x.dev/v1", "kind": "Box", "metadata": {"name": &*name, "labels": {"of": &*name}}, "spec": spec}),
         );
     }
+    // A status that follows its children brings the key back after each write; one that does not leaves that to the children.
+    let mut status = json!({"parts": parts});
     let is_ready = |child: &&Arc<windlass_core::object::Object>| child.value()["data"]["text"] == text;
-    let ready = snapshot.children.iter().filter(is_ready).count();
+    if spec["follows"] == true {
+        status["ready"] = snapshot.children.iter().filter(is_ready).count().into();
+        status["seen"] = snapshot.children.len().into();
+    }
     Ok(Decision {
         children: children.iter().map(Value::to_string).collect(),
-        status: Some(json!({"parts": parts, "ready": ready, "seen": snapshot.children.len()}).to_string()),
+        status: Some(status.to_string()),
         ..Decision::default()
     })
 }

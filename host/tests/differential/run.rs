@@ -168,7 +168,7 @@ impl Scene {
             Op::Child(number, change) => edit(&api, *number, *change, self.brain.manifest().finalizes),
             Op::Status(name) => {
                 let name = (Kind::Web, (*name).to_owned());
-                let nonsense = |value: &mut Value| value["status"] = json!({"ready": 99, "foreign": true});
+                let nonsense = |value: &mut Value| value["status"] = json!({"parts": 99, "foreign": true});
                 // It may not be there.
                 let _ = api.with(|s| s.store.update(&name, "somebody", Preconditions::default(), nonsense));
             }
@@ -181,6 +181,14 @@ impl Scene {
                     sleep(long).await;
                     api.with(|state| state.streams.release());
                 });
+            }
+            Op::Gap(name) => {
+                let child = (Kind::ConfigMap, format!("{name}-0"));
+                delete(&api, child.clone());
+                api.with(|state| state.streams.hold(Some(Kind::ConfigMap)));
+                sleep(Duration::from_millis(50)).await;
+                delete(&api, child);
+                api.with(|state| state.streams.suffer(Some(Kind::ConfigMap), Mishap::Gone));
             }
             Op::Scramble(scramble) => api.with(|state| state.streams.scramble(*scramble)),
             Op::Compact => api.with(|state| state.compact()),

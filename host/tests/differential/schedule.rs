@@ -38,6 +38,9 @@ pub(crate) enum Op {
     Streams(Option<Kind>, Mishap),
     /// Watches say nothing for so long.
     Hold(Option<Kind>, Duration),
+    /// A child of a primary is deleted, made again and deleted again, and its watch is so late that it lists instead of hearing of
+    /// more than the first.
+    Gap(&'static str),
     /// Events are lost, doubled and swapped from now on, or no more.
     Scramble(Scramble),
     /// The server forgets the past.
@@ -114,6 +117,7 @@ fn spec(rng: &mut Xoshiro256PlusPlus) -> Value {
         "text": pick(rng, &["one", "two", "four", "seven"]),
         "parts": rng.random_range(0..4),
         "box": rng.random::<bool>(),
+        "follows": rng.random_bool(0.3),
     });
     if rng.random() {
         spec["palette"] = pick(rng, &PALETTES).into();
@@ -125,7 +129,7 @@ fn op(rng: &mut Xoshiro256PlusPlus, replicas: usize) -> Op {
     let web = pick(rng, &WEBS);
     let kind = if rng.random_bool(0.5) { None } else { Some(pick(rng, &Kind::ALL)) };
     let moment = |rng: &mut Xoshiro256PlusPlus| Duration::from_millis(rng.random_range(0..2_000));
-    match rng.random_range(0..38) {
+    match rng.random_range(0..40) {
         0..8 => Op::Web(web, spec(rng)),
         8..10 => Op::Delete(web),
         10..13 => Op::Palette(pick(rng, &PALETTES), pick(rng, &["#100", "#200", "#300"])),
@@ -165,6 +169,7 @@ fn op(rng: &mut Xoshiro256PlusPlus, replicas: usize) -> Op {
         }
         34 => Op::Weather(Weather::default()),
         35 => Op::Crash(moment(rng)),
+        36 | 37 => Op::Gap(web),
         _ if replicas > 1 => Op::HandOver(moment(rng)),
         _ => Op::Crash(moment(rng)),
     }
