@@ -12,8 +12,8 @@ use crate::{Kind, Object};
 /// is reconciled again. There is nothing to set up. Answers come from memory and are as old as the
 /// watch is late.
 ///
-/// Only the primary's kind, the children's kinds and the manifest's `reads` may be asked for; any
-/// other ends the pass with E231.
+/// Only the primary's kind, the children's kinds and the manifest's `reads` may be asked for, in the
+/// namespaces and with the labels that are declared there; anything else ends the pass with E231.
 ///
 /// ```
 /// use windlass::{Cache, Query, json, kind};
@@ -113,6 +113,7 @@ mod source {
 mod source {
     use super::{Cache, Kind, Object, Query};
     use crate::Manifest;
+    use crate::manifest::Scope;
     use std::cell::RefCell;
 
     /// What the test put in, and what was asked for.
@@ -141,51 +142,69 @@ mod source {
 
     impl Source {
         pub(super) fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<Object> {
-            self.judge(kind);
+            self.judge(kind, Some(namespace), &[]);
             self.seen.borrow_mut().push(Seen::Object {
                 kind,
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
             });
-            self.visible(kind).find(|each| (each.namespace(), each.name()) == (namespace, name)).cloned()
+            self.visible(kind).find(|each| (each.namespace(), each.name()) == (namespace, name))
         }
 
         pub(super) fn list(&self, query: &Query) -> Vec<Object> {
-            self.judge(query.kind);
+            self.judge(query.kind, query.namespace.as_deref(), &query.labels);
             self.seen.borrow_mut().push(Seen::List(query.clone()));
-            let here = |each: &&Object| {
+            let here = |each: &Object| {
                 query.namespace.as_ref().is_none_or(|namespace| each.namespace() == namespace)
                     && query.labels.iter().all(|(key, value)| each.label(key) == Some(value))
             };
-            let mut found: Vec<Object> = self.visible(query.kind).filter(here).cloned().collect();
+            let mut found: Vec<Object> = self.visible(query.kind).filter(here).collect();
             found.sort_by(|left, right| {
                 (left.namespace(), left.name()).cmp(&(right.namespace(), right.name()))
             });
             found
         }
 
-        /// The objects of a kind that the manifest's label selectors let through.
-        fn visible(&self, kind: Kind) -> impl Iterator<Item = &Object> {
-            let labels = self
-                .allowed
-                .as_ref()
-                .and_then(|manifest| manifest.reads.iter().find(|read| read.kind == kind))
-                .map_or(&[][..], |read| read.labels);
-            self.objects.iter().filter(move |each| {
-                kind.matches(each) && labels.iter().all(|(key, value)| each.label(key) == Some(*value))
+        /// The objects of a kind as the manifest shows them.
+        fn visible(&self, kind: Kind) -> impl Iterator<Item = Object> {
+            let scopes =
+                self.allowed.as_ref().map_or_else(|| vec![Scope::ALL], |allowed| allowed.scopes(kind));
+            self.objects.iter().filter(move |each| kind.matches(each)).filter_map(move |each| {
+                let open: Vec<&Scope> = scopes.iter().filter(|scope| scope.selects(each)).collect();
+                let bare = !open.is_empty() && open.iter().all(|scope| scope.metadata_only);
+                let shown = if bare { metadata(each) } else { each.clone() };
+                (!open.is_empty()).then_some(shown)
             })
         }
 
         /// Ends the test as the host would end the pass.
-        fn judge(&self, kind: Kind) {
-            if let Some(manifest) = &self.allowed {
-                assert!(
-                    manifest.allows_reading(kind),
-                    "E231: {kind} is not among the reads of {}: write reads = [\"{kind}\"]",
-                    manifest.name
-                );
-            }
+        fn judge(&self, kind: Kind, namespace: Option<&str>, labels: &[(String, String)]) {
+            let Some(manifest) = &self.allowed else { return };
+            let name = manifest.name;
+            assert!(
+                manifest.allows_reading(kind),
+                "E231: {kind} is not among the reads of {name}: write reads = [\"{kind}\"]"
+            );
+            let scopes = manifest.scopes(kind);
+            let mut scopes: Vec<&Scope> =
+                scopes.iter().filter(|scope| namespace.is_none_or(|each| scope.reaches(each))).collect();
+            assert!(
+                !scopes.is_empty(),
+                "E231: {name} declares no {kind} in namespace {:?}",
+                namespace.unwrap_or_default()
+            );
+            scopes.retain(|scope| labels.iter().all(|(key, value)| scope.allows_label(key, value)));
+            assert!(!scopes.is_empty(), "E231: {name} declares no {kind} with the labels {labels:?}");
         }
+    }
+
+    /// The object without its body.
+    fn metadata(object: &Object) -> Object {
+        let mut value = object.as_value().clone();
+        if let Some(fields) = value.as_object_mut() {
+            fields.retain(|name, _| matches!(name.as_str(), "apiVersion" | "kind" | "metadata"));
+        }
+        Object::from(value)
     }
 
     /// For native tests.
@@ -225,13 +244,14 @@ pub use source::Seen;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::{Manifest, Read};
+    use crate::manifest::{Manifest, Read, Scope};
     use crate::{json, kind};
 
     fn config_map(namespace: &str, name: &str, tier: &str) -> Object {
         Object::from(json!({
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": { "namespace": namespace, "name": name, "labels": { "tier": tier } },
+            "data": { "k": "v" },
         }))
     }
 
@@ -246,8 +266,17 @@ mod tests {
         name: "test",
         version: "0.1.0",
         primary: kind::NAMESPACE,
+        selects: Scope::ALL,
         children: &[],
-        reads: &[Read { kind: kind::CONFIG_MAP, labels: &[("tier", "web")] }],
+        reads: &[Read {
+            kind: kind::CONFIG_MAP,
+            scope: Scope {
+                labels: &[("tier", Some("web"))],
+                namespaces: &["a", "b"],
+                fields: &[],
+                metadata_only: true,
+            },
+        }],
         finalizes: false,
     };
 
@@ -276,7 +305,21 @@ mod tests {
     fn a_read_with_labels_hides_the_rest() {
         let cache = filled().only(&MANIFEST);
         assert!(cache.get(kind::CONFIG_MAP, "a", "y").is_none());
-        assert!(cache.get(kind::CONFIG_MAP, "a", "z").is_some());
+        let seen = cache.get(kind::CONFIG_MAP, "a", "z").expect("selected");
+        assert!(seen.as_value().get("data").is_none(), "metadata only");
+        assert_eq!(cache.list(&Query::of(kind::CONFIG_MAP)).len(), 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "E231: test declares no v1/ConfigMap in namespace \"c\"")]
+    fn a_namespace_that_is_not_declared_ends_the_test() {
+        let _ = filled().only(&MANIFEST).get(kind::CONFIG_MAP, "c", "x");
+    }
+
+    #[test]
+    #[should_panic(expected = "E231: test declares no v1/ConfigMap with the labels")]
+    fn labels_that_contradict_what_is_declared_end_the_test() {
+        let _ = filled().only(&MANIFEST).list(&Query::of(kind::CONFIG_MAP).label("tier", "db"));
     }
 
     #[test]

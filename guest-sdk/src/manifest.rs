@@ -1,6 +1,6 @@
 //! What a plugin is, as the reconciler attribute puts it together.
 
-use crate::{Decision, Kind};
+use crate::{Decision, Kind, Object, Value};
 
 /// What a plugin is. `#[windlass::reconciler]` makes one named `MANIFEST` beside the function.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct Manifest {
     pub version: &'static str,
     /// What it reconciles.
     pub primary: Kind,
+    /// Which objects of that kind: by labels and namespaces.
+    pub selects: Scope,
     /// Kinds that it may create, at most 32.
     pub children: &'static [Child],
     /// Further kinds that it may look at, at most 32.
@@ -42,8 +44,69 @@ pub enum Unwanted {
 pub struct Read {
     /// Which kind.
     pub kind: Kind,
-    /// Labels that an object must carry to be seen, at most 16.
-    pub labels: &'static [(&'static str, &'static str)],
+    /// Which of its objects, and how much of each.
+    pub scope: Scope,
+}
+
+/// Which objects of a kind a reconciler looks at, and how much of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scope {
+    /// Labels that an object must carry, at most 16: a key, and its value unless any will do.
+    pub labels: &'static [(&'static str, Option<&'static str>)],
+    /// Namespaces, at most 16; none: all.
+    pub namespaces: &'static [&'static str],
+    /// Values that an object must have at these paths, at most 4, as in a field selector of Kubernetes.
+    pub fields: &'static [(&'static str, &'static str)],
+    /// Whether only `apiVersion`, `kind` and `metadata` are seen.
+    pub metadata_only: bool,
+}
+
+impl Scope {
+    /// All of every object.
+    pub const ALL: Self = Self { labels: &[], namespaces: &[], fields: &[], metadata_only: false };
+
+    /// Whether the object is selected, as the host judges it.
+    #[must_use]
+    pub fn selects(&self, object: &Object) -> bool {
+        self.reaches(object.namespace())
+            && self.labels.iter().all(|(key, wanted)| {
+                object.label(key).is_some_and(|value| wanted.is_none_or(|wanted| wanted == value))
+            })
+            && self.fields.iter().all(|(path, wanted)| field(object, path) == **wanted)
+    }
+
+    /// Whether objects with this label can be among those that it selects.
+    #[must_use]
+    pub fn allows_label(&self, key: &str, value: &str) -> bool {
+        self.labels.iter().all(|(name, wanted)| *name != key || wanted.is_none_or(|wanted| wanted == value))
+    }
+
+    /// Whether it selects anything in this namespace.
+    #[must_use]
+    pub fn reaches(&self, namespace: &str) -> bool {
+        self.namespaces.is_empty() || self.namespaces.contains(&namespace)
+    }
+}
+
+/// The value at a path as text; what is absent or false is empty or `false`, whichever is asked for.
+fn field(object: &Object, path: &str) -> FieldText {
+    let mut value = object.as_value();
+    for name in path.split('.') {
+        value = &value[name];
+    }
+    FieldText(match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
+        _ => None,
+    })
+}
+
+struct FieldText(Option<String>);
+
+impl PartialEq<str> for FieldText {
+    fn eq(&self, wanted: &str) -> bool {
+        self.0.as_deref().map_or(matches!(wanted, "" | "false"), |value| value == wanted)
+    }
 }
 
 impl Manifest {
@@ -77,6 +140,20 @@ impl Manifest {
         Ok(())
     }
 
+    /// What of this kind the cache shows: one of these selects it. Of a child's kind that is what the host's
+    /// plugins have made, which carries the label `windlass.dev/host`.
+    #[must_use]
+    pub fn scopes(&self, kind: Kind) -> Vec<Scope> {
+        let primary = (kind == self.primary).then_some(self.selects);
+        let child = self.children.iter().any(|child| child.kind == kind).then_some(Scope {
+            labels: &[("windlass.dev/host", None)],
+            namespaces: self.selects.namespaces,
+            ..Scope::ALL
+        });
+        let reads = self.reads.iter().filter(|read| read.kind == kind).map(|read| read.scope);
+        primary.into_iter().chain(child).chain(reads).collect()
+    }
+
     /// Whether the cache answers for this kind: the primary's, a child's or a read's.
     #[must_use]
     pub fn allows_reading(&self, kind: Kind) -> bool {
@@ -95,10 +172,32 @@ mod tests {
         name: "test",
         version: "0.1.0",
         primary: kind::NAMESPACE,
+        selects: Scope::ALL,
         children: &[Child { kind: kind::SERVICE, unwanted: Unwanted::Delete }],
         reads: &[],
         finalizes: false,
     };
+
+    #[test]
+    fn a_scope_selects_what_the_host_would_select() {
+        let pod = Object::from(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "namespace": "a", "name": "x", "labels": { "tier": "web" } },
+            "spec": { "nodeName": "n", "hostNetwork": true },
+        }));
+        for (scope, selected) in [
+            (Scope::ALL, true),
+            (Scope { labels: &[("tier", None)], ..Scope::ALL }, true),
+            (Scope { labels: &[("tier", Some("db"))], ..Scope::ALL }, false),
+            (Scope { namespaces: &["a", "b"], ..Scope::ALL }, true),
+            (Scope { namespaces: &["b"], ..Scope::ALL }, false),
+            (Scope { fields: &[("spec.nodeName", "n"), ("spec.hostNetwork", "true")], ..Scope::ALL }, true),
+            (Scope { fields: &[("spec.hostPID", "false"), ("status.phase", "")], ..Scope::ALL }, true),
+            (Scope { fields: &[("spec.nodeName", "m")], ..Scope::ALL }, false),
+        ] {
+            assert_eq!(scope.selects(&pod), selected, "{scope:?}");
+        }
+    }
 
     #[test]
     fn a_decision_that_the_host_would_refuse_is_found_in_a_test() {

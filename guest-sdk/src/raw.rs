@@ -26,7 +26,7 @@ pub use self::wasm::*;
 #[cfg(target_family = "wasm")]
 mod wasm {
     use super::{Finalize, Reconcile};
-    use crate::manifest::{Manifest, Unwanted};
+    use crate::manifest::{Manifest, Scope, Unwanted};
     use crate::{Cache, Decision, Fault, Finalization, Kind, Notice, Object, Primary, Snapshot, decode, log};
 
     /// The bindings that `wit/` describes.
@@ -64,16 +64,42 @@ mod wasm {
         });
         let reads = manifest.reads.iter().map(|read| types::Read {
             kind: kind(read.kind),
-            labels: read.labels.iter().map(|(key, value)| label(key, value)).collect(),
+            labels: requirements(&read.scope),
+            namespaces: namespaces(&read.scope),
+            fields: read.scope.fields.iter().map(|(path, value)| field(path, value)).collect(),
+            metadata_only: read.scope.metadata_only,
         });
         types::Manifest {
             name: manifest.name.to_owned(),
             version: manifest.version.to_owned(),
-            primary: kind(manifest.primary),
+            primary: types::Primary {
+                kind: kind(manifest.primary),
+                labels: requirements(&manifest.selects),
+                namespaces: namespaces(&manifest.selects),
+            },
             children: children.collect(),
             reads: reads.collect(),
             finalizes: manifest.finalizes,
         }
+    }
+
+    /// The labels of a scope as they cross the boundary.
+    fn requirements(scope: &Scope) -> Vec<types::Requirement> {
+        let one = |(key, value): &(&str, Option<&str>)| types::Requirement {
+            key: (*key).to_owned(),
+            value: value.map(str::to_owned),
+        };
+        scope.labels.iter().map(one).collect()
+    }
+
+    /// The namespaces of a scope as they cross the boundary.
+    fn namespaces(scope: &Scope) -> Vec<String> {
+        scope.namespaces.iter().map(|namespace| (*namespace).to_owned()).collect()
+    }
+
+    /// The field as it crosses the boundary.
+    fn field(path: &str, value: &str) -> types::Field {
+        types::Field { path: path.to_owned(), value: value.to_owned() }
     }
 
     /// Calls the author's reconciler.

@@ -312,9 +312,9 @@ impl Plugins {
         self.stop(plugin);
     }
 
-    /// Its kinds do not fit into the cache: it stops, and is refused until there is room.
+    /// Its kinds do not fit into the cache, or cannot be selected as it wants: it stops, and is refused until they do.
     fn hold(&self, plugin: &PluginName, refusal: &Refusal) {
-        warn!(%plugin, %refusal, "there is no room for what this plugin needs; it stops");
+        warn!(%plugin, %refusal, "what this plugin reads cannot be had; it stops");
         self.stop(plugin);
         // Also when nothing of it serves any more: others wait for what it held.
         self.watches.forget(plugin);
@@ -436,7 +436,14 @@ async fn until(at: Option<Instant>) {
 /// Whether a refusal may have been brought about by a host that was short of time, processes,
 /// descriptors or room, and not by the component alone.
 fn may_be_ours(code: Code) -> bool {
-    matches!(code, Code::CompileFailed | Code::WorkerMissing | Code::InitTimeout | Code::CacheLimit)
+    matches!(
+        code,
+        Code::CompileFailed
+            | Code::WorkerMissing
+            | Code::InitTimeout
+            | Code::CacheLimit
+            | Code::FieldNotSelectable
+    )
 }
 
 /// The plugin that a ConfigMap is of, as its label says.

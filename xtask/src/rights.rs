@@ -119,6 +119,8 @@ mod tests {
             primary: primary.parse().expect("a kind"),
             children: Vec::new(),
             reads: Vec::new(),
+            selects: windlass_core::scope::Scope::default(),
+            strict: true,
             finalizes,
         };
         yaml(&manifest, &BTreeMap::new())

@@ -78,7 +78,12 @@ fn manifest() -> Manifest {
         version: "1.0.0".into(),
         primary: "x.dev/v1/Web".parse().expect("a kind"),
         children: vec![ChildRule { kind: object().gvk, unwanted: Unwanted::Orphan }],
-        reads: vec![ReadRule { kind: object().gvk, labels: vec![("a".into(), "b".into())] }],
+        reads: vec![ReadRule {
+            kind: object().gvk,
+            scope: windlass_core::scope::Scope::of_labels([("a".into(), "b".into())]),
+        }],
+        selects: windlass_core::scope::Scope::default(),
+        strict: true,
         finalizes: true,
     }
 }

@@ -72,6 +72,8 @@ impl World {
             primary: gvk("x.dev/v1/Web"),
             children: LISTED.iter().map(rule).collect(),
             reads: vec![],
+            selects: windlass_core::scope::Scope::default(),
+            strict: true,
             finalizes: true,
         };
         let kind = gvk("x.dev/v1/Web");

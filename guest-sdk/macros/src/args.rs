@@ -3,14 +3,13 @@
 //! Nothing here looks at the function; [`crate::reconciler`] joins the two.
 
 use crate::names::{self, KindName, Rule};
+use crate::scope::Scope;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::{Error, Ident, LitStr, Path, Result, Token, bracketed, parenthesized};
 
 /// Most children, and most reads, in a manifest: the contract's bound.
 const KINDS_MAX: usize = 32;
-/// Most labels of one read: the contract's bound.
-const LABELS_MAX: usize = 16;
 
 /// A kind that the reconciler may create.
 pub(crate) struct Child {
@@ -24,13 +23,15 @@ pub(crate) struct Child {
 pub(crate) struct Read {
     /// Which.
     pub(crate) kind: KindName,
-    /// Labels that every object must carry.
-    pub(crate) labels: Vec<(String, String)>,
+    /// Which of its objects, and how much of each.
+    pub(crate) scope: Scope,
 }
 
 /// All that the attribute says.
 #[derive(Default)]
 pub(crate) struct Arguments {
+    /// `labels = [...]` and `namespaces = [...]`: of the primary.
+    pub(crate) selects: Scope,
     /// `children = [...]`.
     pub(crate) children: Vec<Child>,
     /// `reads = [...]`.
@@ -65,6 +66,7 @@ impl Parse for Arguments {
                 input.parse::<Token![,]>()?;
             }
         }
+        arguments.selects.refuse_a_finalizer(arguments.finalize.as_ref())?;
         Ok(arguments)
     }
 }
@@ -72,12 +74,13 @@ impl Parse for Arguments {
 impl Arguments {
     /// Whether there is an argument of this name.
     fn knows(&self, word: &str) -> bool {
-        ["children", "reads", "finalize", "name", "version"].contains(&word)
+        ["labels", "namespaces", "children", "reads", "finalize", "name", "version"].contains(&word)
     }
 
     /// Parses what stands after `word =`.
     fn read_value(&mut self, word: &str, input: ParseStream<'_>) -> Result<()> {
         match word {
+            "labels" | "namespaces" => self.selects.read_list(word, input)?,
             "children" => self.children = children(input)?,
             "reads" => self.reads = reads(input)?,
             "finalize" => self.finalize = Some(path(input)?),
@@ -95,6 +98,16 @@ fn unknown(key: &Ident) -> Error {
         "child" | "childs" | "owns" | "creates" => Some("children = [\"apps/v1/Deployment\"]"),
         "read" | "watches" | "watch" => Some("reads = [\"v1/ConfigMap\"]"),
         "finalizer" | "finalizes" => Some("finalize = clean_up"),
+        "label" | "selector" => Some("labels = [\"tier=web\"] for the primary's labels"),
+        "namespace" => Some("namespaces = [\"default\"] for the primary's namespaces"),
+        "fields" | "field" | "metadata_only" => {
+            return Error::new(
+                key.span(),
+                format!(
+                    "`{word}` is for reads, a primary is selected by labels and namespaces: write reads = [only(\"v1/Pod\", fields = [\"spec.nodeName=a\"], metadata_only)]"
+                ),
+            );
+        }
         "primary" | "kind" => {
             return Error::new(
                 key.span(),
@@ -105,7 +118,9 @@ fn unknown(key: &Ident) -> Error {
     };
     let text = match meant {
         Some(fix) => format!("`{word}` is not an argument: write {fix}"),
-        None => format!("`{word}` is not an argument: there are children, reads, finalize, name and version"),
+        None => format!(
+            "`{word}` is not an argument: there are labels, namespaces, children, reads, finalize, name and version"
+        ),
     };
     Error::new(key.span(), text)
 }
@@ -129,18 +144,21 @@ fn path(input: ParseStream<'_>) -> Result<Path> {
     input.parse()
 }
 
-/// One element of a list: `"v1/ConfigMap"` or `word("v1/ConfigMap", "tier=web")`.
+/// One element of a list: `"v1/ConfigMap"`, `word("v1/ConfigMap", "tier=web")` or
+/// `only("v1/ConfigMap", labels = ["tier=web"], metadata_only)`.
 struct Entry {
-    /// `orphan` or `labelled`, if there is one.
+    /// `orphan`, `labelled` or `only`, if there is one.
     word: Option<Ident>,
-    /// The kind and whatever follows it.
+    /// The kind and the texts that follow it.
     literals: Vec<LitStr>,
+    /// What `only` says.
+    scope: Scope,
 }
 
 impl Parse for Entry {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         if input.peek(LitStr) {
-            return Ok(Self { word: None, literals: vec![input.parse()?] });
+            return Ok(Self { word: None, literals: vec![input.parse()?], scope: Scope::default() });
         }
         let word: Ident = input.parse().map_err(|error| {
             Error::new(error.span(), "write a kind in quotes, such as \"apps/v1/Deployment\"")
@@ -153,12 +171,17 @@ impl Parse for Entry {
         }
         let inner;
         parenthesized!(inner in input);
+        if word == "only" && inner.peek(LitStr) {
+            let kind: LitStr = inner.parse()?;
+            let scope = Scope::parse_after(&word, &inner)?;
+            return Ok(Self { word: Some(word), literals: vec![kind], scope });
+        }
         let literals: Vec<LitStr> =
             Punctuated::<LitStr, Token![,]>::parse_terminated(&inner)?.into_iter().collect();
         if literals.is_empty() {
             return Err(Error::new(word.span(), format!("`{word}` of what: write {word}(\"v1/ConfigMap\")")));
         }
-        Ok(Self { word: Some(word), literals })
+        Ok(Self { word: Some(word), literals, scope: Scope::default() })
     }
 }
 
@@ -221,30 +244,24 @@ fn children(input: ParseStream<'_>) -> Result<Vec<Child>> {
 fn reads(input: ParseStream<'_>) -> Result<Vec<Read>> {
     let mut seen = Vec::new();
     let mut reads = Vec::new();
-    for entry in entries(input)? {
+    for mut entry in entries(input)? {
         match &entry.word {
             None => {}
-            Some(word) if word == "labelled" => {}
+            Some(word) if word == "labelled" || word == "only" => {}
             Some(word) => {
                 return Err(Error::new(
                     word.span(),
                     format!(
-                        "`{word}` means nothing here: write labelled(\"v1/ConfigMap\", \"tier=web\") to see only objects with that label"
+                        "`{word}` means nothing here: write labelled(\"v1/ConfigMap\", \"tier=web\") to see only objects with that label, or only(\"v1/ConfigMap\", namespaces = [\"default\"])"
                     ),
                 ));
             }
         }
-        let literals = &entry.literals[1..];
-        if let Some(extra) = literals.get(LABELS_MAX) {
-            return Err(Error::new(extra.span(), format!("a read holds at most {LABELS_MAX} labels")));
+        for literal in &entry.literals[1..] {
+            entry.scope.push("labels", literal)?;
         }
-        let labels = literals
-            .iter()
-            .map(|literal| {
-                names::parse_label(&literal.value()).map_err(|message| Error::new(literal.span(), message))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        reads.push(Read { kind: entry.kind(&mut seen)?, labels });
+        let kind = entry.kind(&mut seen)?;
+        reads.push(Read { kind, scope: entry.scope });
     }
     Ok(reads)
 }

@@ -9,6 +9,7 @@ mod args;
 mod names;
 mod primary;
 mod reconciler;
+mod scope;
 
 use proc_macro::TokenStream;
 use syn::{Error, Result};
@@ -27,8 +28,10 @@ pub fn derive_primary(input: TokenStream) -> TokenStream {
 ///
 /// | argument | meaning | default |
 /// |---|---|---|
+/// | `labels` | only primary objects with all these labels, at most 16: `"tier=web"`, or `"tier"` for any value. One that loses a label is let go: what was made for it goes. Not together with `finalize` | every object |
+/// | `namespaces` | only primary objects in these namespaces, at most 16 | all |
 /// | `children` | kinds that it may create, at most 32, as `"apps/v1/Deployment"`; `orphan("v1/Secret")` leaves such a child in place when it is no longer wanted instead of deleting it | none |
-/// | `reads` | further kinds that it may look at through the cache, at most 32; `labelled("v1/ConfigMap", "tier=web")` only those with these labels | none |
+/// | `reads` | further kinds that it may look at through the cache, at most 32; `labelled("v1/ConfigMap", "tier=web")` only those with these labels; `only("v1/Pod", labels = ["tier"], namespaces = ["a"], fields = ["spec.nodeName=n"], metadata_only)` with any of these four | none |
 /// | `finalize` | the function to call while the primary object is being deleted | none: no finalizer is kept |
 /// | `name` | name of the plugin, a DNS label of at most 40 bytes | the name of the package |
 /// | `version` | semantic version of the plugin, at most 64 bytes | the version of the package |

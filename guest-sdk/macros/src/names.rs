@@ -184,6 +184,51 @@ pub(crate) fn check_plugin_version(version: &str) -> Result<(), String> {
     ))
 }
 
+/// Takes `tier=web` apart, or `tier`, which any value will do for.
+///
+/// # Errors
+/// What to write instead.
+pub(crate) fn parse_requirement(text: &str) -> Result<(String, Option<String>), String> {
+    if text.contains('=') {
+        return parse_label(text).map(|(key, value)| (key, Some(value)));
+    }
+    parse_label(&format!("{text}="))
+        .map(|(key, _)| (key, None))
+        .map_err(|_| format!("`{text}` is not a label: write \"tier=web\", or \"tier\" for any value"))
+}
+
+/// Refuses a namespace that is not a DNS label.
+///
+/// # Errors
+/// What to write instead.
+pub(crate) fn check_namespace(text: &str) -> Result<(), String> {
+    if is_dns_label(text) {
+        return Ok(());
+    }
+    Err(format!(
+        "`{text}` is not a namespace (lower-case letters, digits and dashes, at most 63 bytes): write one such as \"default\", or leave namespaces out for all"
+    ))
+}
+
+/// Takes `spec.nodeName=a` apart.
+///
+/// # Errors
+/// What to write instead.
+pub(crate) fn parse_field(text: &str) -> Result<(String, String), String> {
+    let refusal =
+        || format!("`{text}` is not a field: write \"path=value\" such as \"spec.nodeName=worker-1\"");
+    let (path, value) = text.split_once('=').ok_or_else(refusal)?;
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|each| each.is_ascii_alphanumeric() || b"-_".contains(&each))
+    };
+    let fits = path.len() <= GROUP_MAX_BYTES && value.len() <= GROUP_MAX_BYTES;
+    if fits && path.split('.').all(is_name) && !value.chars().any(char::is_control) && !value.starts_with('=')
+    {
+        return Ok((path.to_owned(), value.to_owned()));
+    }
+    Err(refusal())
+}
+
 /// Takes `tier=web` apart.
 ///
 /// # Errors

@@ -68,6 +68,7 @@ fn check_signature(function: &ItemFn) -> Result<()> {
 fn manifest(arguments: &Arguments, function: &ItemFn) -> Result<TokenStream> {
     let name = name(arguments)?;
     let version = version(arguments)?;
+    let selects = arguments.selects.tokens();
     let children = arguments.children.iter().map(child);
     let reads = arguments.reads.iter().map(read);
     let finalizes = arguments.finalize.is_some();
@@ -86,6 +87,7 @@ fn manifest(arguments: &Arguments, function: &ItemFn) -> Result<TokenStream> {
             name: #name,
             version: #version,
             primary: ::windlass::raw::primary_of(#reconcile),
+            selects: #selects,
             children: &[#(#children),*],
             reads: &[#(#reads),*],
             finalizes: #finalizes,
@@ -170,9 +172,9 @@ fn child(child: &Child) -> TokenStream {
 /// One element of `Manifest::reads`.
 fn read(read: &Read) -> TokenStream {
     let kind = kind(&read.kind);
-    let labels = read.labels.iter().map(|(key, value)| quote! { (#key, #value) });
+    let scope = read.scope.tokens();
     quote! {
-        ::windlass::manifest::Read { kind: #kind, labels: &[#(#labels),*] }
+        ::windlass::manifest::Read { kind: #kind, scope: #scope }
     }
 }
 
@@ -211,9 +213,30 @@ mod tests {
         for part in [
             r#"new ("apps" , "v1" , "Deployment") , unwanted : :: windlass :: manifest :: Unwanted :: Delete"#,
             r#"new ("" , "v1" , "Secret") , unwanted : :: windlass :: manifest :: Unwanted :: Orphan"#,
-            r#"labels : & [("tier" , "web")]"#,
+            r#"labels : & [("tier" , :: core :: option :: Option :: Some ("web"))]"#,
             "finalizes : true",
             "finalize (snapshot , clean :: up)",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn what_is_looked_at_becomes_a_scope() {
+        let text = expanded(
+            r#"labels = ["plan", "tier=web"], namespaces = ["a", "b"],
+            reads = [only("v1/Pod", labels = ["team"], namespaces = ["c"], fields = ["spec.nodeName=n", "status.phase="], metadata_only)]"#,
+            GOOD,
+        )
+        .expect("accepted");
+        let none = ":: core :: option :: Option :: None";
+        for part in [
+            &format!(
+                r#"labels : & [("plan" , {none}) , ("tier" , :: core :: option :: Option :: Some ("web"))] , namespaces : & ["a" , "b"] , fields : & [] , metadata_only : false"#
+            ),
+            &format!(
+                r#"labels : & [("team" , {none})] , namespaces : & ["c"] , fields : & [("spec.nodeName" , "n") , ("status.phase" , "")] , metadata_only : true"#
+            ),
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
@@ -228,7 +251,24 @@ mod tests {
             (r#"children = ["v1/Service", "v1/Service"]"#, "\"v1/Service\"", "listed twice"),
             (r#"children = [keep("v1/Secret")]"#, "keep", "orphan("),
             (r#"children = [orphan("v1/Secret", "v1/Pod")]"#, "\"v1/Pod\"", "one kind each"),
-            (r#"reads = [labelled("v1/Pod", "tier")]"#, "\"tier\"", "key=value"),
+            (r#"reads = [labelled("v1/Pod", "tier=-")]"#, "\"tier=-\"", "key=value"),
+            (r#"reads = [labelled("v1/Pod", "-tier")]"#, "\"-tier\"", "for any value"),
+            (r#"reads = [only("v1/Pod")]"#, "only", "or the kind alone"),
+            (r#"reads = [only("v1/Pod", label = ["a"])]"#, "label", "there are labels, namespaces, fields"),
+            (r#"reads = [only("v1/Pod", labels = [])]"#, "[]", "leave `labels` out"),
+            (r#"reads = [only("v1/Pod", labels = ["a", "a=1"])]"#, "\"a=1\"", "once"),
+            (r#"reads = [only("v1/Pod", labels = ["a"], labels = ["b"])]"#, "labels", "given twice"),
+            (r#"reads = [only("v1/Pod", namespaces = ["*"])]"#, "\"*\"", "such as \"default\""),
+            (r#"reads = [only("v1/Pod", fields = ["spec.nodeName"])]"#, "\"spec.nodeName\"", "path=value"),
+            (
+                r#"reads = [only("v1/Pod", fields = ["a=1", "b=1", "c=1", "d=1", "e=1"])]"#,
+                "\"e=1\"",
+                "at most 4 fields",
+            ),
+            (r#"labels = "a""#, "\"a\"", "write a list"),
+            (r#"namespaces = ["A"]"#, "\"A\"", "not a namespace"),
+            (r#"fields = ["a=1"]"#, "fields", "is for reads"),
+            (r#"labels = ["a"], finalize = x"#, "\"a\"", "would keep its finalizer"),
             (r#"owns = ["v1/Pod"]"#, "owns", "write children ="),
             (r#"primary = "v1/Pod""#, "primary", "derive(Primary)"),
             (r#"finalize = "clean_up""#, "\"clean_up\"", "finalize = clean_up"),

@@ -20,8 +20,10 @@ use tokio::time::Instant;
 use windlass_core::claim::Claim;
 use windlass_core::class::Class;
 use windlass_core::decision::Notice;
-use windlass_core::key::Key;
+use windlass_core::key::{Key, ObjectRef};
+use windlass_core::kind::Kind;
 use windlass_core::name::{Digest, PluginName};
+use windlass_core::object::Object;
 use windlass_core::plan::{Plan, Step, Target};
 use windlass_core::ports::{Applied, Apply, ApplyError, EventTarget, Written};
 
@@ -46,6 +48,11 @@ impl Apply for Writer {
 
     fn status_held(&self, plan: &Plan) -> Option<Duration> {
         self.status_wait(plan.steps(), &plan.primary().uid)
+    }
+
+    async fn read(&self, kind: &Kind, object: &ObjectRef) -> Result<Option<Object>, ApplyError> {
+        let what = || format!("look whether {object} is there");
+        Writer::read(self, kind, object).await.map_err(|failed| failed.of_step(what()))
     }
 
     async fn notify(&self, on: &EventTarget, notice: &Notice, claim: &Claim) {

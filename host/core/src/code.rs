@@ -93,6 +93,8 @@ codes! {
     BadSettings = 173,
     /// The plugin's kinds would take the host's cache above its limit.
     CacheLimit = 180,
+    /// The API server does not select objects by a field that the manifest names.
+    FieldNotSelectable = 181,
     /// Another ConfigMap already carries a plugin of this name.
     DuplicatePlugin = 140,
     /// Two plugins want the same child for the same object; the one that made it keeps it.
@@ -127,7 +129,7 @@ codes! {
     NotAnObject = 223,
     /// A child of a kind that the manifest does not list.
     KindNotAllowed = 230,
-    /// A read of a kind that the manifest does not list.
+    /// A read of a kind, a namespace or labels that the manifest does not declare.
     ReadNotAllowed = 231,
     /// More children than a decision may have.
     TooManyChildren = 232,

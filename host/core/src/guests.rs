@@ -158,12 +158,12 @@ pub trait Texts: Send + Sync {
     /// The JSON of one object.
     ///
     /// # Errors
-    /// E231 when the manifest does not list the kind: the call ends.
+    /// E231 when the manifest does not declare it: the call ends.
     fn get(&self, of: &ObjectRef) -> Result<Option<Text>, Refusal>;
     /// The JSON of all objects that match.
     ///
     /// # Errors
-    /// E231 when the manifest does not list the kind, E212 when it is too much: the call ends.
+    /// E231 when the manifest does not declare it, E212 when it is too much: the call ends.
     fn list(&self, query: &Query) -> Result<Vec<Text>, Refusal>;
 }
 

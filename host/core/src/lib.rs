@@ -33,5 +33,6 @@ pub mod ports;
 pub mod probation;
 pub mod reads;
 pub mod sampling;
+pub mod scope;
 pub mod snapshot;
 pub mod urgency;

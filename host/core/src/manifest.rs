@@ -6,6 +6,7 @@ use crate::code::{Code, Refusal};
 use crate::kind::Gvk;
 use crate::name::PluginName;
 use crate::plan::Policy;
+use crate::scope::{SCOPE_MAX, Scope};
 
 /// Kinds that a manifest may list as children, and again as reads.
 pub const KINDS_MAX: usize = 32;
@@ -34,8 +35,8 @@ pub struct ChildRule {
 pub struct ReadRule {
     /// The kind.
     pub kind: Gvk,
-    /// Only objects with all these labels; empty: every object.
-    pub labels: Vec<(String, String)>,
+    /// Which of its objects, and how much of each.
+    pub scope: Scope,
 }
 
 /// A plugin's manifest after every rule of the contract has been checked.
@@ -47,10 +48,15 @@ pub struct Manifest {
     pub version: String,
     /// What it reconciles.
     pub primary: Gvk,
+    /// Which objects of that kind.
+    pub selects: Scope,
     /// What it may create; each kind once.
     pub children: Vec<ChildRule>,
     /// What else it may look at.
     pub reads: Vec<ReadRule>,
+    /// Whether a question that contradicts what is declared is refused (E231). In the first version of
+    /// the contract its answer is empty.
+    pub strict: bool,
     /// Whether the host keeps a finalizer and calls `finalize`.
     pub finalizes: bool,
 }
@@ -119,9 +125,16 @@ impl Manifest {
             }
         }
         for (i, read) in self.reads.iter().enumerate() {
-            if read.labels.len() > 16 {
-                return bad(format!("reads[{i}]: {} labels, at most 16", read.labels.len()));
+            if read.scope.labels.len() > SCOPE_MAX {
+                return bad(format!("reads[{i}]: {} labels, at most {SCOPE_MAX}", read.scope.labels.len()));
             }
+        }
+        if self.finalizes && !self.selects.labels.is_empty() {
+            return bad(
+                "primary.labels: a plugin that finalizes cannot select by label: an object that loses the label would keep \
+                 its finalizer; select by namespace, or look at the label in reconcile"
+                    .into(),
+            );
         }
         Ok(self)
     }
@@ -131,15 +144,11 @@ impl Manifest {
         self.children.iter().find(|c| c.kind == *kind)
     }
 
-    /// The labels an object of `kind` must carry to be readable: `None` when
-    /// the kind may not be read, an empty list when there is no restriction.
-    pub fn readable(&self, kind: &Gvk) -> Option<Vec<&[(String, String)]>> {
-        if self.primary == *kind || self.child(kind).is_some() {
-            return Some(vec![&[]]);
-        }
-        let rules: Vec<_> =
-            self.reads.iter().filter(|r| r.kind == *kind).map(|r| r.labels.as_slice()).collect();
-        (!rules.is_empty()).then_some(rules)
+    /// The scopes that the manifest declares for `kind`, as the primary's and as reads. An object that one
+    /// of them selects may be seen; none: not for this.
+    pub fn declared(&self, kind: &Gvk) -> impl Iterator<Item = &Scope> {
+        let primary = (self.primary == *kind).then_some(&self.selects);
+        primary.into_iter().chain(self.reads.iter().filter(move |r| r.kind == *kind).map(|r| &r.scope))
     }
 }
 
@@ -155,7 +164,9 @@ mod tests {
             version: "1".into(),
             primary: kind(&"x.dev/v1/Web"),
             children: children.iter().map(rule).collect(),
+            selects: Scope::default(),
             reads: vec![],
+            strict: true,
             finalizes: false,
         }
     }
@@ -173,6 +184,21 @@ mod tests {
             );
         }
         assert!(manifest(&["apps/v1/Deployment", "x.dev/v1/Deployment"]).check().is_ok());
+    }
+
+    #[test]
+    fn a_finalizer_is_never_left_on_an_object_that_lost_its_label() {
+        let selects = Scope::of_labels([("a".to_owned(), "1".to_owned())]);
+        let by_label = Manifest { selects, ..manifest(&[]) };
+        assert!(by_label.clone().check().is_ok());
+        let refusal = Manifest { finalizes: true, ..by_label }.check().expect_err("a trap");
+        assert_eq!(refusal.code, Code::BadManifest);
+        assert!(refusal.message.starts_with("primary.labels: "), "{refusal}");
+        let selects = Scope { namespaces: vec!["ns".into()], ..Scope::default() };
+        assert!(
+            Manifest { finalizes: true, selects, ..manifest(&[]) }.check().is_ok(),
+            "nothing leaves a namespace"
+        );
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub struct Meta {
     pub generation: i64,
     /// Whether deletion has begun.
     pub deleting: bool,
+    /// Whether the object came without its body: its JSON holds `metadata` alone.
+    pub metadata_only: bool,
     /// The uid of the owner whose reference says `controller: true`.
     pub controller_uid: Option<Arc<str>>,
     /// Labels, our annotations, finalizers, managers of our entries.
@@ -119,10 +121,25 @@ impl Object {
     /// # Errors
     /// [`ObjectError`] when it is not JSON or lacks `metadata` with a name.
     pub fn parse(gvk: &Gvk, text: &str) -> Result<Self, ObjectError> {
+        Self::parse_part(gvk, text, false)
+    }
+
+    /// As [`parse`](Self::parse), and keeps nothing but `metadata`: for a text that has no more
+    /// (a PartialObjectMetadata says another kind of itself), and for what shall show no more.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_metadata(gvk: &Gvk, text: &str) -> Result<Self, ObjectError> {
+        Self::parse_part(gvk, text, true)
+    }
+
+    fn parse_part(gvk: &Gvk, text: &str, metadata_only: bool) -> Result<Self, ObjectError> {
         let fields: Fields<'_> = serde_json::from_str(text)?;
         let metadata = fields.get("metadata").ok_or(ObjectError::Missing("metadata"))?;
-        let meta = Meta::from_raw(serde_json::from_str(metadata.get())?)?;
-        let mut json = String::with_capacity(text.len() + 128);
+        let mut meta = Meta::from_raw(serde_json::from_str(metadata.get())?)?;
+        meta.metadata_only = metadata_only;
+        let mut json =
+            String::with_capacity(if metadata_only { metadata.get().len() } else { text.len() } + 128);
         json.push('{');
         for (name, text) in [("apiVersion", gvk.api_version()), ("kind", gvk.kind.to_string())] {
             push_field(&mut json, name, &format!("\"{text}\""));
@@ -131,6 +148,7 @@ impl Object {
             match &**name {
                 "apiVersion" | "kind" => {}
                 "metadata" => push_without_managed_fields(&mut json, value.get())?,
+                _ if metadata_only => {}
                 _ => push_field(&mut json, name, value.get()),
             }
         }
@@ -180,6 +198,20 @@ impl Object {
         serde_json::from_str(&self.json).unwrap_or_default()
     }
 
+    /// The scalar at this path of names, as a field selector compares it; `None` when there is none.
+    pub fn field(&self, path: &str) -> Option<Cow<'_, str>> {
+        let mut text = &*self.json;
+        for name in path.split('.') {
+            let fields: Fields<'_> = serde_json::from_str(text).ok()?;
+            text = fields.get(name)?.get();
+        }
+        match text.as_bytes().first()? {
+            b'"' => serde_json::from_str::<Text<'_>>(text).ok().map(|text| text.0),
+            b'{' | b'[' | b'n' => None,
+            _ => Some(Cow::Borrowed(text)),
+        }
+    }
+
     /// This object's name as one of kind `gvk`.
     pub fn reference(&self, gvk: &Gvk) -> ObjectRef {
         ObjectRef { gvk: gvk.clone(), namespace: self.meta.namespace.clone(), name: self.meta.name.clone() }
@@ -214,6 +246,7 @@ impl Meta {
             resource_version: raw.resource_version.unwrap_or_default(),
             generation: raw.generation.unwrap_or(0),
             deleting: raw.deletion_timestamp.is_some(),
+            metadata_only: false,
             controller_uid: raw
                 .owner_references
                 .unwrap_or_default()
@@ -424,6 +457,22 @@ mod tests {
         want["metadata"].as_object_mut().expect("object").remove("managedFields");
         assert_eq!(object.value(), want);
         assert_eq!(object.gvk(), Some(config_map()));
+    }
+
+    #[test]
+    fn an_object_without_its_body_is_the_same_whoever_left_the_body_out() {
+        let gvk = config_map();
+        let partial =
+            CHILD.replacen('{', r#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","#, 1);
+        let came = Object::parse_metadata(&gvk, &partial.replace(r#""data":{"k":"v \u00fc"}"#, r#""x":1"#))
+            .expect("valid");
+        let whole = Object::parse(&gvk, CHILD).expect("valid");
+        let cut = Object::parse_metadata(&gvk, whole.json()).expect("valid");
+        assert_eq!(came.json(), cut.json());
+        assert_eq!(came.gvk(), Some(gvk));
+        assert!(came.value().get("data").is_none() && came.value().get("x").is_none());
+        assert!(came.meta().metadata_only && !whole.meta().metadata_only);
+        assert_eq!(came.meta().label("x"), Some("y"));
     }
 
     #[test]

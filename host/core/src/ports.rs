@@ -77,12 +77,12 @@ pub trait Reader: Send + Sync {
     /// One object.
     ///
     /// # Errors
-    /// E231 when the manifest does not list the kind: the pass ends.
+    /// E231 when the manifest does not declare it: the pass ends.
     fn get(&self, of: &ObjectRef) -> Result<Option<Arc<Object>>, Refusal>;
     /// All objects that match.
     ///
     /// # Errors
-    /// E231 when the manifest does not list the kind: the pass ends.
+    /// E231 when the manifest does not declare it: the pass ends.
     fn list(&self, query: &Query) -> Result<Vec<Arc<Object>>, Refusal>;
 }
 
@@ -210,6 +210,19 @@ pub trait Apply: Send + Sync + 'static {
     /// Sends what the plan holds, each write under `claim`: children before the status, and those
     /// that need no order at once.
     fn execute(&self, plan: &Plan, claim: &Claim) -> impl Future<Output = Applied> + Send;
+    /// An object as the API server has it now, read by name and without a claim; `None`: there is none. By
+    /// default nothing is known of any object.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn read(
+        &self,
+        kind: &Kind,
+        object: &ObjectRef,
+    ) -> impl Future<Output = Result<Option<Object>, ApplyError>> + Send {
+        let _ = (kind, object);
+        async { Ok(None) }
+    }
     /// Publishes an Event on an object. Never fails a pass: a lost Event is logged.
     fn notify(&self, on: &EventTarget, notice: &Notice, claim: &Claim) -> impl Future<Output = ()> + Send;
 }

@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn the_contract_exports_its_three_functions_and_offers_two_interfaces() {
         let world = WORLDS.last().expect("one is served");
-        assert_eq!(world.version, "0.1.0");
+        assert_eq!(world.version, "0.2.0");
         let names: Vec<&str> = world.exports.keys().map(String::as_str).collect();
         assert_eq!(names, ["finalize", "manifest", "reconcile"]);
         let Shown { deep, shallow } = &world.exports["reconcile"];

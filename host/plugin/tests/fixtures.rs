@@ -128,6 +128,25 @@ fn each_fault_of_a_fixture_gets_its_code_and_the_next_call_works() {
 }
 
 #[test]
+fn what_the_sdk_says_of_scopes_arrives() {
+    let loader = Loader::in_process(tight()).expect("an engine");
+    let plugin = fixture(&loader, "scoped", "scoped").expect("loads");
+    let manifest = plugin.manifest();
+    assert_eq!(manifest.selects.to_string(), "labels scoped; namespaces scoped-one, scoped-two");
+    let reads: Vec<String> =
+        manifest.reads.iter().map(|read| format!("{}: {}", read.kind, read.scope)).collect();
+    assert_eq!(
+        reads,
+        [
+            "v1/Secret: labels tier=web; namespaces scoped-one; fields type=Opaque; metadata only",
+            "v1/ConfigMap: labels tier; namespaces scoped-one, scoped-two"
+        ]
+    );
+    let plugin = fixture(&loader, "unselectable", "unselectable").expect("loads: only the API server knows");
+    assert_eq!(plugin.manifest().reads[0].scope.to_string(), "fields data.tier=web");
+}
+
+#[test]
 fn a_flood_of_output_does_not_stop_a_decision() {
     let loader = Loader::in_process(Limits::default()).expect("an engine");
     let plugin = fixture(&loader, "noisy", "noisy").expect("loads");

@@ -99,7 +99,7 @@ fn imports_outside_the_list_are_refused_by_name() {
             "windlass:operator@9.0.0",
             "cache",
             Code::WorldVersion,
-            "windlass:operator@9.0.0, this host supports 0.1.0",
+            "windlass:operator@9.0.0, this host supports 0.1.0, 0.2.0",
         ),
         ("windlass:operator@0.1.0", "apply", Code::ForbiddenImport, "windlass:operator/apply@0.1.0"),
     ] {
@@ -147,18 +147,18 @@ fn a_function_that_this_host_does_not_have_is_refused_with_its_interface() {
         (
             "interface cache {",
             "interface cache { f: func();",
-            "cache@0.1.0#f: this host does not have it; the interface has get, list",
+            "cache@0.2.0#f: this host does not have it; the interface has get, list",
         ),
         (
             "write: func(level: level, message: string);",
             "write: func(level: u8, message: string);",
-            "log@0.1.0#write: this host has func(level: enum {debug, info, warn, error}, message: string), the \
+            "log@0.2.0#write: this host has func(level: enum {debug, info, warn, error}, message: string), the \
              component wants func(level: u8, message: string)",
         ),
         (
             "interface types {",
             "interface types { f: func();",
-            "types@0.1.0#f: this host does not have it; the interface has nothing but types",
+            "types@0.2.0#f: this host does not have it; the interface has nothing but types",
         ),
     ] {
         assert_eq!(contract.matches(from).count(), 1, "{from}");
@@ -223,9 +223,9 @@ fn exports_are_compared_with_the_contract() {
     refuses(
         &loader,
         "newer world",
-        &world("0.2.0", reconcile),
+        &world("0.3.0", reconcile),
         Code::WorldVersion,
-        "windlass:operator@0.2.0",
+        "windlass:operator@0.3.0",
     );
 }
 

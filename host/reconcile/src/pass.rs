@@ -29,10 +29,11 @@ use crate::recorder::Recorder;
 use crate::run::{Reconciler, primary_of};
 
 /// Pauses of a key whose kinds have not been listed yet: 250 ms, doubling to 2 s.
-const UNSYNCED: Backoff = match Backoff::try_new(Duration::from_millis(250), Duration::from_secs(2)) {
-    Ok(backoff) => backoff,
-    Err(_) => panic!("the pauses are a valid backoff"),
-};
+pub(crate) const UNSYNCED: Backoff =
+    match Backoff::try_new(Duration::from_millis(250), Duration::from_secs(2)) {
+        Ok(backoff) => backoff,
+        Err(_) => panic!("the pauses are a valid backoff"),
+    };
 /// When `finalize` is asked again at the latest if the plugin does not say: what
 /// it waits for may be outside the cluster.
 const FINALIZE_AGAIN: Duration = Duration::from_secs(10);
@@ -155,6 +156,9 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
     async fn steps(&self, pass: &mut Attempt) -> Result<Outcome, Outcome> {
         self.under_claim(pass)?;
         self.not_held(pass)?;
+        if let Some(outcome) = self.left(pass).await? {
+            return Ok(outcome);
+        }
         let seen = self.look(pass)?;
         if let Some(hit) = self.remembered(&pass.key, &seen) {
             pass.skipped = true;
@@ -239,7 +243,8 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         let kind = cache.kind(&serving.manifest.primary).ok_or_else(|| self.gone(&pass.key))?;
         self.synced(pass, &[&kind.gvk])?;
         let object = primary_of(&pass.key, &kind.gvk);
-        let primary = cache.object(&object).ok_or_else(|| self.gone(&pass.key))?;
+        let primary = cache.object(&object).filter(|primary| serving.manifest.selects.selects(primary));
+        let primary = primary.ok_or_else(|| self.gone(&pass.key))?;
         let uid = primary.meta().uid.clone();
         let plugin = Some(pass.key.plugin.clone());
         let target = EventTarget { object, uid, plugin, digest: Some(serving.digest.clone()) };
@@ -254,7 +259,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
 
     /// Waits until every one of these kinds has been listed, or is known not to be
     /// served. Before discovery has answered, absence from the cache proves nothing.
-    fn synced(&self, pass: &mut Attempt, kinds: &[&Gvk]) -> Result<(), Outcome> {
+    pub(crate) fn synced(&self, pass: &mut Attempt, kinds: &[&Gvk]) -> Result<(), Outcome> {
         let cache = &self.ports.cache;
         let missing = kinds.iter().find(|gvk| !cache.is_synced(gvk));
         let Some(gvk) = missing else {
@@ -268,7 +273,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
 
     /// Waits until the cache shows our own writes for this key. After too long it is made to
     /// list their kinds anew: what the API server then says is what became of them.
-    fn caught_up(&self, key: &Key) -> Result<(), Outcome> {
+    pub(crate) fn caught_up(&self, key: &Key) -> Result<(), Outcome> {
         let (cache, most) = (&self.ports.cache, self.config.unseen_most);
         let mut unseen = self.traces().take_unseen(key);
         unseen.retain(|(written, at)| {
@@ -291,8 +296,12 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
     /// Asks the plugin, and from now on watches what it read.
     async fn ask(&self, pass: &mut Attempt, seen: &Seen, finalize: bool) -> Result<Verdict, Outcome> {
         let (cache, most) = (&self.ports.cache, self.config.decide_most);
-        let recorder =
-            Arc::new(Recorder::new(cache.clone(), pass.key.clone(), seen.serving.manifest.clone()));
+        let recorder = Arc::new(Recorder::new(
+            cache.clone(),
+            pass.key.clone(),
+            seen.serving.manifest.clone(),
+            &self.config.host_namespace,
+        ));
         let call = Pass { key: pass.key.clone(), number: pass.number, finalize };
         let began = Instant::now();
         let answer = timeout(most, self.ports.decide.decide(call, seen.snapshot(), recorder.clone())).await;
@@ -325,7 +334,12 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
 
     /// Writes what the plan holds, and keeps in mind what was written. Without a claim a
     /// plan that holds anything ends the pass.
-    async fn carry_out(&self, pass: &mut Attempt, seen: &Seen, plan: &Plan) -> Result<usize, Outcome> {
+    pub(crate) async fn carry_out(
+        &self,
+        pass: &mut Attempt,
+        seen: &Seen,
+        plan: &Plan,
+    ) -> Result<usize, Outcome> {
         let steps = plan.steps().len();
         if steps == 0 {
             return Ok(0);
@@ -377,7 +391,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
     }
 
     /// Calls one of plan's functions with all that they judge by.
-    fn with_inputs<T>(&self, pass: &Attempt, seen: &Seen, f: impl FnOnce(&Inputs<'_>) -> T) -> T {
+    pub(crate) fn with_inputs<T>(&self, pass: &Attempt, seen: &Seen, f: impl FnOnce(&Inputs<'_>) -> T) -> T {
         let traces = self.traces();
         let term = pass.claim.as_ref().map(|claim| claim.term);
         f(&Inputs {
@@ -393,7 +407,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         })
     }
 
-    fn gone(&self, key: &Key) -> Outcome {
+    pub(crate) fn gone(&self, key: &Key) -> Outcome {
         self.forget(key);
         Outcome::Gone
     }
@@ -421,7 +435,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
 }
 
 /// The kinds beside the primary that have to be known before a plugin is asked.
-fn others(manifest: &Manifest) -> Vec<&Gvk> {
+pub(crate) fn others(manifest: &Manifest) -> Vec<&Gvk> {
     let children = manifest.children.iter().map(|child| &child.kind);
     children.chain(manifest.reads.iter().map(|read| &read.kind)).collect()
 }
@@ -443,12 +457,12 @@ fn not_leading(why: NotLeading) -> Outcome {
     failed(Class::Fatal, None, why.to_string())
 }
 
-fn unplanned(pass: &mut Attempt, error: &PlanError) -> Outcome {
+pub(crate) fn unplanned(pass: &mut Attempt, error: &PlanError) -> Outcome {
     pass.at_most = error.code().is_none().then_some(UNFOUNDED_MOST);
     failed(error.class(), error.code(), error.to_string())
 }
 
-fn unapplied(pass: &mut Attempt, error: ApplyError) -> Outcome {
+pub(crate) fn unapplied(pass: &mut Attempt, error: ApplyError) -> Outcome {
     pass.at_least = error.retry_after.map(|pause| pause.min(RETRY_AFTER_MOST));
     pass.at_most = error.refusal.is_none().then_some(UNFOUNDED_MOST);
     let code = error.refusal.as_ref().map(|refusal| refusal.code);

@@ -20,6 +20,7 @@ mod plugins;
 mod pressure;
 mod scale;
 mod scene;
+mod scopes;
 mod signed;
 mod tenant;
 mod visible;

@@ -91,6 +91,15 @@ impl Budget {
     pub(crate) fn hold(&self, plugin: &PluginName, full: &Gvk, costs: &[Cost], now: Instant) {
         let refusal = Refusal::new(Code::CacheLimit, self.sentence(full, costs));
         let needs = costs.iter().filter(|cost| cost.own).map(|cost| cost.bytes).sum();
+        self.hold_for(plugin, refusal, needs, now);
+    }
+
+    /// What `plugin` needs cannot be had, room or not: it is held.
+    pub(crate) fn refuse(&self, plugin: &PluginName, refusal: Refusal, now: Instant) {
+        self.hold_for(plugin, refusal, 0, now);
+    }
+
+    fn hold_for(&self, plugin: &PluginName, refusal: Refusal, needs: usize, now: Instant) {
         let mut holds = self.holds();
         let times = holds.by_plugin.get(plugin).map_or(0, |hold| hold.times) + 1;
         let until = now + PAUSES.pause(times, 1.0);
@@ -122,7 +131,8 @@ impl Budget {
     /// Whether a version of a plugin may be taken in.
     ///
     /// # Errors
-    /// E180 while there is no room for what this version needed when it was held.
+    /// E180 while there is no room for what this version needed when it was held; E181 for a while after
+    /// the API server refused to select by a field that this version names.
     pub(crate) fn room(&self, plugin: &PluginName, digest: &Digest, now: Instant) -> Result<(), Refusal> {
         let mut holds = self.holds();
         let Some(hold) = holds.by_plugin.get_mut(plugin) else {

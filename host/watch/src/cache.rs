@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use serde::Serialize;
 use tokio::time::Instant;
+use windlass_core::code::{Code, Refusal};
 use windlass_core::key::{Key, ObjectRef};
 use windlass_core::kind::{Gvk, Kind};
 use windlass_core::manifest::Manifest;
@@ -142,14 +143,17 @@ impl ClusterCache {
         let mut plugins = self.plugins();
         let old = plugins.remove(plugin);
         let same = |old: &Wanted| {
-            kinds_of(&old.manifest).eq(kinds_of(&manifest)) && old.manifest.reads == manifest.reads
+            kinds_of(&old.manifest).eq(kinds_of(&manifest))
+                && old.manifest.reads == manifest.reads
+                && old.manifest.selects == manifest.selects
         };
         let since = old.as_ref().filter(|old| same(old)).map_or_else(|| self.next_round(), |old| old.since);
         plugins.insert(plugin.clone(), Wanted { manifest: manifest.clone(), since });
         self.require(&plugins);
         drop(plugins);
-        if old.is_none_or(|old| old.manifest.primary != manifest.primary) {
-            self.offer_primaries(plugin, &manifest.primary, Urgency::Startup);
+        let same = |old: &Manifest| old.primary == manifest.primary && old.selects == manifest.selects;
+        if old.is_none_or(|old| !same(&old.manifest)) {
+            self.offer_primaries(plugin, &manifest, Urgency::Startup);
         }
     }
 
@@ -168,10 +172,10 @@ impl ClusterCache {
             .plugins()
             .iter()
             .filter(|(name, _)| plugin.is_none_or(|wanted| wanted == *name))
-            .map(|(name, wanted)| (name.clone(), wanted.manifest.primary.clone()))
+            .map(|(name, wanted)| (name.clone(), wanted.manifest.clone()))
             .collect();
-        for (plugin, primary) in all {
-            self.offer_primaries(&plugin, &primary, Urgency::Resync);
+        for (plugin, manifest) in all {
+            self.offer_primaries(&plugin, &manifest, Urgency::Resync);
         }
     }
 
@@ -184,7 +188,10 @@ impl ClusterCache {
             return;
         };
         let key = |plugin: &PluginName| Key::new(plugin.clone(), meta.namespace.clone(), meta.name.clone());
-        let own: BTreeSet<Key> = need.primary_of.iter().map(key).collect();
+        let sides = [&change.old, &change.new];
+        let is_theirs = |scope: &Scope| sides.into_iter().flatten().any(|object| scope.selects(object));
+        let theirs = need.primary_of.iter().filter(|(_, scope)| is_theirs(scope));
+        let own: BTreeSet<Key> = theirs.map(|(plugin, _)| key(plugin)).collect();
         let mut related = BTreeSet::new();
         for meta in [old, new].into_iter().flatten() {
             let owner = meta.owner(&self.host_namespace);
@@ -209,24 +216,39 @@ impl ClusterCache {
             let mut kinds = kinds_of(&manifest);
             if kinds.any(|kind| kind == gvk) && kinds_of(&manifest).all(|kind| self.is_synced(kind)) {
                 self.budget.fits(&plugin);
-                self.offer_primaries(&plugin, &manifest.primary, Urgency::Startup);
+                self.offer_primaries(&plugin, &manifest, Urgency::Startup);
             }
         }
     }
 
-    fn offer_primaries(&self, plugin: &PluginName, primary: &Gvk, urgency: Urgency) {
-        let Some(kind) = self.of(primary) else {
+    fn offer_primaries(&self, plugin: &PluginName, manifest: &Manifest, urgency: Urgency) {
+        let Some(kind) = self.of(&manifest.primary) else {
             return;
         };
-        let keys: Vec<Key> = kind.with_objects(|objects| {
-            let metas = objects.iter(None).map(|object| object.meta());
-            let key = |plugin: &PluginName, namespace: &Arc<str>, name: &Arc<str>| {
-                Key::new(plugin.clone(), namespace.clone(), name.clone())
-            };
-            metas.map(|meta| key(plugin, &meta.namespace, &meta.name)).collect()
+        let mut keys: Vec<Key> = kind.with_objects(|objects| {
+            let theirs = objects.iter(None).filter(|object| manifest.selects.selects(object));
+            let metas = theirs.map(|object| object.meta());
+            metas.map(|meta| Key::new(plugin.clone(), meta.namespace.clone(), meta.name.clone())).collect()
         });
+        if !manifest.selects.is_everything() {
+            // What was made for an object that is not selected any more has to be found by what was made.
+            let known: BTreeSet<Key> = keys.iter().cloned().collect();
+            let mut left: BTreeSet<Key> = BTreeSet::new();
+            for kind in manifest.children.iter().filter_map(|child| self.of(&child.kind)) {
+                kind.with_objects(|objects| left.extend(objects.owners(plugin).cloned()));
+            }
+            keys.extend(left.difference(&known).cloned());
+        }
         for key in keys {
             self.sink.offer_as(key, urgency);
+        }
+    }
+
+    /// The API server does not select `kind` by `field`: the plugins that do so are held.
+    pub(crate) fn field_refused(&self, kind: &Gvk, field: &str, users: &[PluginName], why: &str) {
+        for plugin in users {
+            tracing::warn!(%kind, %plugin, field, why, "the API server does not select by this field");
+            self.budget.refuse(plugin, field_refusal(kind, field, why), Instant::now());
         }
     }
 
@@ -350,6 +372,14 @@ impl Cache for ClusterCache {
     fn add_read(&self, key: &Key, read: Read) {
         self.interest().add(key, read);
     }
+}
+
+fn field_refusal(kind: &Gvk, field: &str, why: &str) -> Refusal {
+    let text = format!(
+        "reads of {kind}: the API server does not select by the field {field}: {why}. This plugin waits until it does: \
+         name another field, or leave it out and look at it in reconcile"
+    );
+    Refusal::new(Code::FieldNotSelectable, text)
 }
 
 fn kinds_of(manifest: &Manifest) -> impl Iterator<Item = &Gvk> {

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use windlass_core::kind::{Gvk, Kind};
 
 use crate::get::{GetError, whole};
+use crate::selection::JSON;
 
 /// Largest answer in bytes: 4 MiB; a group with thousands of kinds stays below 1.
 const MAX_BYTES: usize = 4 << 20;
@@ -48,7 +49,7 @@ struct RawKind<'a> {
 /// # Errors
 /// [`GetError`] when there was no usable answer: that is no proof of absence.
 pub(crate) async fn discover(client: &Client, gvk: &Gvk) -> Result<Found, GetError> {
-    match whole(client, &gvk.api_path(), MAX_BYTES).await {
+    match whole(client, &gvk.api_path(), JSON, MAX_BYTES).await {
         Ok(text) => find(gvk, &text),
         Err(error) if error.code() == Some(404) => Ok(Found::Absent),
         Err(error) => Err(error),

@@ -17,8 +17,6 @@ use serde::Deserialize;
 use tokio::time::{Instant, timeout, timeout_at};
 use windlass_core::class::Class;
 
-use crate::selection::JSON;
-
 /// Until the head of an answer must be there. The API server sends the head of a
 /// watch at once, and that of a list when the list is ready.
 pub(crate) const HEAD_WITHIN: Duration = Duration::from_secs(15);
@@ -188,8 +186,13 @@ pub(crate) async fn open(client: &Client, address: &str, accept: &str) -> Result
 ///
 /// # Errors
 /// As [`open`], and when the body is late, broken or too long.
-pub(crate) async fn whole(client: &Client, address: &str, max: usize) -> Result<Vec<u8>, GetError> {
-    collect(chunks(client, address, JSON).await?, max).await
+pub(crate) async fn whole(
+    client: &Client,
+    address: &str,
+    accept: &str,
+    max: usize,
+) -> Result<Vec<u8>, GetError> {
+    collect(chunks(client, address, accept).await?, max).await
 }
 
 /// Sends a GET whose body is read as it arrives.

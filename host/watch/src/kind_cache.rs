@@ -12,7 +12,6 @@ use crate::budget::{Budget, Total};
 use crate::needs::Need;
 use crate::objects::{Change, Objects, held_bytes};
 use crate::progress::{Progress, WatchStatus};
-use crate::selection::selector_text;
 
 /// The era that began last, of whatever kind.
 static ERAS: AtomicU64 = AtomicU64::new(0);
@@ -80,11 +79,11 @@ impl KindCache {
         Self { gvk, progress: Progress::default(), anew: Anew::default(), state: RwLock::new(state) }
     }
 
-    /// Says what is needed from now on. With other labels than before, or when there was no
+    /// Says what is needed from now on. With other scopes than before, or when there was no
     /// room for all of it, `round` begins: a new driver must list the kind again; what is held stays readable.
     pub(crate) fn require(&self, need: Need, round: u64) {
         let mut state = self.write();
-        if state.need.labels != need.labels || state.full {
+        if state.need.scopes != need.scopes || state.full {
             state.round = round;
             state.listed &= state.need.covers(&need);
             state.full = false;
@@ -191,13 +190,17 @@ impl KindCache {
         });
     }
 
-    /// Takes an object as it is now, if there is room.
+    /// Takes an object as it is now, if there is room. One that nobody needs any more is let go.
     pub(crate) fn put(&self, round: u64, object: Object, budget: &Budget) -> Put {
         let put = self.change(round, |state| {
             if state.full {
                 return Put::NoNews;
             }
             let meta = object.meta();
+            if !state.need.admits(&object) {
+                let gone = state.objects.remove(&meta.namespace, &meta.name, meta.version());
+                return gone.map_or(Put::NoNews, |change| Put::News(change, state.need.clone()));
+            }
             let before = state.objects.get(&meta.namespace, &meta.name).map_or(0, |held| held_bytes(held));
             let grows = held_bytes(&object).saturating_sub(before);
             if grows > 0 && budget.exceeds(grows) {
@@ -249,7 +252,7 @@ impl KindCache {
         let state = self.read();
         WatchStatus {
             gvk: self.gvk.clone(),
-            selector: selector_text(&state.need.labels, &[]),
+            selector: state.need.wire().to_string(),
             state: counters.phase,
             synced: state.listed || state.presence == Presence::Absent,
             objects: state.objects.len(),
@@ -296,14 +299,17 @@ fn next_era() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use windlass_core::scope::Scope;
 
     fn need(labels: &[(&str, &str)]) -> Need {
-        let labels = labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-        Need { labels, ..Need::default() }
+        let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Need { scopes: vec![Scope::of_labels(labels)], ..Need::default() }
     }
 
     fn object(version: u64) -> Object {
-        let text = format!(r#"{{"metadata":{{"name":"a","namespace":"ns","resourceVersion":"{version}"}}}}"#);
+        let text = format!(
+            r#"{{"metadata":{{"name":"a","namespace":"ns","resourceVersion":"{version}","labels":{{"a":"1"}}}}}}"#
+        );
         Object::parse(&"v1/Pod".parse().expect("valid"), &text).expect("an object")
     }
 
@@ -354,5 +360,23 @@ mod tests {
         assert!(kind.is_synced(), "a narrower list changes nothing that is known");
         kind.require(need(&[("a", "1")]), 3);
         assert_eq!(kind.round(), 2, "the same need goes on with the same driver");
+    }
+    #[test]
+    fn an_object_that_nobody_needs_is_not_kept_and_its_version_still_counts() {
+        let budget = Budget::new(None);
+        let kind = kind(&budget, need(&[("a", "1")]));
+        kind.begin(0, false);
+        assert!(matches!(kind.put(0, object(3), &budget), Put::News(..)));
+        kind.listed(0, 3);
+        let unlabelled = |version: u64| {
+            Object::parse(&kind.gvk, &object(version).json().replace("\"a\":\"1\"", "\"a\":\"2\""))
+                .expect("an object")
+        };
+        let Put::News(change, _) = kind.put(0, unlabelled(4), &budget) else { panic!("it was held") };
+        assert!(change.old.is_some() && change.new.is_none());
+        assert!(matches!(kind.put(0, unlabelled(5), &budget), Put::NoNews));
+        assert_eq!(kind.with_objects(Objects::len), 0);
+        assert!(matches!(kind.put(0, object(4), &budget), Put::NoNews), "older than its end");
+        assert!(matches!(kind.put(0, object(6), &budget), Put::News(..)), "it is needed again");
     }
 }

@@ -17,6 +17,7 @@ mod anew;
 mod budget;
 pub mod cache;
 mod discovery;
+mod fields;
 mod get;
 mod interest;
 mod items;

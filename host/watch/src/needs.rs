@@ -5,67 +5,109 @@ use std::collections::{BTreeMap, BTreeSet};
 use windlass_core::kind::Gvk;
 use windlass_core::manifest::Manifest;
 use windlass_core::name::{LABEL_HOST, PluginName};
+use windlass_core::object::Object;
+use windlass_core::scope::{Requirement, Scope, is_metadata_field};
 
-use crate::selection::Labels;
+use crate::selection::Wire;
 
 /// What is needed of one kind, and by whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Need {
-    /// Labels that every needed object carries, sorted; none: all are needed.
-    pub(crate) labels: Labels,
-    /// Plugins whose primary kind it is.
-    pub(crate) primary_of: BTreeSet<PluginName>,
+    /// What is needed: what one of these selects. None is covered by another; sorted.
+    pub(crate) scopes: Vec<Scope>,
+    /// Plugins whose primary kind it is, and which objects of it are theirs.
+    pub(crate) primary_of: BTreeMap<PluginName, Scope>,
     /// Plugins that may create it.
     pub(crate) child_of: BTreeSet<PluginName>,
     /// Plugins that need it in any way.
     pub(crate) users: BTreeSet<PluginName>,
+    /// Plugins that select by a field, and the field.
+    pub(crate) by_field: BTreeSet<(String, String, PluginName)>,
 }
 
 impl Need {
-    /// Whether whatever `other` selects is selected here too.
+    /// Whether whatever `other` needs is needed here too.
     pub(crate) fn covers(&self, other: &Self) -> bool {
-        self.labels.iter().all(|label| other.labels.contains(label))
+        other.scopes.iter().all(|scope| self.scopes.iter().any(|mine| mine.covers(scope)))
+    }
+
+    /// Whether anybody needs this object. Selectors cannot be or-ed: what is asked for is what all
+    /// scopes have in common, and what none of them selects is not kept.
+    pub(crate) fn admits(&self, object: &Object) -> bool {
+        self.scopes.iter().any(|scope| scope.selects(object))
+    }
+
+    /// The narrowest selection of the API server's that misses nothing.
+    pub(crate) fn wire(&self) -> Wire {
+        let Some((first, others)) = self.scopes.split_first() else {
+            return Wire::default();
+        };
+        let mut labels: Vec<Requirement> =
+            first.labels.iter().filter_map(|label| shared(label, others)).collect();
+        labels.sort_unstable();
+        labels.dedup();
+        let in_all = |field: &&(String, String)| others.iter().all(|scope| scope.fields.contains(field));
+        let fields: Vec<(String, String)> = first.fields.iter().filter(in_all).cloned().collect();
+        let namespaces: BTreeSet<&String> = self.scopes.iter().flat_map(|scope| &scope.namespaces).collect();
+        let everywhere = self.scopes.iter().any(|scope| scope.namespaces.is_empty());
+        let namespace = namespaces.first().filter(|_| namespaces.len() == 1 && !everywhere);
+        // A field that the API server does not judge is judged here, and that takes the body.
+        let judged = |field: &(String, String)| fields.contains(field) || is_metadata_field(&field.0);
+        let bare = |scope: &Scope| scope.metadata_only && scope.fields.iter().all(judged);
+        Wire {
+            labels,
+            namespace: namespace.map(|namespace| (*namespace).clone()),
+            metadata_only: self.scopes.iter().all(bare),
+            fields,
+        }
+    }
+
+    fn add(&mut self, scope: Scope) {
+        if self.scopes.iter().any(|known| known.covers(&scope)) {
+            return;
+        }
+        self.scopes.retain(|known| !scope.covers(known));
+        self.scopes.push(scope);
+        self.scopes.sort_unstable();
     }
 }
 
-/// One need for each kind in the manifests. Several needs of a kind are served by
-/// the labels that they have in common: the narrowest selector that misses none.
+/// What all of `others` demand of this label as well: its value, or that it is there.
+fn shared(label: &Requirement, others: &[Scope]) -> Option<Requirement> {
+    let (key, value) = label;
+    if others.iter().all(|scope| scope.labels.contains(label)) {
+        return Some((key.clone(), value.clone()));
+    }
+    let demanded = others.iter().all(|scope| scope.labels.iter().any(|(name, _)| name == key));
+    demanded.then(|| (key.clone(), None))
+}
+
+/// One need for each kind in the manifests.
 pub(crate) fn needs<'a>(
     plugins: impl Iterator<Item = (&'a PluginName, &'a Manifest)>,
     host_namespace: &str,
 ) -> BTreeMap<Gvk, Need> {
-    let mut needs = BTreeMap::new();
-    let ours: Labels = vec![(LABEL_HOST.to_owned(), host_namespace.to_owned())];
+    let mut needs: BTreeMap<Gvk, Need> = BTreeMap::new();
+    let ours = Scope::of_labels([(LABEL_HOST.to_owned(), host_namespace.to_owned())]);
     for (plugin, manifest) in plugins {
-        let need = add(&mut needs, &manifest.primary, plugin, &[]);
-        need.primary_of.insert(plugin.clone());
+        let mut of = |kind: &Gvk, scope: &Scope| {
+            let need = needs.entry(kind.clone()).or_default();
+            need.users.insert(plugin.clone());
+            for (path, value) in &scope.fields {
+                need.by_field.insert((path.clone(), value.clone(), plugin.clone()));
+            }
+            need.add(scope.clone());
+        };
+        of(&manifest.primary, &manifest.selects);
+        manifest.children.iter().for_each(|child| of(&child.kind, &ours));
+        manifest.reads.iter().for_each(|read| of(&read.kind, &read.scope));
         for child in &manifest.children {
-            let need = add(&mut needs, &child.kind, plugin, &ours);
-            need.child_of.insert(plugin.clone());
+            needs.entry(child.kind.clone()).or_default().child_of.insert(plugin.clone());
         }
-        for read in &manifest.reads {
-            add(&mut needs, &read.kind, plugin, &read.labels);
-        }
+        let primary = needs.entry(manifest.primary.clone()).or_default();
+        primary.primary_of.insert(plugin.clone(), manifest.selects.clone());
     }
     needs
-}
-
-fn add<'n>(
-    needs: &'n mut BTreeMap<Gvk, Need>,
-    gvk: &Gvk,
-    plugin: &PluginName,
-    labels: &[(String, String)],
-) -> &'n mut Need {
-    let need = needs.entry(gvk.clone()).or_default();
-    if need.users.is_empty() {
-        need.labels = labels.to_vec();
-        need.labels.sort();
-        need.labels.dedup();
-    } else {
-        need.labels.retain(|label| labels.contains(label));
-    }
-    need.users.insert(plugin.clone());
-    need
 }
 
 #[cfg(test)]
@@ -83,8 +125,9 @@ pub(crate) mod tests {
         children: &[&str],
         reads: &[(&str, &[(&str, &str)])],
     ) -> Manifest {
-        let owned =
-            |labels: &[(&str, &str)]| labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let scope = |labels: &[(&str, &str)]| {
+            Scope::of_labels(labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
+        };
         Manifest {
             name: PluginName::try_new(name).expect("valid"),
             version: "1".into(),
@@ -93,17 +136,43 @@ pub(crate) mod tests {
                 .iter()
                 .map(|kind| ChildRule { kind: gvk(kind), unwanted: Unwanted::Delete })
                 .collect(),
+            selects: Scope::default(),
             reads: reads
                 .iter()
-                .map(|(kind, labels)| ReadRule { kind: gvk(kind), labels: owned(labels) })
+                .map(|(kind, labels)| ReadRule { kind: gvk(kind), scope: scope(labels) })
                 .collect(),
+            strict: true,
             finalizes: false,
         }
     }
 
     fn selector(manifests: &[Manifest], kind: &str) -> String {
-        let needs = needs(manifests.iter().map(|m| (&m.name, m)), "sys");
-        crate::selection::selector_text(&needs[&gvk(kind)].labels, &[])
+        need(manifests, kind).wire().to_string()
+    }
+
+    fn need(manifests: &[Manifest], kind: &str) -> Need {
+        needs(manifests.iter().map(|m| (&m.name, m)), "sys").remove(&gvk(kind)).expect("needed")
+    }
+
+    /// A plugin that reads Pods: with these labels (an empty value: any), in these namespaces, with these
+    /// fields, and no more than their metadata.
+    fn reader(
+        name: &str,
+        labels: &[(&str, &str)],
+        namespaces: &[&str],
+        fields: &[(&str, &str)],
+        metadata_only: bool,
+    ) -> Manifest {
+        let value = |v: &str| (!v.is_empty()).then(|| v.to_owned());
+        let scope = Scope {
+            labels: labels.iter().map(|(k, v)| ((*k).to_owned(), value(v))).collect(),
+            namespaces: namespaces.iter().map(|n| (*n).to_owned()).collect(),
+            fields: fields.iter().map(|(p, v)| ((*p).to_owned(), (*v).to_owned())).collect(),
+            metadata_only,
+        };
+        let mut reader = manifest(name, "x.dev/v1/Web", &[], &[("v1/Pod", &[])]);
+        reader.reads[0].scope = scope.sorted();
+        reader
     }
 
     #[test]
@@ -127,14 +196,86 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_need_covers_what_asks_for_more_labels() {
-        let need = |labels: &[(&str, &str)]| Need {
-            labels: labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
-            ..Need::default()
+    fn the_union_of_scopes_is_asked_for_as_narrowly_as_one_request_can_be() {
+        let plain = || reader("a", &[("a", "1")], &["x"], &[("spec.n", "1")], true);
+        assert_eq!(selector(&[plain()], "v1/Pod"), "a=1 in namespace x where spec.n=1, metadata only");
+        for (other, union) in [
+            (
+                reader("b", &[("a", "1")], &["x"], &[("spec.n", "1")], false),
+                "a=1 in namespace x where spec.n=1",
+            ),
+            (reader("b", &[("a", "2")], &["x"], &[], true), "a in namespace x"),
+            (reader("b", &[("a", "")], &["y"], &[("spec.n", "1")], true), "a where spec.n=1, metadata only"),
+            (reader("b", &[], &[], &[], true), "metadata only"),
+            (reader("b", &[], &[], &[], false), ""),
+            (
+                reader("b", &[("c", "1")], &["x", "y"], &[("spec.n", "1"), ("spec.m", "2")], true),
+                "where spec.n=1",
+            ),
+            (
+                reader("b", &[("c", "1")], &["x"], &[("spec.n", "1"), ("metadata.name", "p")], true),
+                "in namespace x where spec.n=1, metadata only",
+            ),
+            (
+                reader("b", &[("a", "1"), ("b", "2")], &["x"], &[("spec.n", "1")], true),
+                &selector(&[plain()], "v1/Pod"),
+            ),
+        ] {
+            assert_eq!(selector(&[plain(), other], "v1/Pod"), union);
+        }
+    }
+
+    #[test]
+    fn what_only_the_union_of_selectors_brings_is_not_kept() {
+        let pod = |namespace: &str, labels: &str, node: &str| {
+            let text = format!(
+                r#"{{"metadata":{{"name":"p","namespace":"{namespace}","labels":{{{labels}}}}},"spec":{{"nodeName":"{node}"}}}}"#
+            );
+            Object::parse(&gvk("v1/Pod"), &text).expect("an object")
         };
+        let one = reader("a", &[("a", "1")], &["x"], &[], false);
+        let two = reader("b", &[("b", "")], &["x", "y"], &[("spec.nodeName", "n")], true);
+        let need = need(&[one, two], "v1/Pod");
+        assert_eq!(need.wire().to_string(), "");
+        for (object, kept) in [
+            (pod("x", r#""a":"1""#, ""), true),
+            (pod("y", r#""a":"1""#, "n"), false),
+            (pod("y", r#""b":"7""#, "n"), true),
+            (pod("y", r#""b":"7""#, "m"), false),
+            (pod("z", r#""a":"1","b":"7""#, "n"), false),
+        ] {
+            assert_eq!(need.admits(&object), kept, "{}", object.json());
+        }
+        let fields: Vec<_> =
+            need.by_field.iter().map(|(path, _, plugin)| (path.as_str(), plugin.as_str())).collect();
+        assert_eq!(fields, [("spec.nodeName", "b")]);
+    }
+
+    #[test]
+    fn a_kind_that_is_made_and_read_by_label_is_not_kept_whole() {
+        let both = manifest("a", "x.dev/v1/Web", &["v1/ConfigMap"], &[("v1/ConfigMap", &[("t", "1")])]);
+        let need = need(&[both], "v1/ConfigMap");
+        let config_map = |labels: &str| {
+            let text = format!(r#"{{"metadata":{{"name":"c","namespace":"n","labels":{{{labels}}}}}}}"#);
+            Object::parse(&gvk("v1/ConfigMap"), &text).expect("an object")
+        };
+        assert_eq!(need.wire().to_string(), "");
+        assert!(need.admits(&config_map(r#""windlass.dev/host":"sys""#)));
+        assert!(need.admits(&config_map(r#""t":"1""#)));
+        assert!(!need.admits(&config_map(r#""t":"2""#)));
+    }
+
+    #[test]
+    fn a_need_covers_what_asks_for_less() {
+        let need = |labels: &[(&str, &str)]| need(&[reader("a", labels, &[], &[], false)], "v1/Pod");
         assert!(need(&[]).covers(&need(&[("a", "1")])));
         assert!(need(&[("a", "1")]).covers(&need(&[("a", "1"), ("b", "2")])));
         assert!(!need(&[("a", "1")]).covers(&need(&[])));
         assert!(!need(&[("a", "1")]).covers(&need(&[("a", "2")])));
+        let bare = super::tests::need(&[reader("a", &[], &[], &[], true)], "v1/Pod");
+        assert!(
+            need(&[]).covers(&bare) && !bare.covers(&need(&[])),
+            "a body that was not asked for is not there"
+        );
     }
 }

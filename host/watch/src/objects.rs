@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use windlass_core::key::Key;
+use windlass_core::name::PluginName;
 use windlass_core::object::Object;
 
 use crate::budget::Total;
@@ -114,6 +115,11 @@ impl Objects {
         let others = self.by_name.range((behind, Bound::Unbounded)).flat_map(|(_, map)| map);
         let held = first.into_iter().flatten().chain(others).take(most);
         held.map(|(_, held)| held.object.clone()).collect()
+    }
+
+    /// Who has children here, of one plugin.
+    pub(crate) fn owners<'a>(&'a self, plugin: &'a PluginName) -> impl Iterator<Item = &'a Key> {
+        self.by_owner.keys().filter(move |key| key.plugin == *plugin)
     }
 
     /// A list begins. `rewound`: what it says replaces newer objects too.
@@ -277,12 +283,13 @@ pub(crate) fn held_bytes(object: &Object) -> usize {
 }
 
 /// Whether `new` says nothing that is not known. Versions that are no numbers
-/// can not be compared: then only an equal one is old news.
+/// can not be compared: then only an equal one is old news. With a body that was
+/// missing, or without one that nobody needs any more, the same version is news.
 fn is_old_news(held: &Object, new: &Object, rewound: bool) -> bool {
     let (held, new) = (held.meta(), new.meta());
     if held.resource_version == new.resource_version && held.uid == new.uid {
         // In a past that was rewritten the same version may have been given to something else.
-        return !rewound;
+        return !rewound && held.metadata_only == new.metadata_only;
     }
     !rewound && new.version() != 0 && new.version() < held.version()
 }
@@ -322,6 +329,17 @@ mod tests {
         assert!(objects.remove("ns", "a", 4).is_none());
         assert!(objects.put(object("a", 6, None)).is_some());
         assert_eq!(names(&objects), ["a@6"]);
+    }
+
+    #[test]
+    fn a_body_that_was_missing_is_news_at_the_same_version() {
+        let gvk = "v1/ConfigMap".parse().expect("valid");
+        let whole = || object("a", 5, None);
+        let bare = || Object::parse_metadata(&gvk, whole().json()).expect("an object");
+        let mut objects = Objects::new("sys".into(), Total::default());
+        assert!(objects.put(bare()).is_some() && objects.put(bare()).is_none());
+        assert!(objects.put(whole()).is_some() && objects.put(whole()).is_none());
+        assert!(objects.put(bare()).is_some(), "who needed it is gone");
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub enum Phase {
     /// There is no room for it in the cache; a plugin that needs it waits (E180).
     #[serde(rename = "over the cache limit")]
     Full,
+    /// The API server does not select by a field that a manifest names; the plugin that named it waits (E181).
+    #[serde(rename = "field refused")]
+    Refused,
     /// Something failed; it will be tried again after a pause.
     #[serde(rename = "backing off")]
     BackingOff,
@@ -40,7 +43,7 @@ pub enum Phase {
 pub struct WatchStatus {
     /// The kind.
     pub gvk: Gvk,
-    /// The label selector that is watched; empty: every object.
+    /// What is watched: labels, namespace, fields, and whether only metadata; empty: every object.
     pub selector: String,
     /// What the watch is doing.
     pub state: Phase,

@@ -1,13 +1,44 @@
 //! What one list or watch asks for, and how that becomes an address.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use windlass_core::kind::Kind;
 use windlass_core::name::{LABEL_GOOD, LABEL_HOST, LABEL_PLUGIN};
+use windlass_core::scope::{Requirement, field_selector, selector};
 
 /// Labels that an object must carry, sorted by name; none: every object.
 pub type Labels = Vec<(String, String)>;
+
+/// What is asked of the API server for a kind, before discovery has said how the kind is served.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wire {
+    /// Only objects that meet all these, sorted.
+    pub(crate) labels: Vec<Requirement>,
+    /// Only this namespace.
+    pub(crate) namespace: Option<String>,
+    /// Only objects with these values, sorted.
+    pub(crate) fields: Vec<(String, String)>,
+    /// Only their metadata.
+    pub(crate) metadata_only: bool,
+}
+
+/// For people; empty: every object.
+impl fmt::Display for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = selector(&self.labels);
+        if let Some(namespace) = &self.namespace {
+            write!(text, " in namespace {namespace}")?;
+        }
+        if !self.fields.is_empty() {
+            write!(text, " where {}", field_selector(&self.fields))?;
+        }
+        if self.metadata_only {
+            text += ", metadata only";
+        }
+        f.write_str(text.trim_start_matches([' ', ',']))
+    }
+}
 
 /// Objects of one kind: all of them, or those of a namespace, with labels, or of
 /// one name.
@@ -24,6 +55,8 @@ pub struct Selection {
     pub has_labels: Vec<String>,
     /// Only objects that carry none of these labels.
     pub lacks_labels: Vec<&'static str>,
+    /// Only objects with these values at these paths, as field selectors of Kubernetes.
+    pub fields: Vec<(String, String)>,
     /// Only the object of this name.
     pub name: Option<Arc<str>>,
     /// The server sends `metadata` and leaves the rest of each object out.
@@ -42,9 +75,25 @@ impl Selection {
             labels: Labels::new(),
             has_labels: Vec::new(),
             lacks_labels: Vec::new(),
+            fields: Vec::new(),
             name: None,
             metadata_only: false,
         }
+    }
+
+    /// What plugins need of `kind`.
+    pub(crate) fn of(kind: Kind, wire: Wire) -> Self {
+        let mut selection = Self::all(kind).without_plugins_but(&wire.labels);
+        selection.namespace = wire.namespace.unwrap_or_default().into();
+        for (name, value) in wire.labels {
+            match value {
+                Some(value) => selection.labels.push((name, value)),
+                None => selection.has_labels.push(name),
+            }
+        }
+        selection.fields = wire.fields;
+        selection.metadata_only = wire.metadata_only;
+        selection
     }
 
     /// Only in this namespace.
@@ -71,10 +120,9 @@ impl Selection {
     /// What plugins may see of it: no plugin, and no copy of one. Those are ConfigMaps of up to a
     /// megabyte each, whose content is nobody's data; in the cache they would cost more than all that
     /// is reconciled. Children are selected by a label that no plugin carries.
-    #[must_use]
-    pub fn without_plugins(mut self) -> Self {
+    fn without_plugins_but(mut self, labels: &[Requirement]) -> Self {
         let is_config_map = self.kind.gvk.group.is_empty() && *self.kind.gvk.kind == *"ConfigMap";
-        if is_config_map && self.labels.iter().all(|(name, _)| name != LABEL_HOST) {
+        if is_config_map && labels.iter().all(|(name, _)| name != LABEL_HOST) {
             self.lacks_labels = vec![LABEL_PLUGIN, LABEL_GOOD];
         }
         self
@@ -127,8 +175,10 @@ impl Selection {
         if !selector.is_empty() {
             push("labelSelector", &selector);
         }
-        if let Some(name) = &self.name {
-            push("fieldSelector", &format!("metadata.name={name}"));
+        let name = self.name.iter().map(|name| ("metadata.name".to_owned(), name.to_string()));
+        let fields: Vec<_> = name.chain(self.fields.iter().cloned()).collect();
+        if !fields.is_empty() {
+            push("fieldSelector", &field_selector(&fields));
         }
         for (name, value) in parameters {
             push(name, value);
@@ -169,11 +219,24 @@ mod tests {
         let all = Selection::all(kind);
         assert_eq!(all.address(&[("limit", "500")]), "/api/v1/configmaps?limit=500");
         assert_eq!(
-            all.clone().without_plugins().address(&[]),
+            Selection::of(all.kind.clone(), Wire::default()).address(&[]),
             "/api/v1/configmaps?labelSelector=%21windlass.dev%2Fplugin%2C%21windlass.dev%2Fgood"
         );
+        let ours = Wire { labels: vec![(LABEL_HOST.into(), Some("sys".into()))], ..Wire::default() };
         let children = all.clone().with_labels(vec![(LABEL_HOST.into(), "sys".into())]);
-        assert_eq!(children.clone().without_plugins(), children);
+        assert_eq!(Selection::of(all.kind.clone(), ours), children);
+        let narrow = Wire {
+            labels: vec![("a".into(), None), ("windlass.dev/host".into(), Some("sys".into()))],
+            namespace: Some("ns".into()),
+            fields: vec![("spec.x".into(), "1,2".into())],
+            metadata_only: true,
+        };
+        let narrow = Selection::of(all.kind.clone(), narrow);
+        assert!(narrow.metadata_only);
+        assert_eq!(
+            narrow.address(&[]),
+            "/api/v1/namespaces/ns/configmaps?labelSelector=windlass.dev%2Fhost%3Dsys%2Ca&fieldSelector=spec.x%3D1%5C%2C2"
+        );
         let some = all
             .in_namespace("ns")
             .with_labels(vec![("windlass.dev/host".into(), "a".into()), ("b".into(), "".into())])

@@ -22,6 +22,7 @@ use windlass_core::ports::Sink;
 
 use crate::cache::ClusterCache;
 use crate::discovery::{Found, discover};
+use crate::fields;
 use crate::get::GetError;
 use crate::kind_cache::{KindCache, Put};
 use crate::objects::Change;
@@ -63,7 +64,8 @@ impl Watches {
         }
     }
 
-    /// The next plugin whose kinds do not fit into the cache, and why (E180). Until the caller
+    /// The next plugin whose kinds do not fit into the cache (E180), or that selects by a field that the API
+    /// server does not know (E181), and why. Until the caller
     /// [forgets](Self::forget) it, the kind that did not fit counts as not synced, so that nobody
     /// decides on a part of it. Then those that are left get what they need.
     ///
@@ -76,7 +78,7 @@ impl Watches {
     /// Whether there is room for a version of a plugin, as far as is known from the last time.
     ///
     /// # Errors
-    /// E180: it was held, and nothing has changed since.
+    /// E180, E181: it was held, and nothing has changed since.
     pub fn room(&self, plugin: &PluginName, digest: &Digest) -> Result<(), Refusal> {
         self.cache.budget().room(plugin, digest, Instant::now())
     }
@@ -173,6 +175,7 @@ impl Watches {
                     cache: self.cache.clone(),
                     round: driver.1,
                     kind,
+                    metadata_only: false,
                     changes: self.changes.clone(),
                 };
                 (driver, drive(self.client.clone(), target).boxed())
@@ -186,6 +189,8 @@ struct KindTarget {
     cache: Arc<ClusterCache>,
     kind: Arc<KindCache>,
     round: u64,
+    /// Whether the texts that come are without their bodies.
+    metadata_only: bool,
     /// Told when this driver has to end.
     changes: Arc<watch::Sender<()>>,
 }
@@ -252,12 +257,27 @@ impl KindTarget {
                     "kind is served in another way now");
                 self.cache.settled(&kind.gvk);
             }
-            let selection =
-                Selection::all(found.clone()).with_labels(kind.need().labels.clone()).without_plugins();
+            let need = kind.need();
+            fields::judge(client, &self.cache, &kind, &found, &need).await;
+            let wire = need.wire();
+            if let Some(namespace) = wire.namespace.as_ref().filter(|_| !found.namespaced) {
+                kind.progress.failed_with(format!(
+                    "kind is cluster-scoped: nothing of it is in namespace {namespace}"
+                ));
+            }
+            let selection = Selection::of(found.clone(), wire);
+            self.metadata_only = selection.metadata_only;
             tokio::select! {
                 end = Reflector::new(client, &selection, &kind.progress, &kind.anew, self).run() => return end,
                 other = served_otherwise(client, &found) => found = other,
             }
+        }
+    }
+
+    fn parse(&self, text: &str) -> Result<Object, ObjectError> {
+        match self.metadata_only {
+            true => Object::parse_metadata(&self.kind.gvk, text),
+            false => Object::parse(&self.kind.gvk, text),
         }
     }
 
@@ -289,7 +309,7 @@ impl Target for KindTarget {
     }
 
     fn put(&mut self, text: &str) -> Result<Box<str>, ObjectError> {
-        let object = Object::parse(&self.kind.gvk, text)?;
+        let object = self.parse(text)?;
         let version = object.meta().resource_version.as_ref().into();
         match self.kind.put(self.round, object, self.cache.budget()) {
             Put::NoNews => {}
@@ -303,7 +323,7 @@ impl Target for KindTarget {
     }
 
     fn gone(&mut self, text: &str) -> Result<Box<str>, ObjectError> {
-        let last = Object::parse(&self.kind.gvk, text)?;
+        let last = self.parse(text)?;
         if let Some((change, need)) = self.kind.remove(self.round, &last) {
             self.cache.route(&self.kind.gvk, &need, &change, false);
         }

@@ -22,6 +22,8 @@ fn a_manifest() -> Manifest {
         primary: "example.com/v1/WebApp".parse().expect("a kind"),
         children: Vec::new(),
         reads: Vec::new(),
+        selects: windlass_core::scope::Scope::default(),
+        strict: true,
         finalizes: true,
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Made to be copied. This file says who is a tenant and what should exist because of it;
 //! `children` writes the objects down, `settings` says what a plan is. Two things are shown here
-//! that `webapp` does not need: a primary that the plugin did not bring, and reads through the
+//! that `webapp` does not need: a primary that the plugin did not bring, selected by label, and reads through the
 //! cache (lists found by label, and one object that may be absent). Nothing is set up for them:
 //! whatever a pass read brings exactly those namespaces back that read it.
 
@@ -34,11 +34,12 @@ pub struct Namespace {}
 /// Permanent if `settings.yaml` does not fit [`Settings`], or has no plan of that name: what the
 /// tenant has stays as it is until the label is put right.
 #[windlass::reconciler(
+    labels = ["tenant.example.com/plan"],
     children = ["v1/ResourceQuota", "v1/LimitRange", "networking.k8s.io/v1/NetworkPolicy", "v1/ConfigMap"],
     reads = ["v1/ConfigMap"],
 )]
 pub fn reconcile(tenant: &Snapshot<Namespace>, cache: &Cache) -> Result<Decision, Fault> {
-    // The contract gives a primary no selector, so every Namespace of the cluster comes by here.
+    // The host asks only about Namespaces that have the label; one that loses it is let go without being asked.
     let Some(wanted) = tenant.meta().labels.get(PLAN_LABEL) else {
         return Ok(Decision::new());
     };

@@ -45,6 +45,11 @@ fn a_namespace_without_a_plan_wants_nothing_and_reads_nothing() {
 }
 
 #[test]
+fn the_selector_of_the_primary_is_the_label_of_the_plan() {
+    assert_eq!(MANIFEST.selects.labels, [(PLAN_LABEL, None)]);
+}
+
+#[test]
 fn a_tenant_gets_its_children_in_its_own_namespace() {
     let decision = decided(&namespace(Some("small")), &Cache::fixed());
     let all = [RESOURCE_QUOTA, LIMIT_RANGE, kind::NETWORK_POLICY];

@@ -129,6 +129,8 @@ subjects: [{{ kind: ServiceAccount, name: plugin-webapp, namespace: {namespace} 
                 rule("apps/v1/Deployment", Unwanted::Orphan),
             ],
             reads: Vec::new(),
+            selects: windlass_core::scope::Scope::default(),
+            strict: true,
             finalizes: true,
         };
         let serving = Serving {

@@ -40,6 +40,8 @@ impl World {
             primary: gvk("x.dev/v1/Web"),
             children: vec![ChildRule { kind: gvk("v1/ConfigMap"), unwanted: Unwanted::Delete }],
             reads: vec![],
+            selects: crate::scope::Scope::default(),
+            strict: true,
             finalizes: false,
         };
         World {

@@ -50,6 +50,8 @@ impl World {
                 rule("v1/Secret", Unwanted::Delete),
             ],
             reads: vec![],
+            selects: crate::scope::Scope::default(),
+            strict: true,
             finalizes: true,
         };
         let primary = json!({"metadata": {"name": "a", "namespace": "ns", "uid": "p", "resourceVersion": "7",

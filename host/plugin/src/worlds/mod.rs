@@ -9,10 +9,12 @@
 //! |---|---|
 //! | `rules` | any: what holds whatever version is spoken |
 //! | `v0_1` | `wit/released/0.1.0` |
+//! | `v0_2` | `wit/released/0.2.0` |
 //! | `next` | `wit/next-for-tests`, a version that does not exist; tests only |
 
 mod rules;
 mod v0_1;
+mod v0_2;
 
 #[cfg(test)]
 mod next;
@@ -32,7 +34,7 @@ use crate::engine::Sandbox;
 const CONTRACT: &str = "windlass:operator/";
 
 /// The versions that this host serves, the newest last.
-pub(crate) const SERVED: &[&World] = &[&v0_1::WORLD];
+pub(crate) const SERVED: &[&World] = &[&v0_1::WORLD, &v0_2::WORLD];
 
 /// One version of the contract.
 pub(crate) struct World {

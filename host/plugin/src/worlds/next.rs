@@ -11,6 +11,7 @@ use windlass_core::guests::{Call, Called, Level};
 use windlass_core::limits::Limits;
 use windlass_core::manifest::{ChildRule, Manifest, Unwanted};
 use windlass_core::name::PluginName;
+use windlass_core::scope::Scope;
 
 use self::bindings::windlass::operator::{cache, log, types};
 use self::bindings::{Reconciler, ReconcilerPre};
@@ -30,9 +31,9 @@ mod bindings {
     });
 }
 
-/// `windlass:operator@0.2.0`, as it will never be.
+/// `windlass:operator@0.3.0`, as it will never be.
 pub(crate) static WORLD: World =
-    World { version: "0.2.0", component_type: bindings::COMPONENT_TYPE, offer, link };
+    World { version: "0.3.0", component_type: bindings::COMPONENT_TYPE, offer, link };
 
 fn offer(linker: &mut Linker<Inside>) -> Result<()> {
     Reconciler::add_to_linker::<_, HasSelf<_>>(linker, |inside| inside)
@@ -76,8 +77,10 @@ fn manifest(from: types::Manifest) -> Result<Manifest, Refusal> {
         name: PluginName::try_new(&from.name).map_err(|e| rules::bad("name", e))?,
         version: printable(&from.version, 80),
         primary: kind("primary", &from.primary)?,
+        selects: Scope::default(),
         children: children.collect::<Result<_, Refusal>>()?,
         reads: Vec::new(),
+        strict: true,
         finalizes: false,
     }
     .check()

@@ -1,4 +1,4 @@
-//! Two versions of the contract in one host.
+//! Several versions of the contract in one host.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,17 +14,18 @@ use windlass_core::manifest::Manifest;
 use windlass_core::name::{Digest, PluginName};
 use windlass_core::ports::CallError;
 use windlass_core::reads::Query;
+use windlass_core::scope::Scope;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-use super::{World, next, v0_1};
+use super::{World, next, v0_1, v0_2};
 use crate::check::{Checked, check_within};
 use crate::engine::compiler;
 use crate::guests::Engine;
 use crate::{artefact, signature};
 
 /// What a host serves after the next release.
-static BOTH: &[&World] = &[&v0_1::WORLD, &next::WORLD];
+static ALL: &[&World] = &[&v0_1::WORLD, &v0_2::WORLD, &next::WORLD];
 
 /// What every guest here has: memory, an allocator, texts.
 const COMMON: &str = r#"
@@ -59,13 +60,48 @@ fn of_today() -> Vec<u8> {
     encode("released/0.1.0/windlass.wit", &core)
 }
 
+/// The parts of a manifest of 0.2.0 that 0.1.0 lacks; every text lies in [`COMMON`].
+#[derive(Clone, Copy)]
+struct Scoped {
+    labels: u32,
+    namespaces: u32,
+    fields: u32,
+    finalizes: u32,
+}
+
+/// A guest of 0.2.0 that reads, and decides as [`of_today`] does. `scoped` says how many of each list the
+/// manifest has: of its primary's labels and namespaces, and of its read's fields.
+fn of_scopes(scoped: &Scoped) -> Vec<u8> {
+    let Scoped { labels, namespaces, fields, finalizes } = *scoped;
+    let manifest = words(
+        0,
+        &[128, 5, 133, 5, 138, 11, 150, 2, 152, 5, 512, labels, 640, namespaces, 0, 0, 704, 1, finalizes],
+    );
+    // `whom`, with any value; `a`, with the value `ns`.
+    let labels = words(512, &[199, 4, 0, 0, 0, 194, 1, 1, 480, 2]);
+    let namespaces = words(640, &[480, 2, 199, 4, 482, 2]);
+    // Kind, labels, namespaces, fields, metadata-only.
+    let read = words(704, &[138, 11, 150, 2, 152, 5, 512, 1, 640, 1, 832, fields, 1]);
+    let field = words(832, &[199, 4, 480, 2, 199, 4, 480, 2]);
+    let decision = words(4096, &[0, 4160, 1]);
+    let child = words(4160, &[192, 7]);
+    let core = format!(
+        r#"(module {COMMON} {manifest} {labels} {namespaces} {read} {field} {decision} {child}
+          (data (i32.const 480) "nsNs")
+          (func (export "manifest") (result i32) i32.const 0)
+          (func (export "reconcile") (param i32 i32 i32 i32 i32 i32 i32) (result i32) i32.const 4096)
+          (func (export "finalize") (param i32 i32 i32 i32 i32 i32 i32) (result i32) i32.const 4096))"#
+    );
+    encode("released/0.2.0/windlass.wit", &core)
+}
+
 /// A guest of the next version whose `reconcile` answers with `body`.
 fn of_tomorrow(fields: &str, body: &str) -> Vec<u8> {
     // name, version, primary (api-version, kind), no children.
     let manifest = words(0, &[128, 5, 133, 5, 138, 14, 152, 5, 0, 0]);
     let core = format!(
         r#"(module
-          (import "windlass:operator/cache@0.2.0" "get"
+          (import "windlass:operator/cache@0.3.0" "get"
             (func $get (param i32 i32 i32 i32 i32 i32 i32 i32 i32)))
           {COMMON} {manifest} {fields}
           (func (export "manifest") (result i32) i32.const 0)
@@ -126,7 +162,7 @@ fn checked(component: &[u8], worlds: &[&World]) -> Result<Checked, Refusal> {
     check_within(component, compiler.get_wasm_features(), &CheckLimits::default(), &worlds)
 }
 
-/// A host that serves both versions.
+/// A host that serves all versions.
 struct Host {
     engine: Engine,
     folder: tempfile::TempDir,
@@ -134,13 +170,13 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        let engine = Engine::serving(&Limits::default(), BOTH).expect("an engine");
+        let engine = Engine::serving(&Limits::default(), ALL).expect("an engine");
         Self { engine, folder: tempfile::tempdir().expect("a folder") }
     }
 
     /// Checks, compiles and loads.
     fn load(&self, id: u64, component: &[u8]) -> Result<Manifest, Refusal> {
-        checked(component, BOTH)?;
+        checked(component, ALL)?;
         let limits = Limits::default();
         let compiler = compiler(&limits, Tier::Optimised).expect("an engine");
         let compiled = wasmtime::component::Component::from_binary(&compiler, component).expect("compiles");
@@ -189,12 +225,13 @@ impl Texts for Known {
 }
 
 #[test]
-fn two_versions_of_the_contract_are_served_side_by_side() {
+fn versions_of_the_contract_are_served_side_by_side() {
     let host = Host::new();
     let today = host.load(1, &of_today()).expect("0.1.0");
-    let tomorrow = host.load(2, &decides()).expect("0.2.0");
+    let tomorrow = host.load(2, &decides()).expect("0.3.0");
     assert_eq!(today.primary.to_string(), "example.com/v1/Probe");
-    assert_eq!(tomorrow, today, "the same manifest, said in two ways");
+    let strict = Manifest { strict: true, ..today };
+    assert_eq!(tomorrow, strict, "the same manifest, said in two ways");
     // By turns: neither sees anything of the other.
     for pass in 1..=3 {
         let plain = host.decision(1, pass);
@@ -212,9 +249,53 @@ fn two_versions_of_the_contract_are_served_side_by_side() {
 }
 
 #[test]
+fn the_scopes_of_a_manifest_arrive_as_they_were_said() {
+    let host = Host::new();
+    host.load(1, &of_today()).expect("0.1.0");
+    let scoped = Scoped { labels: 2, namespaces: 2, fields: 1, finalizes: 0 };
+    let manifest = host.load(2, &of_scopes(&scoped)).expect("0.2.0");
+    let requirements = [("a".to_owned(), Some("ns".to_owned())), ("whom".to_owned(), None)];
+    assert_eq!(manifest.selects.labels, requirements);
+    assert_eq!(manifest.selects.namespaces, ["ns", "whom"]);
+    let [read] = manifest.reads.as_slice() else { panic!("{:?}", manifest.reads) };
+    assert_eq!(read.kind.to_string(), "example.com/v1/Probe");
+    let scope = Scope {
+        labels: vec![requirements[1].clone()],
+        namespaces: vec!["ns".into()],
+        fields: vec![("whom".into(), "ns".into())],
+        metadata_only: true,
+    };
+    assert_eq!(read.scope, scope);
+    assert!(manifest.strict);
+    // Side by side, by turns.
+    for pass in 1..=2 {
+        assert_eq!(host.decision(1, pass).children, host.decision(2, pass).children);
+    }
+}
+
+#[test]
+fn a_scope_that_breaks_a_bound_is_refused_with_its_place() {
+    let host = Host::new();
+    let good = Scoped { labels: 2, namespaces: 2, fields: 1, finalizes: 0 };
+    for (id, scoped, says) in [
+        (1, Scoped { namespaces: 3, ..good }, "primary.namespaces: \"Ns\" is no DNS label"),
+        (2, Scoped { fields: 2, ..good }, "reads[0].fields: \"whom\" is there twice"),
+        (
+            3,
+            Scoped { finalizes: 1, ..good },
+            "primary.labels: a plugin that finalizes cannot select by label",
+        ),
+    ] {
+        let refusal = host.load(id, &of_scopes(&scoped)).expect_err(says);
+        assert_eq!(refusal.code, Code::BadManifest, "{refusal}");
+        assert!(refusal.message.contains(says), "{refusal}");
+    }
+}
+
+#[test]
 fn a_case_that_the_older_version_lacks_means_what_the_newer_says() {
     let host = Host::new();
-    host.load(1, &waits()).expect("0.2.0");
+    host.load(1, &waits()).expect("0.3.0");
     let fault = Fault::Transient("waiting for whom".to_owned());
     assert_eq!(host.ask(1, 1).result, Err(CallError::Fault(fault)));
 }
@@ -222,27 +303,27 @@ fn a_case_that_the_older_version_lacks_means_what_the_newer_says() {
 #[test]
 fn both_versions_read_the_same_cache_through_their_own_words() {
     let host = Host::new();
-    host.load(1, &reads()).expect("0.2.0");
+    host.load(1, &reads()).expect("0.3.0");
     assert_eq!(host.decision(1, 1).status.as_deref(), Some(r#"{"found":true}"#));
 }
 
 #[test]
 fn a_version_that_is_not_served_is_named_beside_those_that_are() {
     let (today, tomorrow) = (of_today(), decides());
-    assert_eq!(checked(&today, BOTH).expect("served").world, "0.1.0");
-    assert_eq!(checked(&tomorrow, BOTH).expect("served").world, "0.2.0");
+    assert_eq!(checked(&today, ALL).expect("served").world, "0.1.0");
+    assert_eq!(checked(&tomorrow, ALL).expect("served").world, "0.3.0");
     for (component, worlds, says) in [
-        (&tomorrow, super::SERVED, "targets windlass:operator@0.2.0, this host supports 0.1.0:"),
-        (&today, &[&next::WORLD][..], "targets windlass:operator@0.1.0, this host supports 0.2.0:"),
+        (&tomorrow, super::SERVED, "targets windlass:operator@0.3.0, this host supports 0.1.0, 0.2.0:"),
+        (&today, &[&next::WORLD][..], "targets windlass:operator@0.1.0, this host supports 0.3.0:"),
     ] {
         let refusal = checked(component, worlds).expect_err(says);
         assert_eq!(refusal.code, Code::WorldVersion, "{refusal}");
         assert!(refusal.message.contains(says), "{refusal}");
     }
-    let third = text_with(&tomorrow, "@0.2.0", "@0.3.0");
-    let refusal = checked(&third, BOTH).expect_err("from far in the future");
+    let third = text_with(&tomorrow, "@0.3.0", "@0.4.0");
+    let refusal = checked(&third, ALL).expect_err("from far in the future");
     assert_eq!(refusal.code, Code::WorldVersion, "{refusal}");
-    assert!(refusal.message.contains("@0.3.0, this host supports 0.1.0, 0.2.0:"), "{refusal}");
+    assert!(refusal.message.contains("@0.4.0, this host supports 0.1.0, 0.2.0, 0.3.0:"), "{refusal}");
 }
 
 #[test]
@@ -252,19 +333,19 @@ fn signatures_are_compared_with_those_of_the_version_that_is_targeted() {
         (
             of_today(),
             "@0.1.0",
-            "@0.2.0",
+            "@0.3.0",
             Code::ExportMismatch,
             "manifest: expected func() -> record {name: string, version: string, primary: record {api-version",
         ),
         (
             decides(),
-            "@0.2.0",
+            "@0.3.0",
             "@0.1.0",
             Code::ForbiddenImport,
             "windlass:operator/cache@0.1.0#get: this host has func(key: record",
         ),
     ] {
-        let refusal = checked(&text_with(&component, from, to), BOTH).expect_err(says);
+        let refusal = checked(&text_with(&component, from, to), ALL).expect_err(says);
         assert_eq!(refusal.code, code, "{refusal}");
         assert!(refusal.message.contains(says), "{refusal}");
     }
@@ -272,7 +353,7 @@ fn signatures_are_compared_with_those_of_the_version_that_is_targeted() {
 
 #[test]
 fn the_versions_that_are_served_are_the_ones_that_the_bindings_were_made_from() {
-    for world in BOTH {
+    for world in ALL {
         let read = signature::World::read("reconciler", world.component_type);
         assert_eq!(read.version, world.version);
     }

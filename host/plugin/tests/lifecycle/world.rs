@@ -76,6 +76,8 @@ impl World {
             primary: "example.com/v1/Thing".parse().expect("a kind"),
             children,
             reads: Vec::new(),
+            selects: windlass_core::scope::Scope::default(),
+            strict: true,
             finalizes: false,
         };
         Fake {

@@ -82,9 +82,10 @@ impl Guest<'_> {
     }
 }
 
-/// The 60 bytes of a manifest whose texts are where [`Guest::wat`] puts them.
+/// The 76 bytes of a manifest whose texts are where [`Guest::wat`] puts them.
 fn manifest_record(name: usize, version: usize) -> String {
-    let words = [128, name, 192, version, 256, 11, 267, 2, 269, 5, 0, 0, 0, 0, 0];
+    // The primary's kind, labels and namespaces; children, reads, finalizes.
+    let words = [128, name, 192, version, 256, 11, 267, 2, 269, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let bytes = words.iter().flat_map(|word| u32::try_from(*word).expect("small").to_le_bytes());
     bytes.map(|byte| format!("\\{byte:02x}")).collect()
 }

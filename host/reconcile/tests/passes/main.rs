@@ -8,6 +8,7 @@ mod loops;
 mod memos;
 mod order;
 mod pressure;
+mod scopes;
 mod standby;
 mod takeover;
 mod world;

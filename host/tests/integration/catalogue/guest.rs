@@ -163,7 +163,7 @@ impl Guest<'_> {
     /// The component, with text handed over in another encoding.
     pub(crate) fn encoded(&self, encoding: StringEncoding) -> Vec<u8> {
         let mut resolve = Resolve::default();
-        let contract = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/windlass.wit");
+        let contract = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/released/0.1.0/windlass.wit");
         let (package, _) = resolve.push_path(contract).expect("the contract parses");
         let world = resolve.select_world(&[package], Some("reconciler")).expect("the contract has its world");
         let text = self.wat();

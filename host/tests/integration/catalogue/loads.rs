@@ -178,7 +178,7 @@ fn imports(kit: &Kit) -> Vec<Row> {
             "windlass:operator@9.0.0",
             "cache",
             "E121 WorldVersion",
-            "windlass:operator@9.0.0, this host supports 0.1.0",
+            "windlass:operator@9.0.0, this host supports 0.1.0, 0.2.0",
         ),
     ]
     .into_iter()

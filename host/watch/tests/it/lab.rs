@@ -322,13 +322,15 @@ pub(crate) fn child(name: &str, version: u64, host: &str, plugin: &str, primary:
 
 pub(crate) fn manifest(name: &str, primary: &str, children: &[&str], reads: &[&str]) -> Manifest {
     let child = |kind: &&str| ChildRule { kind: gvk(kind), unwanted: Unwanted::Delete };
-    let read = |kind: &&str| ReadRule { kind: gvk(kind), labels: Vec::new() };
+    let read = |kind: &&str| ReadRule { kind: gvk(kind), scope: windlass_core::scope::Scope::default() };
     Manifest {
         name: PluginName::try_new(name).expect("valid"),
         version: "1".into(),
         primary: gvk(primary),
         children: children.iter().map(child).collect(),
         reads: reads.iter().map(read).collect(),
+        selects: windlass_core::scope::Scope::default(),
+        strict: true,
         finalizes: false,
     }
 }

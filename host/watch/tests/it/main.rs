@@ -8,4 +8,5 @@ mod lists;
 mod one;
 mod relists;
 mod routing;
+mod scopes;
 mod streams;

@@ -57,6 +57,8 @@ impl Guests for Fake {
             primary: "example.com/v1/WebApp".parse().expect("a kind"),
             children: Vec::new(),
             reads: Vec::new(),
+            selects: windlass_core::scope::Scope::default(),
+            strict: true,
             finalizes: false,
         })
     }

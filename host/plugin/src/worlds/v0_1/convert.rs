@@ -7,6 +7,7 @@ use windlass_core::code::{Refusal, printable};
 use windlass_core::decision::{Decision, Fault, Notice, Severity, Verdict};
 use windlass_core::manifest::{ChildRule, Manifest, ReadRule, Unwanted};
 use windlass_core::name::PluginName;
+use windlass_core::scope::Scope;
 
 use super::bindings;
 use super::bindings::windlass::operator::types;
@@ -31,15 +32,17 @@ pub(crate) fn manifest(from: types::Manifest) -> Result<Manifest, Refusal> {
     let reads = from.reads.iter().enumerate().map(|(i, read)| {
         Ok(ReadRule {
             kind: kind(&format!("reads[{i}]"), &read.kind)?,
-            labels: read.labels.iter().map(|l| (l.key.clone(), l.value.clone())).collect(),
+            scope: Scope::of_labels(read.labels.iter().map(|l| (l.key.clone(), l.value.clone()))),
         })
     });
     Manifest {
         name,
         version: printable(&from.version, 80),
         primary,
+        selects: Scope::default(),
         children: children.collect::<Result<_, Refusal>>()?,
         reads: reads.collect::<Result<_, Refusal>>()?,
+        strict: false,
         finalizes: from.finalizes,
     }
     .check()

@@ -488,6 +488,11 @@ impl Apply for Cluster {
         Applied { writes, result: Ok(()) }
     }
 
+    async fn read(&self, _: &Kind, object: &ObjectRef) -> Result<Option<Object>, ApplyError> {
+        let stored = self.lock().stored.get(object).cloned();
+        Ok(stored.map(|body| Object::parse(&object.gvk, &body.to_string()).expect("the test stores objects")))
+    }
+
     async fn notify(&self, on: &EventTarget, notice: &Notice, _claim: &Claim) {
         let line = format!("{} {}: {}", on.object.name, notice.reason, notice.message);
         self.lock().notices.push(line);

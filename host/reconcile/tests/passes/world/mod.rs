@@ -62,7 +62,12 @@ pub(crate) fn serving(name: &str, finalizes: bool) -> Serving {
         version: "1.0.0".into(),
         primary: gvk("x.dev/v1/Web"),
         children: vec![ChildRule { kind: gvk("v1/ConfigMap"), unwanted: Unwanted::Delete }],
-        reads: vec![ReadRule { kind: gvk("v1/Secret"), labels: vec![("open".into(), "yes".into())] }],
+        reads: vec![ReadRule {
+            kind: gvk("v1/Secret"),
+            scope: windlass_core::scope::Scope::of_labels([("open".into(), "yes".into())]),
+        }],
+        selects: windlass_core::scope::Scope::default(),
+        strict: true,
         finalizes,
     };
     Serving {
@@ -72,6 +77,15 @@ pub(crate) fn serving(name: &str, finalizes: bool) -> Serving {
         settings: None,
         children_max: 100,
     }
+}
+
+/// The plugin `web` with another manifest.
+pub(crate) fn serving_with(change: impl FnOnce(&mut Manifest)) -> Serving {
+    let mut serving = serving("web", false);
+    let mut manifest = Manifest::clone(&serving.manifest);
+    change(&mut manifest);
+    serving.manifest = Arc::new(manifest);
+    serving
 }
 
 pub(crate) fn decision(children: &[Value]) -> Reply {
