@@ -56,6 +56,8 @@ pub trait Cache: Send + Sync + 'static {
     fn fingerprint(&self, of: &Key, into: &mut Fingerprint);
     /// At most `most` objects of a kind, ordered by namespace and name, those behind `after` only.
     fn page(&self, gvk: &Gvk, after: Option<&(Arc<str>, Arc<str>)>, most: usize) -> Vec<Arc<Object>>;
+    /// The keys of a plugin that have children of this kind, each once.
+    fn owners(&self, gvk: &Gvk, plugin: &PluginName) -> Vec<Key>;
     /// From now on a change to anything in `reads` brings `key` back. Replaces
     /// what was said before for this key; empty reads forget it.
     fn watch_reads(&self, key: &Key, reads: Reads);

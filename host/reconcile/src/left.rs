@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use windlass_core::claim::BootClock;
 use windlass_core::decision::{Decision, Verdict};
+use windlass_core::memo::Basis;
 use windlass_core::outcome::Outcome;
 use windlass_core::plan::plan;
 use windlass_core::ports::{Apply, Cache, Decide};
@@ -26,6 +27,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         if selects.is_everything() {
             return Ok(None);
         }
+        let basis = Basis::of(&serving, |gvk| cache.era(gvk));
         let Some(kind) = cache.kind(&serving.manifest.primary) else { return Ok(None) };
         let object = primary_of(&pass.key, &kind.gvk);
         if cache.object(&object).is_some_and(|primary| selects.selects(&primary)) {
@@ -52,7 +54,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
             pass.wait = Some(UNSYNCED.pause(self.traces().waited(&pass.key), 1.0));
             return Ok(Some(Outcome::Waiting));
         }
-        let seen = Seen { serving, kind, primary: Arc::new(primary), children };
+        let seen = Seen { serving, basis, kind, primary: Arc::new(primary), children };
         let nothing = Verdict::Decision(Decision::default());
         let plan = self.with_inputs(pass, &seen, |inputs| plan(inputs, nothing));
         let plan = plan.map_err(|error| unplanned(pass, &error))?;

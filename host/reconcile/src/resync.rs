@@ -1,17 +1,19 @@
 //! A resync: every object is looked at, and a pass offered for those alone of which it is not known
 //! that it would find nothing to do.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::task::yield_now;
 use windlass_core::claim::BootClock;
 use windlass_core::key::Key;
+use windlass_core::manifest::Manifest;
 use windlass_core::memo::{Basis, Fingerprint};
 use windlass_core::name::PluginName;
 use windlass_core::object::Object;
 use windlass_core::ports::{Apply, Cache, Decide, Serving};
 
-use crate::run::Reconciler;
+use crate::run::{Reconciler, primary_of};
 
 /// Objects that are looked at in one go: about half a millisecond. Others on this thread
 /// go between.
@@ -39,17 +41,37 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
             let Some(serving) = self.ports.decide.serving(&plugin) else { continue };
             let mut last = None;
             loop {
-                let page = self.ports.cache.page(&serving.manifest.primary, last.as_ref(), PAGE);
+                let mut page = self.ports.cache.page(&serving.manifest.primary, last.as_ref(), PAGE);
                 let Some(object) = page.last() else { break };
                 last = Some((object.meta().namespace.clone(), object.meta().name.clone()));
+                // Neighbours may need more of the kind.
+                page.retain(|object| serving.manifest.selects.selects(object));
                 let skipped = self.resync_page(&plugin, &serving, &page);
                 all.skipped += skipped;
                 all.offered += page.len() - skipped;
                 self.ports.observer.skipped(&plugin, skipped);
                 yield_now().await;
             }
+            all.offered += self.offer_left(&plugin, &serving.manifest);
         }
         all
+    }
+
+    /// Offers those whose primary is not selected any more although they have children, and answers how many.
+    fn offer_left(&self, plugin: &PluginName, manifest: &Manifest) -> usize {
+        if manifest.selects.is_everything() {
+            return 0;
+        }
+        let cache = &self.ports.cache;
+        let is_selected = |key: &Key| {
+            let primary = cache.object(&primary_of(key, &manifest.primary));
+            primary.is_some_and(|primary| manifest.selects.selects(&primary))
+        };
+        let owners = manifest.children.iter().flat_map(|child| cache.owners(&child.kind, plugin));
+        let left: BTreeSet<Key> = owners.filter(|key| !is_selected(key)).collect();
+        let count = left.len();
+        left.into_iter().for_each(|key| self.ports.queue.offer_resync(key));
+        count
     }
 
     /// Offers those that need a pass, and answers how many need none.

@@ -31,8 +31,10 @@ impl Guests for Gated {
             name: load.plugin.clone(),
             version: "1.0.0".into(),
             primary: "example.com/v1/Probe".parse().expect("a kind"),
+            selects: windlass_core::scope::Scope::default(),
             children: Vec::new(),
             reads: Vec::new(),
+            strict: true,
             finalizes: false,
         })
     }

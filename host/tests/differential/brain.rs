@@ -13,6 +13,7 @@ use windlass_core::manifest::{ChildRule, Manifest, ReadRule, Unwanted};
 use windlass_core::name::{Digest, PluginName};
 use windlass_core::ports::{Answer, CallError, Decide, Pass, Reader, Serving};
 use windlass_core::reads::Query;
+use windlass_core::scope::Scope;
 use windlass_core::snapshot::Snapshot;
 
 use crate::api::store::{Kind, NAMESPACE};
@@ -31,8 +32,10 @@ impl Brain {
             name: plugin(),
             version: "1".into(),
             primary: gvk(Kind::Web),
+            selects: Scope::default(),
+            strict: true,
             children: Kind::CHILDREN.map(child).to_vec(),
-            reads: vec![ReadRule { kind: gvk(Kind::Palette), labels: Vec::new() }],
+            reads: vec![ReadRule { kind: gvk(Kind::Palette), scope: Scope::default() }],
             finalizes,
         };
         let manifest = Arc::new(manifest.check().expect("a valid manifest"));

@@ -158,6 +158,10 @@ impl Cache for Broken {
         self.cache.page(gvk, after, most)
     }
 
+    fn owners(&self, gvk: &Gvk, plugin: &PluginName) -> Vec<Key> {
+        self.cache.owners(gvk, plugin)
+    }
+
     fn watch_reads(&self, key: &Key, reads: Reads) {
         if self.mutant != Mutant::ForgetsReads {
             self.cache.watch_reads(key, reads);

@@ -24,6 +24,7 @@ use windlass_core::name::PluginName;
 use windlass_core::object::Object;
 use windlass_core::ports::{Cache, Read, Sink, Written};
 use windlass_core::reads::{Query, Reads};
+use windlass_core::scope::Scope;
 use windlass_core::urgency::Urgency;
 
 use crate::budget::{Budget, Cost};
@@ -355,6 +356,12 @@ impl Cache for ClusterCache {
     fn page(&self, gvk: &Gvk, after: Option<&(Arc<str>, Arc<str>)>, most: usize) -> Vec<Arc<Object>> {
         let kind = self.of(gvk);
         kind.map(|kind| kind.with_objects(|objects| objects.page(after, most))).unwrap_or_default()
+    }
+
+    fn owners(&self, gvk: &Gvk, plugin: &PluginName) -> Vec<Key> {
+        let kind = self.of(gvk);
+        let owners = |objects: &Objects| objects.owners(plugin).cloned().collect();
+        kind.map(|kind| kind.with_objects(owners)).unwrap_or_default()
     }
 
     fn relist(&self, gvk: &Gvk) -> bool {

@@ -199,7 +199,12 @@ impl KindCache {
             let meta = object.meta();
             if !state.need.admits(&object) {
                 let gone = state.objects.remove(&meta.namespace, &meta.name, meta.version());
-                return gone.map_or(Put::NoNews, |change| Put::News(change, state.need.clone()));
+                let first = !state.listed;
+                return gone.map_or(Put::NoNews, |change| Put::News {
+                    change,
+                    need: state.need.clone(),
+                    first,
+                });
             }
             let before = state.objects.get(&meta.namespace, &meta.name).map_or(0, |held| held_bytes(held));
             let grows = held_bytes(&object).saturating_sub(before);
@@ -366,17 +371,17 @@ mod tests {
         let budget = Budget::new(None);
         let kind = kind(&budget, need(&[("a", "1")]));
         kind.begin(0, false);
-        assert!(matches!(kind.put(0, object(3), &budget), Put::News(..)));
+        assert!(matches!(kind.put(0, object(3), &budget), Put::News { .. }));
         kind.listed(0, 3);
         let unlabelled = |version: u64| {
             Object::parse(&kind.gvk, &object(version).json().replace("\"a\":\"1\"", "\"a\":\"2\""))
                 .expect("an object")
         };
-        let Put::News(change, _) = kind.put(0, unlabelled(4), &budget) else { panic!("it was held") };
+        let Put::News { change, .. } = kind.put(0, unlabelled(4), &budget) else { panic!("it was held") };
         assert!(change.old.is_some() && change.new.is_none());
         assert!(matches!(kind.put(0, unlabelled(5), &budget), Put::NoNews));
         assert_eq!(kind.with_objects(Objects::len), 0);
         assert!(matches!(kind.put(0, object(4), &budget), Put::NoNews), "older than its end");
-        assert!(matches!(kind.put(0, object(6), &budget), Put::News(..)), "it is needed again");
+        assert!(matches!(kind.put(0, object(6), &budget), Put::News { .. }), "it is needed again");
     }
 }

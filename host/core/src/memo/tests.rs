@@ -23,8 +23,10 @@ fn serving() -> Serving {
         name: plugin("web"),
         version: "1".into(),
         primary: gvk("x.dev/v1/Web"),
+        selects: crate::scope::Scope::default(),
+        strict: true,
         children: vec![child],
-        reads: vec![ReadRule { kind: gvk("v1/Secret"), labels: vec![] }],
+        reads: vec![ReadRule { kind: gvk("v1/Secret"), scope: crate::scope::Scope::default() }],
         finalizes: false,
     };
     Serving {

@@ -433,6 +433,13 @@ impl Cache for Cluster {
         page.map(|(_, object)| object.clone()).take(most).collect()
     }
 
+    fn owners(&self, gvk: &Gvk, plugin: &PluginName) -> Vec<Key> {
+        let inner = self.lock();
+        let theirs = inner.children.iter().filter(|(key, _)| key.plugin == *plugin);
+        let has = |child: &ObjectRef| child.gvk == *gvk && inner.shown.contains_key(child);
+        theirs.filter(|(_, children)| children.iter().any(has)).map(|(key, _)| key.clone()).collect()
+    }
+
     fn watch_reads(&self, key: &Key, reads: Reads) {
         let mut inner = self.lock();
         if reads.is_empty() {
