@@ -34,7 +34,7 @@ impl Test {
         steps.step("components", components);
         steps.step("control plane", || Binaries::locate_or_build(&*progress::detect()).map(drop));
         steps.step("unit, component and integration tests", || tests(self.full));
-        steps.step("tests of the tests: each broken rule of leadership is found", mutants);
+        steps.step("tests of the tests: each broken rule of leadership and of the memos is found", mutants);
         if self.full {
             steps.step("fuzzing, a minute a target", || run("cargo", &["xtask", "fuzz", "--seconds", "60"]));
         }
@@ -86,10 +86,11 @@ fn tests(full: bool) -> Result<()> {
     run_with(&mut command)
 }
 
-/// The elector with one rule broken at a time: the model and the simulation must find each. The
+/// The elector and the memos with one rule broken at a time: the model, the simulation and the pair of hosts must find each. The
 /// whole workspace is named, or every dependency would be built once more with other features.
 fn mutants() -> Result<()> {
-    let which = ["--features", "windlass-host/mutants", "--test", "model", "--test", "simulation"];
+    let which =
+        ["--features", "windlass-host/mutants", "--test", "model", "--test", "simulation", "--test", "same"];
     run("cargo", &[&["test", "--workspace", "--locked", "--bin", "windlass"][..], &which[..]].concat())
 }
 

@@ -14,14 +14,17 @@
 //! Plugins are pure. Whoever asks says whether a verdict is [repeatable](crate::ports::Answer::repeatable).
 //! A deadline, and with it the whole of what a memo depends on, is an argument: nothing here reads a clock.
 //!
-//! # Absent
-//! The term. Whether objects are as they are wanted is a fact about the objects, whoever leads: another leader that wrote in
-//! between has left other versions behind, whose numbers are other ones.
+//! # Terms
+//! Whether objects are as they are wanted is a fact about the objects, whoever leads: another leader that
+//! wrote in between has left other versions behind, whose numbers are other ones. But a pass that
+//! went by the memory of its own applies, which ends with its term, is remembered for that term only. One
+//! that compared values, as every standby does, is remembered for good.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::claim::Term;
 use crate::guests::LoadId;
 use crate::key::Key;
 use crate::kind::Gvk;
@@ -30,13 +33,15 @@ use crate::name::{Digest, PluginName};
 use crate::object::Object;
 use crate::ports::Serving;
 
-/// One more child in the first number of a fingerprint; one more read is 1.
-const CHILD: u64 = 1 << 32;
+/// One more child, object or list in the first number of a fingerprint: up to 16 million, and a million each.
+const CHILD: u64 = 1 << 40;
+const OBJECT: u64 = 1 << 20;
+const LIST: u64 = 1;
 
 /// What a pass saw of the cluster, one number or two for each thing, in a fixed order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint {
-    /// How many children and reads there are, then the primary, the children, the reads.
+    /// How many children, objects and lists there are, then the primary, the children, the objects, the lists.
     numbers: Vec<u64>,
 }
 
@@ -68,6 +73,8 @@ pub struct Hit {
 #[derive(Debug, Default)]
 pub struct Memos {
     shelves: HashMap<PluginName, Shelf>,
+    #[cfg(feature = "mutants")]
+    blind: Option<mutant::Blind>,
 }
 
 /// The memos of one plugin, all on the same basis.
@@ -83,6 +90,8 @@ struct Shelf {
 struct Memo {
     numbers: Box<[u64]>,
     until: Option<Instant>,
+    /// The only term in which it holds.
+    term: Option<Term>,
 }
 
 impl Fingerprint {
@@ -104,12 +113,12 @@ impl Fingerprint {
 
     /// As [`object`](Self::object), by its number; 0 for none.
     pub fn number(&mut self, number: u64) {
-        self.push(1, number);
+        self.push(OBJECT, number);
     }
 
-    /// One more list that is read.
+    /// One more list that is read, after all objects.
     pub fn list(&mut self, list: Listed) {
-        self.push(1, list.count);
+        self.push(LIST, list.count);
         self.numbers.push(list.newest);
     }
 
@@ -143,29 +152,44 @@ impl Basis {
 }
 
 impl Memos {
-    /// Whether a pass for `key` would find what the remembered one found, and so nothing to do.
-    pub fn hit(&self, key: &Key, basis: &Basis, seen: &Fingerprint, now: Instant) -> Option<Hit> {
-        let shelf = self.shelves.get(&key.plugin).filter(|shelf| shelf.basis == *basis)?;
+    /// Whether a pass for `key` in `term`, or a standby's, would find what the remembered one found, and so nothing to do.
+    pub fn hit(
+        &self,
+        key: &Key,
+        basis: &Basis,
+        seen: &Fingerprint,
+        term: Option<Term>,
+        now: Instant,
+    ) -> Option<Hit> {
+        let shelf = self.shelves.get(&key.plugin).filter(|shelf| self.is_same_basis(&shelf.basis, basis))?;
         let memo = shelf.memos.get(&(key.namespace.clone(), key.name.clone()))?;
-        let requeue_after = match memo.until {
+        if !self.is_of(memo, term) {
+            return None;
+        }
+        let requeue_after = match self.until(memo) {
             None => None,
             Some(until) => Some(until.checked_duration_since(now).filter(|left| !left.is_zero())?),
         };
-        (*memo.numbers == *seen.numbers).then_some(Hit { requeue_after })
+        self.is_same(&memo.numbers, &seen.numbers).then_some(Hit { requeue_after })
     }
 
-    /// Remembers a pass that found nothing to do, until `until` if it wants to look again then.
+    /// Remembers a pass that found nothing to do: until `until` if it wants to look again then, and for `term` alone if it went by
+    /// what is known in that term only.
     /// What is remembered of its plugin on another basis is dropped.
-    pub fn remember(&mut self, key: &Key, basis: &Basis, seen: &Fingerprint, until: Option<Instant>) {
-        let known = self.shelves.get_mut(&key.plugin).filter(|shelf| shelf.basis == *basis);
-        let shelf = match known {
-            Some(shelf) => shelf,
-            None => {
-                let shelf = Shelf { basis: basis.clone(), memos: HashMap::new() };
-                self.shelves.entry(key.plugin.clone()).insert_entry(shelf).into_mut()
-            }
-        };
-        let memo = Memo { numbers: seen.numbers.as_slice().into(), until };
+    pub fn remember(
+        &mut self,
+        key: &Key,
+        basis: &Basis,
+        seen: &Fingerprint,
+        term: Option<Term>,
+        until: Option<Instant>,
+    ) {
+        if self.shelves.get(&key.plugin).is_some_and(|shelf| !self.is_same_basis(&shelf.basis, basis)) {
+            self.shelves.remove(&key.plugin);
+        }
+        let new = || Shelf { basis: basis.clone(), memos: HashMap::new() };
+        let shelf = self.shelves.entry(key.plugin.clone()).or_insert_with(new);
+        let memo = Memo { numbers: seen.numbers.as_slice().into(), until, term };
         shelf.memos.insert((key.namespace.clone(), key.name.clone()), memo);
     }
 
@@ -192,6 +216,25 @@ impl Memos {
     }
 }
 
+#[cfg(not(feature = "mutants"))]
+impl Memos {
+    fn is_same_basis(&self, a: &Basis, b: &Basis) -> bool {
+        a == b
+    }
+
+    fn is_same(&self, remembered: &[u64], now: &[u64]) -> bool {
+        remembered == now
+    }
+
+    fn until(&self, memo: &Memo) -> Option<Instant> {
+        memo.until
+    }
+
+    fn is_of(&self, memo: &Memo, term: Option<Term>) -> bool {
+        memo.term.is_none() || memo.term == term
+    }
+}
+
 /// All kinds of a manifest, the primary first.
 fn kinds(manifest: &Manifest) -> impl Iterator<Item = &Gvk> {
     let children = manifest.children.iter().map(|child| &child.kind);
@@ -199,5 +242,7 @@ fn kinds(manifest: &Manifest) -> impl Iterator<Item = &Gvk> {
     std::iter::once(&manifest.primary).chain(children).chain(reads)
 }
 
+#[cfg(feature = "mutants")]
+pub mod mutant;
 #[cfg(test)]
 mod tests;

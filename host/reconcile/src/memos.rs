@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use windlass_core::claim::BootClock;
+use windlass_core::claim::{BootClock, Term};
 use windlass_core::key::Key;
 use windlass_core::memo::{Basis, Fingerprint, Hit};
 use windlass_core::object::Object;
@@ -29,13 +29,20 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         self.memos().len()
     }
 
+    /// Breaks the memos on purpose, for tests that must find that out.
+    #[cfg(feature = "mutants")]
+    pub fn be_blind(&self, to: windlass_core::memo::mutant::Blind) {
+        self.memos().be_blind(to);
+    }
+
     /// Whether the pass that just began would find what the last one found, and so nothing to
     /// do. If not, nothing is remembered of its key until it has ended.
-    pub(crate) fn remembered(&self, key: &Key, seen: &Seen) -> Option<Hit> {
+    pub(crate) fn remembered(&self, pass: &Attempt, seen: &Seen) -> Option<Hit> {
+        let key = &pass.key;
         let trusted = self.config.skip_unchanged && self.ports.decide.may_skip(&key.plugin);
         let hit = trusted.then(|| {
             let mut now = Fingerprint::default();
-            self.hit(key, &seen.basis, &seen.primary, &mut now)
+            self.hit(key, &seen.basis, &seen.primary, pass.term(), &mut now)
         });
         let hit = hit.flatten();
         if hit.is_none() {
@@ -50,11 +57,12 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         key: &Key,
         basis: &Basis,
         primary: &Object,
+        term: Option<Term>,
         now: &mut Fingerprint,
     ) -> Option<Hit> {
         now.begin(primary);
         self.ports.cache.fingerprint(key, now);
-        self.memos().hit(key, basis, now, Instant::now().into_std())
+        self.memos().hit(key, basis, now, term, Instant::now().into_std())
     }
 
     /// Keeps in mind that the pass had nothing to do, unless its answer may be another one next
@@ -67,7 +75,8 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         let cache = &self.ports.cache;
         if self.config.skip_unchanged && Basis::of(&seen.serving, |gvk| cache.era(gvk)) == seen.basis {
             let until = requeue_after.map(|after| (Instant::now() + after).into_std());
-            self.memos().remember(&pass.key, &seen.basis, footing, until);
+            let term = pass.term().filter(|term| !self.traces().memory(&pass.key, Some(*term)).is_empty());
+            self.memos().remember(&pass.key, &seen.basis, footing, term, until);
         }
     }
 }

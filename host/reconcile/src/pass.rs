@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 use windlass_core::backoff::Backoff;
-use windlass_core::claim::{BootClock, Claim, NotLeading};
+use windlass_core::claim::{BootClock, Claim, NotLeading, Term};
 use windlass_core::class::Class;
 use windlass_core::code::{Code, Refusal};
 use windlass_core::decision::{Fault, Notice, Verdict};
@@ -123,6 +123,13 @@ impl Attempt {
     }
 }
 
+impl Attempt {
+    /// In which term it writes; none as a standby.
+    pub(crate) fn term(&self) -> Option<Term> {
+        self.claim.as_ref().map(|claim| claim.term)
+    }
+}
+
 impl Seen {
     fn purpose(&self, key: &Key) -> Purpose {
         let meta = self.primary.meta();
@@ -160,7 +167,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
             return Ok(outcome);
         }
         let seen = self.look(pass)?;
-        if let Some(hit) = self.remembered(&pass.key, &seen) {
+        if let Some(hit) = self.remembered(pass, &seen) {
             pass.skipped = true;
             return Ok(Outcome::Converged { writes: 0, requeue_after: hit.requeue_after });
         }
@@ -393,7 +400,6 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
     /// Calls one of plan's functions with all that they judge by.
     pub(crate) fn with_inputs<T>(&self, pass: &Attempt, seen: &Seen, f: impl FnOnce(&Inputs<'_>) -> T) -> T {
         let traces = self.traces();
-        let term = pass.claim.as_ref().map(|claim| claim.term);
         f(&Inputs {
             key: &pass.key,
             serving: &seen.serving,
@@ -403,7 +409,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
             primary: &seen.primary,
             children: &seen.children,
             kinds: &|gvk| self.ports.cache.kind(gvk),
-            memory: traces.memory(&pass.key, term),
+            memory: traces.memory(&pass.key, pass.term()),
         })
     }
 

@@ -77,10 +77,11 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
     /// Offers those that need a pass, and answers how many need none.
     fn resync_page(&self, plugin: &PluginName, serving: &Serving, page: &[Arc<Object>]) -> usize {
         let basis = self.basis_of_known(plugin, serving);
+        let term = self.ports.gate.claim(self.ports.clock.now()).map(|claim| claim.term);
         let mut now = Fingerprint::default();
         let needs_none = |object: &Arc<Object>| {
             let key = Key::new(plugin.clone(), object.meta().namespace.clone(), object.meta().name.clone());
-            let hit = basis.as_ref().and_then(|basis| self.hit(&key, basis, object, &mut now));
+            let hit = basis.as_ref().and_then(|basis| self.hit(&key, basis, object, term, &mut now));
             if hit.is_none() {
                 self.ports.queue.offer_resync(key);
             }

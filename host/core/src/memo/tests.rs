@@ -76,8 +76,8 @@ fn basis() -> Basis {
 #[test]
 fn a_memo_holds_while_all_that_was_seen_is_the_same_and_only_then() {
     let (mut world, mut memos, now) = (World::new(), Memos::default(), Instant::now());
-    memos.remember(&key("p"), &basis(), &world.seen(), None);
-    let hit = |memos: &Memos, world: &World| memos.hit(&key("p"), &basis(), &world.seen(), now);
+    memos.remember(&key("p"), &basis(), &world.seen(), None, None);
+    let hit = |memos: &Memos, world: &World| memos.hit(&key("p"), &basis(), &world.seen(), None, now);
     assert_eq!(hit(&memos, &world), Some(Hit { requeue_after: None }));
     type Change = fn(&mut World);
     let changes: [(&str, Change); 12] = [
@@ -107,7 +107,7 @@ fn a_memo_holds_while_all_that_was_seen_is_the_same_and_only_then() {
         world = before;
         assert!(hit(&memos, &world).is_some(), "{what}, undone");
     }
-    assert_eq!(memos.hit(&key("q"), &basis(), &world.seen(), now), None);
+    assert_eq!(memos.hit(&key("q"), &basis(), &world.seen(), None, now), None);
     memos.forget(&key("p"));
     assert_eq!((hit(&memos, &world), memos.is_empty()), (None, true));
 }
@@ -137,24 +137,37 @@ fn another_component_limit_setting_or_era_drops_the_memos_of_its_plugin_alone() 
         let mut memos = Memos::default();
         let elsewhere = Key::new(plugin("two"), "ns", "p");
         for key in [&key("p"), &key("q"), &elsewhere] {
-            memos.remember(key, &basis(), &world.seen(), None);
+            memos.remember(key, &basis(), &world.seen(), None, None);
         }
-        assert_eq!(memos.hit(&key("p"), &other, &world.seen(), now), None, "{what}");
-        memos.remember(&key("p"), &other, &world.seen(), None);
-        assert!(memos.hit(&key("p"), &other, &world.seen(), now).is_some(), "{what}");
-        assert_eq!(memos.hit(&key("q"), &other, &world.seen(), now), None, "{what}");
+        assert_eq!(memos.hit(&key("p"), &other, &world.seen(), None, now), None, "{what}");
+        memos.remember(&key("p"), &other, &world.seen(), None, None);
+        assert!(memos.hit(&key("p"), &other, &world.seen(), None, now).is_some(), "{what}");
+        assert_eq!(memos.hit(&key("q"), &other, &world.seen(), None, now), None, "{what}");
         assert_eq!(memos.len(), 2, "{what}: q is dropped, the other plugin's is not");
         memos.retain(|plugin| plugin.as_str() == "web");
-        assert_eq!(memos.hit(&elsewhere, &basis(), &world.seen(), now), None);
+        assert_eq!(memos.hit(&elsewhere, &basis(), &world.seen(), None, now), None);
     }
 }
 
 #[test]
 fn a_memo_ends_with_its_deadline_and_says_what_is_left_until_then() {
     let (world, mut memos, now) = (World::new(), Memos::default(), Instant::now());
-    memos.remember(&key("p"), &basis(), &world.seen(), Some(now + HOUR));
-    let left = |at| memos.hit(&key("p"), &basis(), &world.seen(), at).map(|hit| hit.requeue_after);
+    memos.remember(&key("p"), &basis(), &world.seen(), None, Some(now + HOUR));
+    let left = |at| memos.hit(&key("p"), &basis(), &world.seen(), None, at).map(|hit| hit.requeue_after);
     assert_eq!(left(now), Some(Some(HOUR)));
     assert_eq!(left(now + HOUR / 4), Some(Some(HOUR * 3 / 4)));
     assert_eq!((left(now + HOUR), left(now + HOUR * 2)), (None, None));
+}
+
+#[test]
+fn what_went_by_the_memory_of_a_term_holds_in_that_term_and_what_compared_values_in_all() {
+    let (world, mut memos, now) = (World::new(), Memos::default(), Instant::now());
+    memos.remember(&key("p"), &basis(), &world.seen(), Some(Term(2)), None);
+    memos.remember(&key("q"), &basis(), &world.seen(), None, None);
+    let hit = |name, term| memos.hit(&key(name), &basis(), &world.seen(), term, now).is_some();
+    for (term, holds) in
+        [(None, false), (Some(Term(1)), false), (Some(Term(2)), true), (Some(Term(3)), false)]
+    {
+        assert_eq!((hit("p", term), hit("q", term)), (holds, true), "{term:?}");
+    }
 }

@@ -11,4 +11,5 @@ mod pressure;
 mod scopes;
 mod standby;
 mod takeover;
+#[allow(dead_code, reason = "shared with other tests of the loop")]
 mod world;

@@ -39,11 +39,15 @@ struct Inner {
     /// When each kind was asked to be listed anew, and when a list of it began that is complete.
     relists: Vec<Gvk>,
     listed: HashMap<Gvk, Instant>,
+    /// Objects that the cache has seen the end of, and when.
+    ends: HashMap<ObjectRef, u64>,
     version: u64,
     /// The shown objects that the inventory holds for a key.
     children: HashMap<Key, BTreeSet<ObjectRef>>,
     reads: HashMap<Key, Reads>,
     eras: HashMap<Gvk, u64>,
+    /// Kinds without a status.
+    without_status: BTreeSet<Gvk>,
     log: Vec<String>,
     notices: Vec<String>,
     errors: VecDeque<ApplyError>,
@@ -66,10 +70,12 @@ impl Cluster {
             held: None,
             relists: Vec::new(),
             listed: HashMap::new(),
+            ends: HashMap::new(),
             version: 10,
             children: HashMap::new(),
             reads: HashMap::new(),
             eras: HashMap::new(),
+            without_status: BTreeSet::new(),
             log: Vec::new(),
             notices: Vec::new(),
             errors: VecDeque::new(),
@@ -147,6 +153,11 @@ impl Cluster {
         self.lock().stored.get(of).cloned()
     }
 
+    /// Everything that is stored.
+    pub(crate) fn all(&self) -> Vec<(ObjectRef, Value)> {
+        self.lock().stored.iter().map(|(of, body)| (of.clone(), body.clone())).collect()
+    }
+
     /// Writes of the host, in order.
     pub(crate) fn log(&self) -> Vec<String> {
         self.lock().log.clone()
@@ -206,6 +217,16 @@ impl Cluster {
         *self.lock().eras.entry(gvk(kind)).or_default() += 1;
     }
 
+    /// A kind has a status from now on, or none.
+    pub(crate) fn set_status(&self, kind: &str, has_status: bool) {
+        self.new_era(kind);
+        let mut inner = self.lock();
+        match has_status {
+            true => inner.without_status.remove(&gvk(kind)),
+            false => inner.without_status.insert(gvk(kind)),
+        };
+    }
+
     pub(crate) fn set_absent(&self, kind: &str) {
         self.new_era(kind);
         self.lock().absent.insert(gvk(kind));
@@ -213,7 +234,7 @@ impl Cluster {
 
     /// From now on the cache shows nothing new.
     pub(crate) fn hold(&self) {
-        self.lock().held = Some(Vec::new());
+        self.lock().held.get_or_insert_default();
     }
 
     /// The cache shows everything again.
@@ -273,7 +294,11 @@ impl Cluster {
         });
         let before = match now.clone() {
             Some(object) => inner.shown.insert(of.clone(), object),
-            None => inner.shown.remove(of),
+            None => {
+                let version = inner.version;
+                inner.ends.insert(of.clone(), version);
+                inner.shown.remove(of)
+            }
         };
         let mut keys = BTreeSet::new();
         if let Some(key) = before.as_ref().and_then(|object| object.meta().owner(HOST)) {
@@ -295,6 +320,18 @@ impl Cluster {
         }
         drop(inner);
         keys.into_iter().for_each(|key| self.queue.offer(key));
+    }
+
+    /// Whether what a step writes to is there, a child at the version that was judged.
+    fn is_as_judged(&self, plan: &Plan, step: &Step) -> bool {
+        match step {
+            Step::Create { .. } => true,
+            Step::Update { target, .. } | Step::Delete { target } | Step::Orphan { target, .. } => {
+                let now = self.stored(&target.object);
+                now.is_some_and(|body| body["metadata"]["resourceVersion"] == *target.version)
+            }
+            Step::Finalizers { .. } | Step::Status { .. } => self.stored(&plan.primary().object).is_some(),
+        }
     }
 
     fn write(&self, plan: &Plan, step: &Step) -> Written {
@@ -366,8 +403,10 @@ fn owned(body: &Value) -> Value {
 
 impl Cache for Cluster {
     fn kind(&self, of: &Gvk) -> Option<Kind> {
-        let known = !self.lock().absent.contains(of);
-        known.then(|| Kind { gvk: of.clone(), plural: "things".into(), namespaced: true, has_status: true })
+        let inner = self.lock();
+        let has_status = !inner.without_status.contains(of);
+        let kind = || Kind { gvk: of.clone(), plural: "things".into(), namespaced: true, has_status };
+        (!inner.absent.contains(of)).then(kind)
     }
 
     fn is_synced(&self, of: &Gvk) -> bool {
@@ -396,7 +435,8 @@ impl Cache for Cluster {
             (Some(object), _) if object.meta().uid != write.uid => true,
             (Some(object), Some(version)) => object.meta().version() >= version,
             (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
+            (None, Some(version)) => inner.ends.get(&write.object).is_some_and(|end| *end >= version),
+            (Some(_), None) => false,
         }
     }
 
@@ -484,6 +524,11 @@ impl Apply for Cluster {
                 sleep(takes).await;
             }
             match self.gate.permit(claim, self.clock.now(), ms(5000), ms(100)) {
+                Ok(_) if !self.is_as_judged(plan, step) => {
+                    let (class, message) = (Class::Conflict, "it is another version".to_owned());
+                    let error = ApplyError { class, refusal: None, message, retry_after: None };
+                    return Applied { writes, result: Err(error) };
+                }
                 Ok(_permit) => writes.push(self.write(plan, step)),
                 Err(why) => {
                     let (class, message) = (Class::Fatal, why.to_string());
