@@ -1,7 +1,7 @@
 //! What the stages tell of their work: as metrics, and to each other where that is the host's to do.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -38,6 +38,8 @@ pub(crate) struct Observed {
     refused: mpsc::Sender<Term>,
     /// When the gate opened, until the first write of the term.
     no_write_since: Mutex<Option<Instant>>,
+    /// Hears of plugins that loop; it tells this of its times, so neither keeps the other.
+    queue: OnceLock<Weak<Queue>>,
 }
 
 impl Observed {
@@ -50,6 +52,28 @@ impl Observed {
             quarantine: Arc::new(Quarantine::new(rules)),
             refused,
             no_write_since: Mutex::default(),
+            queue: OnceLock::new(),
+        }
+    }
+
+    /// From now on plugins that loop get one slot of this queue. For the only queue there is.
+    pub(crate) fn narrows(&self, queue: &Arc<Queue>) {
+        let known = self.queue.set(Arc::downgrade(queue));
+        debug_assert!(known.is_ok(), "there is one queue");
+    }
+
+    /// A plugin that has used up its CPU time has one slot until it has shown better.
+    fn narrow(&self, plugin: &PluginName, turn: Turn) {
+        match turn {
+            Turn::Begun => warn!(
+                %plugin, code = %Code::Timeout,
+                "plugin has used up its CPU time: one pass at a time until {CLEAN_MIN} in a row have gone well"
+            ),
+            Turn::Longer => {}
+            Turn::Over => info!(%plugin, "plugin may have several passes at a time again"),
+        }
+        if let Some(queue) = self.queue.get().and_then(Weak::upgrade) {
+            queue.bound(plugin, (turn != Turn::Over).then_some(NonZeroUsize::MIN));
         }
     }
 
@@ -62,60 +86,38 @@ impl Observed {
 /// Counts for the queue.
 pub(crate) struct QueueTimes(pub(crate) Arc<Observed>);
 
-/// Hears of each pass; the queue is told of plugins that loop.
-pub(crate) struct Passes {
-    pub(crate) observed: Arc<Observed>,
-    pub(crate) queue: Arc<Queue>,
-}
-
-impl windlass_reconcile::Observer for Passes {
+impl windlass_reconcile::Observer for Observed {
     fn pass_started(&self, key: &Key) {
-        self.observed.metrics.pass_started(key.plugin.as_str());
+        self.metrics.pass_started(key.plugin.as_str());
     }
 
     fn pass_finished(&self, pass: &Finished<'_>) {
-        let observed = &self.observed;
-        if let Some(turn) = observed.quarantine.finished(pass) {
+        if let Some(turn) = self.quarantine.finished(pass) {
             self.narrow(&pass.key.plugin, turn);
         }
         let plugin = pass.key.plugin.as_str();
         // What a standby found out is no result that anybody waits for.
         let result = if pass.standby { "standby" } else { pass.outcome.result() };
-        observed.metrics.pass_finished(plugin, result, pass.took, pass.decided);
+        self.metrics.pass_finished(plugin, result, pass.took, pass.decided);
         if pass.skipped {
-            observed.metrics.skipped(plugin, 1);
+            self.metrics.skipped(plugin, 1);
         }
         for warning in pass.warnings {
-            observed.metrics.plugins().error(&pass.key.plugin, warning.code);
+            self.metrics.plugins().error(&pass.key.plugin, warning.code);
         }
         if let Outcome::Failed(failure) = pass.outcome
             && let Some(code) = failure.code
         {
-            observed.metrics.plugins().error(&pass.key.plugin, code);
+            self.metrics.plugins().error(&pass.key.plugin, code);
         }
     }
 
     fn relisted(&self, kind: &Gvk) {
-        self.observed.metrics.watches().own_write_unseen(&kind.to_string());
+        self.metrics.watches().own_write_unseen(&kind.to_string());
     }
 
     fn skipped(&self, plugin: &PluginName, keys: usize) {
-        self.observed.metrics.skipped(plugin.as_str(), keys as u64);
-    }
-}
-
-impl Passes {
-    /// A plugin that has used up its CPU time has one slot until it has shown better.
-    fn narrow(&self, plugin: &PluginName, turn: Turn) {
-        match turn {
-            Turn::Begun => warn!(
-                %plugin, code = %Code::Timeout,
-                "plugin has used up its CPU time: one pass at a time until {CLEAN_MIN} in a row have gone well"
-            ),
-            Turn::Longer => {}
-            Turn::Over => info!(%plugin, "plugin may have several passes at a time again"),
-        }
-        self.queue.bound(plugin, (turn != Turn::Over).then_some(NonZeroUsize::MIN));
+        self.metrics.skipped(plugin.as_str(), keys as u64);
     }
 }
 
@@ -178,9 +180,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_plugin_that_loops_has_one_slot_until_ten_passes_in_a_row_have_gone_well() {
-        let observed = Arc::new(Observed::new(mpsc::channel(1).0, Rules::default()));
+        let observed = Observed::new(mpsc::channel(1).0, Rules::default());
         let queue = Queue::new(windlass_queue::Config::default());
-        let passes = Passes { observed: observed.clone(), queue: queue.clone() };
+        observed.narrows(&queue);
         let plugin = PluginName::try_new("p").expect("valid");
         observed.quarantine.serves(&plugin, &Digest::of(b"1"));
         let ends = |outcome: &Outcome| {
@@ -189,8 +191,8 @@ mod tests {
             let (decided, warnings) = (Some(took), &[][..]);
             let finished =
                 Finished { key: &key, outcome, standby: false, skipped: false, took, decided, warnings };
-            passes.pass_started(&key);
-            passes.pass_finished(&finished);
+            observed.pass_started(&key);
+            observed.pass_finished(&finished);
             queue.bound_of(&plugin)
         };
         let well = Outcome::Converged { writes: 0, requeue_after: None };

@@ -28,7 +28,7 @@ use crate::decide::Catalogue;
 use crate::election::Election;
 use crate::end::End;
 use crate::lead::Standby;
-use crate::observe::{Observed, Passes, QueueTimes};
+use crate::observe::{Observed, QueueTimes};
 use crate::plugins::Plugins;
 use crate::role::Label;
 use crate::sandbox::{Sandbox, verifier};
@@ -130,6 +130,7 @@ impl Host {
         let observed = Arc::new(Observed::new(refused, flags.plugins.bounds.quarantine()));
         let standby = if flags.standby_decides { Standby::Decides } else { Standby::Rests };
         let queue = Queue::observed(queue_config(flags, standby), QueueTimes(observed.clone()));
+        observed.narrows(&queue);
         let limit = flags.plugins.cache_limit.or(sandbox.cache_limit());
         let limit = limit.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         let sink = queue.clone() as Arc<dyn Sink>;
@@ -310,7 +311,7 @@ fn reconciler(
         clock: Arc::new(Boottime),
         gate: gate.clone(),
         queue: queue.clone(),
-        observer: Arc::new(Passes { observed: observed.clone(), queue: queue.clone() }),
+        observer: observed.clone(),
     };
     let defaults = windlass_reconcile::Config::new(flags.namespace.as_str());
     let config = windlass_reconcile::Config {
