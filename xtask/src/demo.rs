@@ -89,13 +89,24 @@ impl Demo {
 
     /// Starts one replica.
     pub(crate) fn replica(&self, name: &str) -> Result<Replica> {
+        self.replica_with(name, &[])
+    }
+
+    /// The same with further flags.
+    pub(crate) fn replica_with(&self, name: &str, flags: &[&str]) -> Result<Replica> {
         Replica::start(ReplicaOptions {
             binary: self.binary.clone(),
             name: name.to_owned(),
             namespace: "windlass-system".to_owned(),
             kubeconfig: self.host_kubeconfig.clone(),
             directory: self.directory.path().to_owned(),
-            flags: self.flags.iter().map(Into::into).collect(),
+            flags: self
+                .flags
+                .iter()
+                .map(String::as_str)
+                .chain(flags.iter().copied())
+                .map(Into::into)
+                .collect(),
             environment: Vec::new(),
         })
     }

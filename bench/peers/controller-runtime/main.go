@@ -9,6 +9,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -59,6 +60,13 @@ func run(flags flags) error {
 		Metrics:                metricsserver.Options{BindAddress: flags.text("metrics-bind-address")},
 		Cache:                  cache.Options{DefaultNamespaces: map[string]cache.Config{namespace: {}}},
 		LeaderElection:         flags.on("leader-elect"),
+	}
+	if every := flags.text("sync-period"); every != "" {
+		period, err := time.ParseDuration(every)
+		if err != nil {
+			return err
+		}
+		options.Cache.SyncPeriod = &period
 	}
 	if options.LeaderElection {
 		lock, err := newLock(restConfig, namespace, flags.text("pod-name"))

@@ -20,6 +20,7 @@ mod proc;
 mod ratio;
 mod reload;
 mod report;
+mod resync;
 mod rig;
 mod sandbox;
 mod scrape;
@@ -50,7 +51,7 @@ pub(crate) struct Bench {
     /// failover: crashes of ours; of everything else there are at most as many. storm, latency: rounds, 3 unless said.
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
-    /// failover, cache, coldstart, storm, latency: who takes part, in this order.
+    /// failover, cache, coldstart, storm, latency, resync: who takes part, in this order.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     peers: Option<Vec<Contender>>,
     /// failover: milliseconds between two changes; else as fast as 30 % of what the slowest can follow, and at least 5.
@@ -82,6 +83,8 @@ enum Name {
     Noisy,
     /// What an object costs that is held, beside its own JSON and beside peers.
     Cache,
+    /// What it costs to look at every object again although nothing changed, and at a takeover.
+    Resync,
     /// From the start of a process until it holds everything, beside a bare list.
     Coldstart,
     /// What a call costs that wakes one of many plugins, in the process that runs them.
@@ -100,6 +103,7 @@ impl Bench {
             Name::Latency => latency::run(&self),
             Name::Noisy => noisy::run(&self),
             Name::Cache => cache::run(&self),
+            Name::Resync => resync::run(&self),
             Name::Coldstart => coldstart::run(&self),
             Name::Wake => wake::run(&self),
         }

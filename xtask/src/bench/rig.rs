@@ -169,11 +169,22 @@ impl Rig {
 
     /// Starts one replica of a contender, and waits until it is ready and leads.
     pub(crate) async fn contender(&self, contender: Contender, namespace: &str) -> Result<Replica> {
+        self.contender_with(contender, namespace, &[]).await
+    }
+
+    /// The same with further flags.
+    pub(crate) async fn contender_with(
+        &self,
+        contender: Contender,
+        namespace: &str,
+        more: &[&str],
+    ) -> Result<Replica> {
         let replica = if contender.is_ours() {
-            self.demo.replica("windlass-0")?
+            self.demo.replica_with("windlass-0", more)?
         } else {
             let mut flags = vec!["--leader-elect=true".into()];
             flags.extend(contender.is_tuned().then(|| "--tuned=true".into()));
+            flags.extend(more.iter().map(Into::into));
             Replica::start(ReplicaOptions {
                 binary: self.binaries.get(&contender).context("it was built")?.clone(),
                 kubeconfig: self.demo.control.kubeconfig_for("peer-0")?,

@@ -63,13 +63,16 @@ async fn run(flags: &Flags, client: Client) -> Result<()> {
     let (mut leading, election) = builder.build().await?.watch().await;
     READY.store(true, Ordering::Relaxed);
 
+    // Whole seconds, as `30s`: what the others understand too.
+    let again = flags.text("sync-period").strip_suffix('s').and_then(|seconds| seconds.parse().ok());
+    let again = again.map(std::time::Duration::from_secs);
     let mut terminate = signal(SignalKind::terminate())?;
     let work = async {
         while !*leading.borrow_and_update() {
             leading.changed().await.context("the election ended")?;
         }
         tokio::select! {
-            () = reconcile::run(client, namespace, flags.on("tuned")) => bail!("the controller ended"),
+            () = reconcile::run(client, namespace, flags.on("tuned"), again) => bail!("the controller ended"),
             _ = leading.wait_for(|leads| !leads) => bail!("the lease was lost"),
         }
     };

@@ -27,6 +27,8 @@ struct Context {
     client: Client,
     kinds: HashMap<&'static str, Kind>,
     tuned: bool,
+    /// When every object is looked at again although nothing changed.
+    again: Option<Duration>,
 }
 
 /// One kind of child, and those that exist.
@@ -45,7 +47,7 @@ enum Failed {
 }
 
 /// Works until it is dropped.
-pub(crate) async fn run(client: Client, namespace: &str, tuned: bool) {
+pub(crate) async fn run(client: Client, namespace: &str, tuned: bool, again: Option<Duration>) {
     let (apps, writer) = reflector::store();
     let stream = watcher(Api::<WebApp>::namespaced(client.clone(), namespace), watcher::Config::default())
         .default_backoff()
@@ -76,7 +78,7 @@ pub(crate) async fn run(client: Client, namespace: &str, tuned: bool) {
         };
         kinds.insert(kind, Kind { resource, store });
     }
-    let context = Arc::new(Context { client, kinds, tuned });
+    let context = Arc::new(Context { client, kinds, tuned, again });
     controller
         .run(
             reconcile,
@@ -125,7 +127,7 @@ async fn reconcile(app: Arc<WebApp>, context: Arc<Context>) -> Result<Action, Fa
         }
     }
     write_status(&app, &context, &wanted_deployment).await?;
-    Ok(Action::await_change())
+    Ok(context.again.map_or_else(Action::await_change, Action::requeue))
 }
 
 fn owned(child: &DynamicObject, app: &WebApp) -> bool {
