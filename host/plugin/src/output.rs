@@ -29,7 +29,7 @@ pub(crate) enum Stream {
 #[derive(Debug)]
 pub(crate) struct Output {
     left: usize,
-    limit: usize,
+    kept: usize,
     dropped: usize,
     lines: Vec<Line>,
     out: Vec<u8>,
@@ -42,7 +42,7 @@ impl Output {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             left: limit,
-            limit,
+            kept: 0,
             dropped: 0,
             lines: Vec::new(),
             out: Vec::new(),
@@ -78,6 +78,7 @@ impl Output {
             return;
         }
         self.left -= cost;
+        self.kept += cost;
         self.lines.push(Line { level, text: printable(text, LINE_BYTES) });
     }
 
@@ -99,7 +100,7 @@ impl Output {
 
     /// Bytes that the guest wrote, kept or not.
     pub(crate) fn written(&self) -> usize {
-        self.limit - self.left + self.dropped
+        self.kept + self.dropped
     }
 
     /// The last lines of stderr, printable, at most `max` bytes.
@@ -193,7 +194,7 @@ mod tests {
                 b"\npanicked at src/lib.rs:1:\nboom\nnote: run with `RUST_BACKTRACE=1` etc\n",
             );
             words = output.last_words(1024);
-            assert!(output.written() > 10_000);
+            assert_eq!(output.written(), 10_000 + 5000 + 69, "what did not fit is not counted twice");
         });
         assert_eq!(lines.len(), 5, "{lines:?}");
         assert!(dropped > 14_000, "{dropped}");

@@ -9,8 +9,11 @@ use std::time::{Duration, Instant};
 use support::{Guest, NOTHING, Objects, answer, any_snapshot, load, pass, refused, tight};
 use windlass_core::code::Code;
 use windlass_core::decision::{Decision, Verdict};
+use windlass_core::guests::Called;
 use windlass_core::limits::Limits;
 use windlass_plugin::{CompileHere, Courtesy, Engine, LimitMaxima, Loader, Plugin, Scratch, Setup};
+use windlass_worker::frame::Buffer;
+use windlass_worker::message::Said;
 
 fn plugin(loader: &Loader, guest: &Guest<'_>) -> Plugin {
     load(loader, &guest.build()).expect("a good component")
@@ -122,6 +125,52 @@ fn a_deadline_is_kept_and_other_calls_go_on() {
     assert_eq!((counts.calls, counts.traps, counts.faults), (1, 1, 0));
     assert_eq!(good.counts().read().calls, 100);
     assert!(counts.decision_seconds_last >= 0.1, "{counts:?}");
+}
+
+#[test]
+fn of_megabytes_of_log_only_the_limit_goes_to_the_host() {
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
+    // A hundred thousand lines of 5 bytes, then ten of 65,000.
+    let memory = format!(
+        "(import \"windlass:operator/log@{}\" \"write\" (func $log (param i32 i32 i32)))
+        (memory (export \"memory\") 2)",
+        version()
+    );
+    let guest = Guest {
+        memory: &memory,
+        reconcile: "(local $n i32)
+            (loop $on
+                (call $log (i32.const 3) (i32.const 256)
+                    (select (i32.const 65000) (i32.const 5) (i32.ge_u (local.get $n) (i32.const 99990))))
+                (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                (br_if $on (i32.lt_u (local.get $n) (i32.const 100000))))
+            i32.const 4096",
+        ..Guest::default()
+    };
+    let (plugin, limit) = (plugin(&loader, &guest), Limits::default().log_bytes);
+    let mut frame = Buffer::default();
+    plugin.ask(&pass("probe"), &any_snapshot(), Arc::new(Objects::default()), false, |asked| {
+        let called = asked.called;
+        assert!(called.result.is_ok(), "{called:?}");
+        assert_eq!(called.used.log_bytes, 10 * 65_000 + 99_990 * 5, "all of it is counted");
+        assert_eq!(called.dropped_bytes + kept(&called), called.used.log_bytes);
+        frame.encode(&Said::Called(&called), 64 << 20).expect("a frame");
+    });
+    // Beside the text each line has its level and length.
+    assert!(frame.body().len() < 2 * limit, "{} bytes for a limit of {limit}", frame.body().len());
+}
+
+/// The version of the contract that guests of these tests are built for.
+fn version() -> String {
+    let wit = concat!(env!("CARGO_MANIFEST_DIR"), "/../../wit/windlass.wit");
+    let text = std::fs::read_to_string(wit).expect("the contract");
+    let package = text.lines().find_map(|line| line.strip_prefix("package windlass:operator@"));
+    package.expect("a package").trim_end_matches(';').to_owned()
+}
+
+/// Bytes of the lines that are handed on.
+fn kept(called: &Called) -> u64 {
+    called.lines.iter().map(|line| line.text.len() as u64).sum()
 }
 
 #[test]

@@ -1,27 +1,36 @@
 //! `cargo xtask bench wake`: what a call costs that wakes one of many idle plugins, in the process that runs them and nowhere else.
 //!
 //! `idle` sees a wake from the queue to the decision, in a whole host on a control plane. This is the part of it that is the
-//! worker's, without either, so that it can be looked at by itself. Each round has four scenes: `busy` asks one plugin again and again, `paced` with a
-//! pause before each call, `others` asks a hundred plugins in turn with that pause, and `rested` does so once after
+//! worker's, without either, so that it can be looked at by itself. Each round has five scenes: `busy` asks one plugin again and again, `paced` with a
+//! pause before each call, `beside` does so while two calls that loop have the processors, `others` asks a hundred plugins in turn with that pause, and `rested` does so once after
 //! all have rested for so long that their code has been given back. CPU and faults are the worker's, and hardly
 //! change with what else runs on the machine; wall time does.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use windlass_core::name::PluginName;
+use windlass_core::snapshot::Snapshot;
+use windlass_plugin::Plugin;
 
 use super::Bench;
-use super::outside::Outside;
+use super::outside::{self, Outside};
 use super::reload::Ready;
 use super::report::{Report, load_average, quantile};
-use super::stamp::Stamp;
+use super::stamp::{Stamp, component};
 use crate::build;
 
 /// Before a call, where there is a pause: a processor that has nothing else to do has gone to sleep by then.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Longer than the code of a plugin stays that nobody asks.
 const REST: Duration = Duration::from_secs(9);
+
+/// Calls that loop at once.
+const LOOPS: usize = 2;
+/// Until they have begun, and until their threads have ended.
+const BEGUN: Duration = Duration::from_millis(100);
 
 /// One scene of one round.
 struct Taken {
@@ -41,6 +50,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     let members = (0..plugins).map(|number| Ready::new(&outside, &stamp.member(number, 1)?));
     let members = members.collect::<Result<Vec<_>>>()?;
     let worker = outside.worker()?;
+    let loops = Loops::new(&outside)?;
     let (one, all) = (&members[..1], &members[..]);
     let mut scenes = Vec::new();
     for round in 0..bench.rounds.unwrap_or(rounds) {
@@ -48,6 +58,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         for taken in [
             scene("busy", worker, one, times, Duration::ZERO)?,
             scene("paced", worker, one, times, PAUSE)?,
+            loops.beside(|| scene("beside", worker, one, 3 * times, PAUSE))?,
             scene("others", worker, all, times, PAUSE)?,
             {
                 std::thread::sleep(REST);
@@ -65,7 +76,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
             scenes.push(taken);
         }
     }
-    for name in ["busy", "paced", "others", "rested"] {
+    for name in ["busy", "paced", "beside", "others", "rested"] {
         figures(&mut report, name, &scenes);
     }
     report.conditions.insert("plugins".to_owned(), json!(plugins));
@@ -73,6 +84,44 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     let path = report.write()?;
     println!("{}\n-> {}", serde_json::to_string_pretty(&report.figures)?, path.display());
     Ok(())
+}
+
+/// A plugin that loops whenever it is asked.
+struct Loops {
+    plugin: Plugin,
+    snapshot: Snapshot,
+}
+
+impl Loops {
+    fn new(outside: &Outside) -> Result<Self> {
+        let wasm = std::fs::read(component("windlass-fixtures", Some("loops"))?).context("read a fixture")?;
+        let plugin = outside::load(&outside.loader, &PluginName::try_new("loops")?, &wasm)?;
+        let whole = outside::primary(&json!({ "mode": "tight" }));
+        let snapshot = outside::snapshot(&plugin.manifest().primary, &whole, &[])?;
+        Ok(Self { plugin, snapshot })
+    }
+
+    /// Does `what` while as many of its calls are under way as there are processors on a small machine.
+    fn beside(&self, what: impl FnOnce() -> Result<Taken>) -> Result<Taken> {
+        let stop = AtomicBool::new(false);
+        let taken = std::thread::scope(|threads| {
+            for _ in 0..LOOPS {
+                threads.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        // E202: that is what it is here for.
+                        let _ = outside::ask(&self.plugin, &self.snapshot);
+                    }
+                });
+            }
+            std::thread::sleep(BEGUN);
+            let taken = what();
+            stop.store(true, Ordering::Relaxed);
+            taken
+        });
+        // Threads that end would be missing in what the next scene has used.
+        std::thread::sleep(BEGUN);
+        taken
+    }
 }
 
 /// Asks one plugin after the other.
