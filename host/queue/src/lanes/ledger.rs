@@ -27,7 +27,10 @@ const SHORTEST: Duration = Duration::from_micros(1);
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     accounts: BTreeMap<PluginName, Account>,
-    /// What the one with work that had least has had. Only rises.
+    /// Plugins that have work.
+    open: usize,
+    /// What the one with work that had least has had, or had when it was looked up last. Only
+    /// rises.
     floor: Duration,
 }
 
@@ -44,22 +47,26 @@ impl Ledger {
     /// A plugin has work from now on. What it did not use while it had none is lost: it begins
     /// where those are that had least.
     pub(super) fn open(&mut self, plugin: &PluginName) {
-        let floor = self.floor();
-        if !self.accounts.contains_key(plugin) {
-            self.accounts.insert(plugin.clone(), Account::default());
+        if self.accounts.get(plugin).is_some_and(|account| account.open) {
+            return;
         }
-        if let Some(account) = self.accounts.get_mut(plugin).filter(|account| !account.open) {
-            account.open = true;
-            account.spent = account.spent.clamp(floor, floor + APART_MOST);
-        }
+        let floor = self.look_up_floor();
+        let account = self.accounts.entry(plugin.clone()).or_default();
+        account.open = true;
+        account.spent = account.spent.clamp(floor, floor + APART_MOST);
+        self.open += 1;
     }
 
     /// A plugin has no work any more. What it owes is kept.
     pub(super) fn close(&mut self, plugin: &PluginName) {
-        // Before it goes: the others must not fall behind where all of them have been.
-        self.floor();
-        if let Some(account) = self.accounts.get_mut(plugin) {
-            account.open = false;
+        let Some(account) = self.accounts.get_mut(plugin).filter(|account| account.open) else {
+            return;
+        };
+        account.open = false;
+        self.open -= 1;
+        if self.open == 0 {
+            // Nobody else knows how far they have come.
+            self.floor = self.floor.max(account.spent);
         }
     }
 
@@ -68,11 +75,15 @@ impl Ledger {
         let Some(account) = self.accounts.get_mut(plugin) else {
             return;
         };
-        account.spent += took.max(SHORTEST);
         account.usual = Some(account.usual.map_or(took, |usual| (usual * 3 + took) / 4));
-        let most = self.floor() + APART_MOST;
-        if let Some(account) = self.accounts.get_mut(plugin) {
-            account.spent = account.spent.min(most);
+        account.spent += took.max(SHORTEST);
+        let spent = account.spent;
+        // The true floor is never below the one that is known.
+        if spent > self.floor + APART_MOST {
+            let most = self.look_up_floor() + APART_MOST;
+            if let Some(account) = self.accounts.get_mut(plugin) {
+                account.spent = spent.min(most);
+            }
         }
     }
 
@@ -87,10 +98,12 @@ impl Ledger {
 
     /// The plugin is gone.
     pub(super) fn forget(&mut self, plugin: &PluginName) {
+        self.close(plugin);
         self.accounts.remove(plugin);
     }
 
-    fn floor(&mut self) -> Duration {
+    /// Visits every account: not for each pass.
+    fn look_up_floor(&mut self) -> Duration {
         let open = self.accounts.values().filter(|account| account.open);
         let least = open.map(|account| account.spent).min();
         self.floor = self.floor.max(least.unwrap_or_default());
@@ -165,6 +178,6 @@ mod tests {
         ledger.forget(&a);
         ledger.charge(&a, SECOND);
         ledger.close(&a);
-        assert!(ledger.accounts.is_empty());
+        assert!(ledger.accounts.is_empty() && ledger.open == 0);
     }
 }
