@@ -24,6 +24,9 @@ async fn a_failing_key_backs_off_while_another_goes_on() {
     let pauses: Vec<_> = bad.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(pauses[5] > pauses[0] * 4, "{pauses:?}");
     assert!((55..=61).contains(&world.brain.times("good").len()));
+    let stuck = world.queue.snapshot().stuck;
+    assert_eq!(stuck.len(), 1, "{stuck:?}");
+    assert!(stuck[0].last_error.as_deref().is_some_and(|error| error.starts_with("E201 Trap")), "{stuck:?}");
 }
 
 #[tokio::test(start_paused = true)]
