@@ -50,6 +50,7 @@ struct Turn {
     /// Number of the call that is or was the last.
     call: u64,
     begun: Instant,
+    is_load: bool,
     is_busy: bool,
     /// Somebody else has answered, and serves the lane.
     is_silenced: bool,
@@ -134,7 +135,7 @@ impl Served {
                 Err(FrameError::Closed) => return,
                 Err(other) => the_host_is_lost(&other),
             };
-            voice.begin();
+            voice.begin(matches!(request, Requested::Load(_)));
             if let Err(error) = self.answer(request, &voice, &mut out) {
                 the_host_is_lost(&error);
             }
@@ -186,12 +187,21 @@ impl Served {
 
 impl Voice {
     fn new(lane: Arc<Served>, out: Buffer, into: Buffer) -> Self {
-        let turn = Turn { out, into, call: 0, begun: Instant::now(), is_busy: false, is_silenced: false };
+        let turn = Turn {
+            out,
+            into,
+            call: 0,
+            begun: Instant::now(),
+            is_load: false,
+            is_busy: false,
+            is_silenced: false,
+        };
         Self { lane, turn: Mutex::new(turn) }
     }
 
-    fn begin(&self) {
+    fn begin(&self, is_load: bool) {
         let mut turn = self.turn();
+        turn.is_load = is_load;
         turn.call += 1;
         turn.begun = Instant::now();
         turn.is_busy = true;
@@ -219,8 +229,16 @@ impl Voice {
             return AnsweredFor::Nobody;
         }
         let mut frame = Buffer::default();
-        let late = late(turn.begun.elapsed(), until.saturating_duration_since(turn.begun), used);
-        let encoded = frame.encode(&Said::Called(&late), SMALL_MAX_BYTES);
+        let text = late(turn.begun.elapsed(), until.saturating_duration_since(turn.begun), used);
+        let encoded = if turn.is_load {
+            let refused = Err(Refusal::new(Code::InitTimeout, text));
+            frame.encode(&Said::Loaded(&refused), SMALL_MAX_BYTES)
+        } else {
+            // At least that much: how much it was in the end only its own thread knows.
+            let used = Used { cpu: used, ..Used::default() };
+            let refused = Called::failed(CallError::Refused(Refusal::new(Code::Timeout, text)));
+            frame.encode(&Said::Called(&Called { used, ..refused }), SMALL_MAX_BYTES)
+        };
         turn.is_silenced = encoded.is_ok() && self.lane.start(Some(frame)).is_ok();
         if turn.is_silenced { AnsweredFor::It } else { AnsweredFor::NotYet }
     }
@@ -279,16 +297,13 @@ impl Texts for Voice {
 
 /// What is said of a call that was not waited for any longer. Its thread has had no processor for a while, or
 /// it would have said so itself.
-fn late(wall: Duration, limit: Duration, used: Duration) -> Called {
-    let text = format!(
+fn late(wall: Duration, limit: Duration, used: Duration) -> String {
+    format!(
         "still running after {:.2} s of wall time, limit {:.2} s, with little more than {:.2} s of CPU time: others were busy",
         wall.as_secs_f64(),
         limit.as_secs_f64(),
         used.as_secs_f64()
-    );
-    // At least that much: how much it was in the end only its own thread knows.
-    let used = Used { cpu: used, ..Used::default() };
-    Called { used, ..Called::failed(CallError::Refused(Refusal::new(Code::Timeout, text))) }
+    )
 }
 
 /// `encoded`, or what `otherwise` encodes if it is too large.

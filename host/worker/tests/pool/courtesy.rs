@@ -55,6 +55,16 @@ pub(crate) fn a_call_whose_time_is_over_is_answered_for() {
     assert_eq!((scene.pid(), status.lanes, status.restarts), (pid, 1, 0));
 }
 
+pub(crate) fn a_load_whose_time_is_over_is_answered_for() {
+    let scene = Scene::narrow();
+    let (load, pid) = (scene.load("web"), scene.pid());
+    let refusal = scene.try_load("late", "late:60").expect_err("it does not say what it is in time");
+    assert_eq!(refusal.code, Code::InitTimeout, "{refusal}");
+    assert!(scene.answers(load));
+    until("its end", || (lanes_of(pid).len() == 1).then_some(()));
+    assert_eq!((scene.pid(), scene.pool.status().restarts), (pid, 0));
+}
+
 pub(crate) fn what_is_answered_for_is_not_heard_later() {
     let scene = Scene::narrow();
     let (load, pid) = (scene.load("web"), scene.pid());

@@ -105,6 +105,10 @@ fn act(word: &str) {
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_micros(number) {}
         }
+        "late" => {
+            step_back(Instant::now() + Duration::from_millis(number), Duration::from_millis(8));
+            std::thread::sleep(Duration::from_millis(20 * number));
+        }
         "hang" => loop {
             std::thread::park();
         },

@@ -35,6 +35,7 @@ const TESTS: &[Test] = tests![
     life::a_worker_ends_with_its_host,
     courtesy::a_call_that_takes_long_is_nice_and_the_next_is_not,
     courtesy::a_call_whose_time_is_over_is_answered_for,
+    courtesy::a_load_whose_time_is_over_is_answered_for,
     courtesy::what_is_answered_for_is_not_heard_later,
     courtesy::a_call_that_ends_in_time_answers_for_itself,
     courtesy::without_room_for_another_thread_the_same_one_goes_on,
