@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 use windlass_testbed::Mark;
 
+use crate::catalogue::guest::{Answer, Guest};
 use crate::scene::{HOST_USER, Scene, path};
 
 const ONE: &str = "scoped-one";
@@ -170,6 +171,14 @@ async fn a_question_outside_of_the_manifest_and_a_field_that_no_server_knows_are
     let scene = stage("outside").await;
     scene.install_fixture("scoped").await;
     scene.install_fixture("unselectable").await;
+    let child = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "by-an-old-one"}});
+    let old = Guest {
+        name: "old",
+        primary: ("fixtures.windlass.dev", "v1alpha1", "Widget"),
+        answer: Answer::children([child.to_string()]),
+        ..Guest::default()
+    };
+    scene.install("old", &old.build()).await;
     scene.replicas(1, &[]).await;
     for (mode, says) in [
         (
@@ -193,6 +202,16 @@ async fn a_question_outside_of_the_manifest_and_a_field_that_no_server_knows_are
     }
     widget(&scene, ONE, json!({"scoped": ""}), "").await;
     scene.until("the next call works", || seen(&scene, ONE)).await;
+    // A component of the first version of the contract serves beside it, and sees every Widget.
+    widget(&scene, OUTSIDE, json!({}), "").await;
+    for namespace in [ONE, OUTSIDE] {
+        scene
+            .until("what an older plugin makes is made", || {
+                scene.get_in("ConfigMap", namespace, "by-an-old-one")
+            })
+            .await;
+    }
+    assert_eq!(seen(&scene, OUTSIDE).await, None);
 
     let annotation = async |name: &str| {
         let map = scene.get(&path("ConfigMap", crate::scene::HOST, "unselectable-plugin")).await?;

@@ -2,7 +2,8 @@
 //! that compilers use.
 //!
 //! Small, so that sixty of them compile in seconds, and below the SDK, so that they may say what
-//! it would not let through. What a guest answers lies ready in its memory.
+//! it would not let through. What a guest answers lies ready in its memory. They are built for the first
+//! version of the contract, which plugins of the SDK no longer are.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -20,7 +20,7 @@ mod built_in;
 mod calls;
 mod deaths;
 mod good;
-mod guest;
+pub(crate) mod guest;
 mod loads;
 mod look;
 mod offer;

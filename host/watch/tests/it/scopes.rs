@@ -154,7 +154,8 @@ async fn a_field_that_the_api_server_refuses_holds_who_named_it_and_nobody_else(
     assert_eq!(tried.address, "/api/v1/secrets?fieldSelector=spec.none%3D1&limit=1");
     let status = r#"{"kind":"Status","code":400,"reason":"BadRequest","message":"\"spec.none\" is not a known field selector"}"#;
     tried.answer_with(400, &[("content-type", "application/json")], status);
-    let (held, refusal) = lab.watches.held().await;
+    let held = tokio::time::timeout(seconds(60), lab.watches.held()).await;
+    let (held, refusal) = held.expect("it is told");
     assert_eq!((held.as_str(), refusal.code), ("p", Code::FieldNotSelectable));
     let said = "reads of v1/Secret: the API server does not select by the field spec.none: \"spec.none\" is not a known";
     assert!(refusal.message.contains(said), "{refusal}");
