@@ -59,6 +59,8 @@ struct State {
     full: bool,
     /// The newest version that list or watch have reached.
     newest: u64,
+    /// The version of the last list that was read to its end.
+    listed_at: u64,
     need: Arc<Need>,
     /// Names one driver with one selection: what an earlier one says is ignored.
     round: u64,
@@ -73,6 +75,7 @@ impl KindCache {
             listed: false,
             full: false,
             newest: 0,
+            listed_at: 0,
             need: Arc::new(need),
             round,
         };
@@ -147,8 +150,10 @@ impl KindCache {
             (None, None) => state.listed,
             (None, Some(object)) => !same(&object) || object.meta().deleting,
             (Some(version), Some(object)) => object.meta().version() >= version,
+            // What a list of a later time did not bring has ended, whether its end was heard of or not.
             (Some(version), None) => {
-                state.objects.has_ended(&write.object.namespace, &write.object.name, version)
+                state.listed_at >= version
+                    || state.objects.has_ended(&write.object.namespace, &write.object.name, version)
             }
         }
     }
@@ -184,7 +189,7 @@ impl KindCache {
         self.change(round, |state| {
             state.objects.begin(rewound);
             if rewound {
-                state.newest = 0;
+                (state.newest, state.listed_at) = (0, 0);
                 state.era = next_era();
             }
         });
@@ -242,6 +247,7 @@ impl KindCache {
             state.listed = true;
             self.anew.complete();
             state.newest = state.newest.max(version);
+            state.listed_at = version;
             (state.objects.sweep(version), first)
         })
         .unwrap_or_default()

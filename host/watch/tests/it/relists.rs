@@ -38,6 +38,19 @@ async fn a_list_that_is_asked_for_brings_what_the_watch_has_hidden() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_list_of_a_later_version_does_not_bring_has_ended_whenever_that_list_began() {
+    let (mut lab, stream) = Lab::with_webs(&[object("a", 3)]).await;
+    lab.cache().relist(&gvk(WEB));
+    lab.api.list(WEBS).await.objects(21, &[object("a", 3)]);
+    let open = lab.api.watch(WEBS, "21").await.stream();
+    settle().await;
+    // Made at 16 and deleted before 21; its answer came late, its events never.
+    assert!(lab.cache().caught_up(&write("b", 16)) && lab.cache().caught_up(&write("b", 21)));
+    assert!(!lab.cache().caught_up(&write("b", 22)), "the list knows nothing of it");
+    drop((stream, open));
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_a_list_that_began_later_and_is_complete_proves_anything() {
     let (mut lab, stream) = Lab::with_webs(&[object("a", 3)]).await;
     let since = |lab: &Lab, at: tokio::time::Instant| lab.cache().listed_since(&gvk(WEB), at.into_std());
