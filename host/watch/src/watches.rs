@@ -260,10 +260,9 @@ impl KindTarget {
             let need = kind.need();
             fields::judge(client, &self.cache, &kind, &found, &need).await;
             let wire = need.wire();
-            if let Some(namespace) = wire.namespace.as_ref().filter(|_| !found.namespaced) {
-                kind.progress.failed_with(format!(
-                    "kind is cluster-scoped: nothing of it is in namespace {namespace}"
-                ));
+            if !found.namespaced && need.scopes.iter().any(|scope| !scope.namespaces.is_empty()) {
+                tracing::warn!(kind = %kind.gvk, "a manifest selects a cluster-scoped kind by namespace: it sees nothing of it");
+                kind.progress.failed_with("kind is cluster-scoped: nothing of it is in any namespace".into());
             }
             let selection = Selection::of(found.clone(), wire);
             self.metadata_only = selection.metadata_only;

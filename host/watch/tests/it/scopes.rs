@@ -192,3 +192,19 @@ async fn a_field_that_is_served_is_asked_for_with_the_list() {
     settle().await;
     assert_eq!(lab.held("v1/Secret"), ["s@3"], "who has no body was judged by the API server");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_scoped_kind_has_nothing_in_a_namespace_and_that_is_said() {
+    let mut lab = Lab::new();
+    let mut reader = reader("p", Scope { namespaces: words(&["one", "two"]), ..Scope::default() });
+    reader.reads[0].kind = gvk("v1/Node");
+    lab.want(&reader);
+    let _webs = no_webs(&mut lab).await;
+    let nodes = r#"{"kind":"APIResourceList","resources":[{"name":"nodes","kind":"Node","namespaced":false,"verbs":["list","watch"]}]}"#;
+    lab.api.call("/api/v1").await.json(nodes);
+    lab.api.list("/api/v1/nodes?").await.objects(10, &[object("n", 3).replace(r#""namespace":"ns","#, "")]);
+    settle().await;
+    assert!(lab.held("v1/Node").is_empty() && lab.watches.is_ready());
+    let said = lab.status("v1/Node").last_error.expect("it is said");
+    assert_eq!(said, "kind is cluster-scoped: nothing of it is in any namespace");
+}
