@@ -1,6 +1,6 @@
 //! What a plugin sees of what is held, and what becomes of a primary that it does not select any more.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use windlass_core::manifest::{Manifest, ReadRule};
@@ -22,12 +22,15 @@ fn reads(manifest: &mut Manifest) {
     manifest.reads = vec![read(("tier", "web"), &["ns", "two"], false), read(("team", "a"), &["two"], true)];
 }
 
+/// What a question was answered with.
+type Answered = Result<Vec<String>, String>;
+
 /// What one question of a pass is answered with: `namespace/name` of each object, `*` if it is whole; or the refusal.
 async fn asked(
     change: impl FnOnce(&mut Manifest),
     ask: impl Fn(&dyn Reader) -> Result<Vec<String>, windlass_core::code::Refusal> + Send + Sync + 'static,
-) -> Result<Vec<String>, String> {
-    let answer: std::sync::Arc<Mutex<Option<Result<Vec<String>, String>>>> = std::sync::Arc::default();
+) -> Answered {
+    let answer: Arc<Mutex<Option<Answered>>> = Arc::default();
     let kept = answer.clone();
     let world = World::leader(move |_, _, reader| {
         let said = ask(reader);
@@ -54,8 +57,8 @@ async fn asked(
     answer.expect("it was asked")
 }
 
-fn shown(objects: &[std::sync::Arc<windlass_core::object::Object>]) -> Vec<String> {
-    let one = |object: &std::sync::Arc<windlass_core::object::Object>| {
+fn shown(objects: &[Arc<windlass_core::object::Object>]) -> Vec<String> {
+    let one = |object: &Arc<windlass_core::object::Object>| {
         let whole = if object.value().get("data").is_some() { "*" } else { "" };
         format!("{}/{}{whole}", object.meta().namespace, object.meta().name)
     };
