@@ -35,7 +35,7 @@ pub(crate) enum Command {
     Run(Box<Run>),
     /// Run plugins for a host, over standard input. The host starts this by itself.
     #[command(hide = true)]
-    Worker(WorkerFlags),
+    Worker(Box<WorkerFlags>),
     /// Compile one plugin for a host, over standard input. The host starts this by itself.
     #[command(hide = true)]
     Compile(CompileFlags),

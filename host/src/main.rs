@@ -32,7 +32,7 @@ use crate::end::End;
 fn main() -> ExitCode {
     let flags = match Cli::parse().command {
         Command::Run(flags) => flags,
-        Command::Worker(flags) => return inside::worker(flags),
+        Command::Worker(flags) => return inside::worker(*flags),
         Command::Compile(flags) => return inside::compile(&flags),
     };
     let end = match flags.check() {
