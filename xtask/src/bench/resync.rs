@@ -59,8 +59,10 @@ impl Scope {
 struct Turn {
     round: usize,
     contender: &'static str,
-    /// One resync, the idle share taken off.
+    /// One resync, the idle share taken off; below zero when the machine was too busy to tell.
     cpu_ms: f64,
+    /// The same with the idle share of a period: what it is at most.
+    gross_cpu_ms: f64,
     idle_cpu_ms_per_s: f64,
     /// All resyncs that were measured.
     resyncs: u32,
@@ -134,8 +136,7 @@ async fn turn(
     rig.create_apps(NAMESPACE, scope.objects, false).await?;
     let never = rig.contender_with(contender, NAMESPACE, &["--sync-period=36000s"]).await?;
     settled(&rig, scope.objects).await?;
-    tokio::time::sleep(REST).await;
-    let idle = used(&never, REST * 2).await?.as_secs_f64() / (REST * 2).as_secs_f64();
+    let idle = at_rest(&never).await?;
     let mut ours = None;
     if contender.is_ours() {
         ours = Some(takeover(&rig, never, idle).await?);
@@ -165,7 +166,8 @@ async fn turn(
     Ok(Turn {
         round,
         contender: contender.name(),
-        cpu_ms: rounded(cpu.max(0.0) * 1000.0 / f64::from(resyncs)),
+        cpu_ms: rounded(cpu * 1000.0 / f64::from(resyncs)),
+        gross_cpu_ms: rounded(used.as_secs_f64() * 1000.0 / f64::from(resyncs)),
         idle_cpu_ms_per_s: rounded(idle * 1000.0),
         resyncs,
         writes,
@@ -203,7 +205,7 @@ async fn takeover(rig: &Rig, leader: Replica, idle: f64) -> Result<Ours> {
     ensure!(leads == 1.0, "the standby does not lead:\n{}", standby.log());
     let cpu = used.as_secs_f64() - idle * began.elapsed().as_secs_f64();
     let ours = Ours {
-        takeover_cpu_ms: rounded(cpu.max(0.0) * 1000.0),
+        takeover_cpu_ms: rounded(cpu * 1000.0),
         takeover_guest_calls: after.sum("windlass_plugin_calls_total", None) - calls,
         takeover_writes: rig.writes(mark, NAMESPACE)?,
         ..Ours::default()
@@ -225,6 +227,19 @@ async fn used(replica: &Replica, during: Duration) -> Result<Duration> {
     let before = cpu_of_all(replica.pid())?;
     tokio::time::sleep(during).await;
     Ok(cpu_of_all(replica.pid())?.saturating_sub(before))
+}
+
+/// Waits until a contender uses no less from one moment to the next; what it uses then, as a share of a processor.
+async fn at_rest(replica: &Replica) -> Result<f64> {
+    let mut before = f64::INFINITY;
+    for _ in 0..24 {
+        let now = used(replica, REST).await?.as_secs_f64() / REST.as_secs_f64();
+        if now >= before * 0.9 {
+            return Ok(now.min(before));
+        }
+        before = now;
+    }
+    Ok(before)
 }
 
 /// Waits until every object has a status.
@@ -256,6 +271,8 @@ fn figures(scope: &Scope, turns: &[Turn]) -> Map<String, Value> {
         let cpu: Vec<f64> = own.iter().map(|turn| turn.cpu_ms).collect();
         figures.insert(format!("{prefix}cpu_ms"), json!(ratio::median(&cpu)));
         figures.insert(format!("{prefix}cpu_ms_spread"), ratio::spread(&cpu));
+        let gross: Vec<f64> = own.iter().map(|turn| turn.gross_cpu_ms).collect();
+        figures.insert(format!("{prefix}gross_cpu_ms"), json!(ratio::median(&gross)));
         figures.insert(format!("{prefix}writes"), json!(own.iter().map(|turn| turn.writes).sum::<usize>()));
     }
     let ours: Vec<&Ours> = turns.iter().filter_map(|turn| turn.ours.as_ref()).collect();
@@ -299,6 +316,7 @@ mod tests {
             round,
             contender: contender.name(),
             cpu_ms,
+            gross_cpu_ms: cpu_ms,
             idle_cpu_ms_per_s: 1.0,
             resyncs: 2,
             writes: 1,
