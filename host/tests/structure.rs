@@ -67,6 +67,46 @@ fn every_code_is_documented_with_its_cause_and_cure_and_no_other_is() {
     }
 }
 
+/// Faults of the data plane that the host promises to survive.
+const FAULTS: [&str; 20] = [
+    "F09", "F10", "F11", "F13", "F14", "F15", "F16", "F18", "F19", "F21", "F22", "F23", "F24", "F25", "F26",
+    "F27", "F28", "F30", "F47", "F48",
+];
+
+/// All sources of tests below a folder.
+fn sources(folder: &std::path::Path) -> String {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+            text += &sources(&path);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            text += &std::fs::read_to_string(&path).expect("text");
+        }
+    }
+    text
+}
+
+#[test]
+fn every_fault_has_a_row_and_every_test_that_a_row_names_exists() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("../docs/faults.md")).expect("it is there");
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .filter(|line| line.starts_with("| F"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), FAULTS);
+    let sources = sources(root);
+    for row in rows {
+        assert_eq!(row.len(), 4, "{row:?}");
+        let tests: Vec<&str> = row[3].split(", ").map(|name| name.trim_matches('`')).collect();
+        for test in tests {
+            assert!(sources.contains(&format!("fn {test}()")), "{}: there is no test {test}", row[0]);
+        }
+    }
+}
+
 #[test]
 fn every_fixture_is_tested() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));

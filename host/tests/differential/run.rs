@@ -21,8 +21,8 @@ const CONVERGES: Duration = Duration::from_secs(30);
 /// For how long nothing is written then.
 const SILENT: Duration = Duration::from_secs(45);
 /// Requests of one replica in that time that are no writes: four kinds, each with a watch every 20 s at the least and a look
-/// at discovery every 30 s at the least.
-const QUIET_READS: usize = 4 * (3 + 2);
+/// at discovery every 12.5 s at the least.
+const QUIET_READS: usize = 4 * (3 + 4);
 /// How often a change is looked for.
 const LOOK: Duration = Duration::from_millis(100);
 

@@ -2,6 +2,14 @@
 //!
 //! Three replicas, each behind a port of `faultd`, with durations scaled down to a fifth: D, the lease, 3 s; V, the claim, 2 s;
 //! renewals every 400 ms. The judge is the API server's audit log, in which every write carries the claim it was made under.
+//!
+//! What breaks below the leadership (watches, single requests, servers, kinds) is in the modules beside this file.
+
+mod kinds;
+mod requests;
+mod servers;
+mod stand;
+mod streams;
 
 use std::time::{Duration, Instant};
 

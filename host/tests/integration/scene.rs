@@ -94,8 +94,13 @@ impl Scene {
 
     /// A control plane of the test's own with the base and the CRDs installed, and no replica yet.
     pub(crate) async fn fresh(prefix: &str) -> Self {
+        Self::fresh_with(prefix, Options::default()).await
+    }
+
+    /// The same, of another kind.
+    pub(crate) async fn fresh_with(prefix: &str, options: Options) -> Self {
         let alone = alone().await;
-        let control = ControlPlane::start(Options::default()).await.expect("a control plane");
+        let control = ControlPlane::start(options).await.expect("a control plane");
         let scene = Self::on(Cluster::Own(Box::new(control)), prefix, Some(alone)).await.expect("a scene");
         scene.install_base().await.expect("the base installs");
         scene
@@ -277,12 +282,21 @@ impl Scene {
         self.apply_at(&format!("{collection}/{name}"), &object).await
     }
 
+    /// As [`apply`](Self::apply) for an object of a namespace, by somebody who can be refused.
+    pub(crate) async fn try_apply(&self, object: &Value) -> kube::Result<Value> {
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let (kind, metadata) = (text(&object["kind"]), &object["metadata"]);
+        self.send_apply(&path(&kind, &text(&metadata["namespace"]), &text(&metadata["name"])), object).await
+    }
+
     async fn apply_at(&self, path: &str, object: &Value) -> Value {
+        self.send_apply(path, object).await.unwrap_or_else(|e| panic!("apply {path}: {e}"))
+    }
+
+    async fn send_apply(&self, path: &str, object: &Value) -> kube::Result<Value> {
         let uri = format!("{path}?fieldManager=tester&force=true");
         let request = http::Request::patch(uri).header("content-type", "application/apply-patch+yaml");
-        self.send(request.body(object.to_string().into_bytes()).expect("a request"))
-            .await
-            .unwrap_or_else(|e| panic!("apply {path}: {e}"))
+        self.send(request.body(object.to_string().into_bytes()).expect("a request")).await
     }
 
     /// Creates or changes a WebApp in the test's namespace.
@@ -311,8 +325,19 @@ impl Scene {
 
     /// Deletes an object in the background.
     pub(crate) async fn delete(&self, path: &str) {
-        let request = http::Request::delete(path).body(Vec::new()).expect("a request");
-        self.send(request).await.unwrap_or_else(|e| panic!("delete {path}: {e}"));
+        self.try_delete(path).await.unwrap_or_else(|e| panic!("delete {path}: {e}"));
+    }
+
+    /// The same by somebody who can be refused.
+    pub(crate) async fn try_delete(&self, path: &str) -> kube::Result<Value> {
+        self.send(http::Request::delete(path).body(Vec::new()).expect("a request")).await
+    }
+
+    /// The same for an object of this uid and no other.
+    pub(crate) async fn try_delete_only(&self, path: &str, uid: &Value) -> kube::Result<Value> {
+        let body = json!({"preconditions": {"uid": uid}}).to_string().into_bytes();
+        let request = http::Request::delete(path).header("content-type", "application/json");
+        self.send(request.body(body).expect("a request")).await
     }
 
     /// An object, if it exists.

@@ -35,8 +35,10 @@ use crate::selection::Selection;
 const LOOKS: Backoff = backoff(250, 5_000);
 
 /// How often discovery is asked again about a kind that is served, at most: a CRD that
-/// gets a status subresource, or is made again with another scope, sends no 404.
-const RECHECK: Duration = Duration::from_secs(60);
+/// gets a status subresource, or is made again with another scope, sends no 404. Until then writes go
+/// to the wrong place, so it is short of the 30 s in which everything is to be well again; it costs about
+/// as much as the watch itself, which is opened again as often.
+const RECHECK: Duration = Duration::from_secs(25);
 
 /// Everything that is watched for the plugins.
 ///
