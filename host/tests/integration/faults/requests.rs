@@ -115,7 +115,9 @@ async fn a_hot_writer_holds_up_nobody_else_and_is_not_fought() {
 async fn connections_to_an_endpoint_that_is_gone_are_left_behind() {
     let stand = Stand::new("f48").await;
     stand.port.move_to(Ipv4Addr::new(127, 0, 0, 2)).await.expect("it moves");
-    stand.stir().await;
+    for name in ["w0", "w1", "new"] {
+        stand.say(name, "after the move").await;
+    }
     stand.port.move_to(Ipv4Addr::LOCALHOST).await.expect("it comes back");
     // Each silent watch has to be noticed, and then each dead connection that it is tried over.
     stand.settles_within(Duration::from_secs(60), "dead connections", Instant::now()).await;

@@ -50,11 +50,15 @@ impl Stand {
         for i in 0..WIDGETS {
             stand.say(&format!("w{i}"), "first").await;
         }
-        // Written once, a while after the plugin has begun to serve.
-        let copy = format!("/api/v1/namespaces/{HOST}/configmaps/windlass-good-greeter");
-        stand.scene.until("the plugin's copy is kept", || stand.scene.get(&copy)).await;
+        stand.is_kept("greeter").await;
         stand.settles("the beginning", Instant::now()).await;
         stand
+    }
+
+    /// Waits for the copy of a plugin that is written once, a while after it has begun to serve.
+    pub(super) async fn is_kept(&self, plugin: &str) {
+        let copy = format!("/api/v1/namespaces/{HOST}/configmaps/windlass-good-{plugin}");
+        self.scene.until("the plugin's copy is kept", || self.scene.get(&copy)).await;
     }
 
     /// A rule for each of the two watches that feed the plugin's passes, the one that is open first of all.
