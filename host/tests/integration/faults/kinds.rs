@@ -40,7 +40,7 @@ async fn a_crd_that_comes_back_with_another_scope_is_believed_and_confuses_nobod
     let made: Vec<_> = made.iter().filter(|write| write.code() == 201).map(|w| &w.request_uri).collect();
     assert!(made.is_empty(), "a child in a namespace for an object without one: {made:?}");
 
-    replace(&stand, &crd, &stand.scene.path("Widget", "").trim_end_matches('/').to_owned()).await;
+    replace(&stand, &crd, stand.scene.path("Widget", "").trim_end_matches('/')).await;
     let ended = Instant::now();
     for i in 0..4 {
         stand.say(&format!("w{i}"), "again").await;
