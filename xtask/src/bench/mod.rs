@@ -29,6 +29,7 @@ mod stamp;
 mod storm;
 mod stream;
 mod wake;
+mod work;
 
 use std::path::PathBuf;
 
@@ -89,6 +90,8 @@ enum Name {
     Coldstart,
     /// What a call costs that wakes one of many plugins, in the process that runs them.
     Wake,
+    /// What an object and a change cost with more and more objects and plugins.
+    Work,
 }
 
 impl Bench {
@@ -106,6 +109,7 @@ impl Bench {
             Name::Resync => resync::run(&self),
             Name::Coldstart => coldstart::run(&self),
             Name::Wake => wake::run(&self),
+            Name::Work => work::run(&self),
         }
     }
 }
