@@ -32,6 +32,7 @@
 //! No task is spawned: [`Reconciler::run`] is a future, and passes run inside it.
 //! Nothing here knows which event brought a key.
 
+mod again;
 mod left;
 mod memos;
 mod observer;

@@ -357,6 +357,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
             pass.wait = Some(wait);
             return Err(Outcome::Waiting);
         }
+        self.lives(pass, seen, plan).await?;
         self.traces().doubt(&pass.key, plan.steps().iter().filter_map(|step| applied_to(plan, step)));
         let applied = self.ports.apply.execute(plan, claim).await;
         let writes = applied.writes.len();

@@ -39,6 +39,8 @@ struct Trace {
     unseen: Vec<(Written, Instant)>,
     /// Our applies for this key. Its own, as several plugins may share a primary.
     memory: Memory,
+    /// Whether anything was ever written.
+    written: bool,
     /// Passes in a row that could not begin.
     waits: u32,
     /// Hashes of the notices that the last decision had.
@@ -90,6 +92,7 @@ impl Traces {
             return;
         }
         let trace = self.keys.entry(key.clone()).or_default();
+        trace.written = true;
         for written in writes {
             if written.version.is_none() {
                 trace.memory.forget(&written.uid);
@@ -102,6 +105,11 @@ impl Traces {
             trace.unseen.retain(|(before, _)| before.object != written.object);
             trace.unseen.push((written, now));
         }
+    }
+
+    /// Whether anything was written for `key` since it is known.
+    pub(crate) fn has_written(&self, key: &Key) -> bool {
+        self.keys.get(key).is_some_and(|trace| trace.written)
     }
 
     /// Takes out the writes that the cache had not shown at the last look.

@@ -14,7 +14,7 @@ use windlass_core::memo::Fingerprint;
 use windlass_core::name::PluginName;
 use windlass_core::object::Object;
 use windlass_core::plan::Plan;
-use windlass_core::ports::{Applied, Apply, Cache, EventTarget, Read, Sink, Written};
+use windlass_core::ports::{Applied, Apply, ApplyError, Cache, EventTarget, Read, Sink, Written};
 use windlass_core::reads::{Query, Reads};
 use windlass_core::urgency::Urgency;
 use windlass_queue::Queue;
@@ -203,6 +203,10 @@ impl Apply for BrokenWriter {
             return Applied { writes: Vec::new(), result: Ok(()) };
         }
         self.writer.execute(plan, claim).await
+    }
+
+    async fn read(&self, kind: &Kind, object: &ObjectRef) -> Result<Option<Object>, ApplyError> {
+        self.writer.read(kind, object).await
     }
 
     async fn notify(&self, on: &EventTarget, notice: &Notice, claim: &Claim) {

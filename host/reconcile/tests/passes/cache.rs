@@ -229,3 +229,29 @@ async fn what_is_kept_for_the_keys_of_a_plugin_that_is_gone_goes_too() {
     world.run_for(Duration::from_secs(120)).await;
     assert_eq!(world.cluster.reads(&key("a")), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_made_again_for_a_primary_that_is_not_there_any_more_as_it_was_seen() {
+    let world = one_child();
+    let (primary, child) = (object("x.dev/v1/Web", "a"), object(CONFIG_MAP, "a"));
+    world.cluster.web("a");
+    world.run_for(ms(100)).await;
+    assert!(world.cluster.stored(&child).is_some());
+    // It is made anew, and its watch does not show it; the collector ends the child, and that is shown.
+    world.cluster.hold();
+    world.cluster.delete(&primary);
+    world.cluster.web("a");
+    world.cluster.delete(&child);
+    world.cluster.list_anew(CONFIG_MAP);
+    let written = world.cluster.log().len();
+    world.run_for(Duration::from_secs(20)).await;
+    assert!(world.cluster.stored(&child).is_none());
+    assert_eq!(world.cluster.log().len(), written, "{:?}", world.cluster.log());
+    world.cluster.show();
+    world.run_for(ms(100)).await;
+    assert!(world.cluster.stored(&child).is_some(), "for the new one");
+    // A child that is missing while its primary lives is made again at once.
+    world.cluster.delete(&child);
+    world.run_for(ms(100)).await;
+    assert!(world.cluster.stored(&child).is_some());
+}
