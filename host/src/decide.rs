@@ -1,6 +1,7 @@
 //! Plugins as the loop asks them: the catalogue of what serves now, and calls on
 //! threads that may block.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -26,7 +27,8 @@ pub(crate) struct Catalogue {
     doubted: Arc<Doubted>,
 }
 
-/// Plugins whose second answer to the same question was another one, and as what they were loaded then.
+/// Plugins whose second answer to the same question was another one although they had not asked for the time, and as what
+/// they were loaded then.
 #[derive(Debug, Default)]
 struct Doubted(Mutex<BTreeMap<PluginName, LoadId>>);
 
@@ -111,7 +113,9 @@ impl Decide for Catalogue {
         let call = move || {
             span.in_scope(|| {
                 let sampled = told.as_ref().is_some_and(|told| told.samples(&pass.key, pass.number));
+                let read_clock = Cell::new(false);
                 let answered = |asked: Asked| {
+                    read_clock.set(asked.called.read_clock);
                     if let Some(told) = &told {
                         told.call(&pass, &plugin, &asked, snapshot.bytes());
                     }
@@ -120,7 +124,10 @@ impl Decide for Catalogue {
                 };
                 let doubt = plugin.ask(&pass, &snapshot, reader, sampled, answered);
                 if let Some(doubt) = doubt {
-                    doubted.all().insert(pass.key.plugin.clone(), plugin.serving().load);
+                    // What went by the time is not repeatable anyway, and says nothing of other decisions.
+                    if !read_clock.get() {
+                        doubted.all().insert(pass.key.plugin.clone(), plugin.serving().load);
+                    }
                     if let Some(told) = &told {
                         told.doubt(&pass, &plugin, &doubt);
                     }

@@ -21,7 +21,10 @@ use super::*;
 use crate::observe::Observed;
 
 /// Waits before each call until it is let go, and answers with what it is then given.
-struct Gated(Mutex<Receiver<&'static str>>);
+struct Gated {
+    gate: Mutex<Receiver<&'static str>>,
+    read_clock: bool,
+}
 
 struct Nothing;
 
@@ -41,9 +44,14 @@ impl Guests for Gated {
 
     fn call(&self, _: &Call<'_>, _: Arc<dyn Texts>) -> Called {
         // Gone: the test is over.
-        let status = self.0.lock().expect("nobody panics").recv().unwrap_or("{}");
+        let status = self.gate.lock().expect("nobody panics").recv().unwrap_or("{}");
         let result = Ok(Verdict::Decision(decision(status)));
-        Called { result, ..Called::failed(CallError::NotServing(PluginName::try_new("x").expect("valid"))) }
+        let read_clock = self.read_clock;
+        Called {
+            result,
+            read_clock,
+            ..Called::failed(CallError::NotServing(PluginName::try_new("x").expect("valid")))
+        }
     }
 
     fn unload(&self, _: LoadId) {}
@@ -71,10 +79,10 @@ impl Reader for Nothing {
 }
 
 /// A catalogue in which every call of `probe` is asked twice, and what lets calls go.
-fn catalogue(name: &PluginName) -> (Catalogue, SyncSender<&'static str>) {
+fn catalogue(name: &PluginName, read_clock: bool) -> (Catalogue, SyncSender<&'static str>, Arc<Observed>) {
     let (go, gate) = sync_channel(8);
     let loader = Loader::new(Setup {
-        guests: Arc::new(Gated(Mutex::new(gate))),
+        guests: Arc::new(Gated { gate: Mutex::new(gate), read_clock }),
         compile: Arc::new(Nothing),
         artefacts: Arc::new(Scratch::new().expect("a directory")),
         defaults: Limits::default(),
@@ -87,7 +95,7 @@ fn catalogue(name: &PluginName) -> (Catalogue, SyncSender<&'static str>) {
     let told = Told::new(observed.clone(), Some(NonZeroU32::MIN));
     let catalogue = Catalogue::new(observed.quarantine.clone(), Arc::new(told));
     catalogue.put(name.clone(), Arc::new(plugin));
-    (catalogue, go)
+    (catalogue, go, observed)
 }
 
 fn snapshot() -> Snapshot {
@@ -103,7 +111,7 @@ fn pass(name: &PluginName) -> Pass {
 #[tokio::test]
 async fn a_pass_does_not_wait_for_the_second_call_of_a_sample() {
     let name = PluginName::try_new("probe").expect("valid");
-    let (catalogue, go) = catalogue(&name);
+    let (catalogue, go, _) = catalogue(&name, false);
     go.send("{}").expect("the first call goes");
     // The second never does while this waits.
     let decided = catalogue.decide(pass(&name), snapshot(), Arc::new(Nothing));
@@ -115,7 +123,7 @@ async fn a_pass_does_not_wait_for_the_second_call_of_a_sample() {
 #[tokio::test]
 async fn what_answers_the_same_question_in_two_ways_is_never_skipped_again() {
     let name = PluginName::try_new("probe").expect("valid");
-    let (catalogue, go) = catalogue(&name);
+    let (catalogue, go, _) = catalogue(&name, false);
     for (second, may_skip) in [(r#"{"n":1}"#, true), (r#"{"n":2}"#, false)] {
         go.send(r#"{"n":1}"#).expect("the first call goes");
         catalogue.decide(pass(&name), snapshot(), Arc::new(Nothing)).await.expect("decided");
@@ -130,4 +138,23 @@ async fn what_answers_the_same_question_in_two_ways_is_never_skipped_again() {
     }
     catalogue.remove(&name);
     assert!(catalogue.doubted.all().is_empty());
+}
+
+#[tokio::test]
+async fn what_goes_by_the_time_is_not_repeatable_and_says_nothing_of_other_decisions() {
+    let name = PluginName::try_new("probe").expect("valid");
+    let (catalogue, go, observed) = catalogue(&name, true);
+    for status in [r#"{"n":1}"#, r#"{"n":2}"#] {
+        go.send(status).expect("a call goes");
+    }
+    let answer = catalogue.decide(pass(&name), snapshot(), Arc::new(Nothing)).await.expect("decided");
+    assert!(!answer.repeatable);
+    // It is warned of when the second call has ended.
+    let warned = async {
+        while !observed.metrics.text().contains("W310") {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), warned).await.expect("it is known in time");
+    assert!(catalogue.may_skip(&name));
 }
