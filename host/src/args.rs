@@ -330,8 +330,7 @@ mod tests {
             "--check-limit=body-bytes=4096",
             "--quarantine-faults=2",
             "--quarantine-pause=3s",
-            "--allow-reserved-kind=rbac.authorization.k8s.io/v1/Role",
-            "--allow-reserved-kind=v1/Namespace",
+            "--allow-host-namespace",
             "--strict-decisions",
         ]);
         let plugins = run.expect("valid").plugins;
@@ -340,8 +339,8 @@ mod tests {
         assert_eq!((limits.check.functions, limits.check.body_bytes), (100, 4096));
         let rules = plugins.bounds.quarantine();
         assert_eq!((rules.faults, rules.first.as_secs(), rules.most.as_secs()), (2, 3, 3600));
-        let policy = plugins.exceptions.policy().expect("valid");
-        assert_eq!((policy.unreserved.len(), policy.strict, policy.beside_host), (2, true, false));
+        let policy = plugins.exceptions.policy();
+        assert_eq!((policy.unreserved.len(), policy.strict, policy.beside_host), (0, true, true));
     }
 
     #[test]
@@ -362,7 +361,6 @@ mod tests {
             (&["--check-limit", "functions=x"][..], "no whole number"),
             (&["--check-limit", "depth=1000"][..], "between 1 and 100"),
             (&["--quarantine-pause", "2h"][..], "--quarantine-pause-max"),
-            (&["--allow-reserved-kind", "Role"][..], "--allow-reserved-kind \"Role\""),
         ] {
             let error = run(flags).expect_err(says);
             assert!(error.contains(says), "{error}");

@@ -143,7 +143,7 @@ impl Host {
         let election = Election::prepare(flags, durations, identity.clone())?;
         let claim_role = election.claim_role();
         let lease = election.start(config, &gate, heard, observed.clone())?;
-        let policy = flags.plugins.exceptions.policy().map_err(End::Unusable)?;
+        let policy = flags.plugins.exceptions.policy();
         let reconciler = reconciler(flags, policy, &watches, &catalogue, &writer, &gate, &queue, &observed);
         let views = Arc::new(Views {
             plugins: plugins.clone(),
