@@ -139,8 +139,7 @@ async fn of_two_standbys_one_takes_over_and_the_other_stands_by() {
     let (winner, loser, loser_gate) =
         if one { (&first, &second, &second_gate) } else { (&second, &first, &first_gate) };
     // It may listen to the dead one still: the end that counts is that it knows the winner.
-    let knows =
-        |now: &Leadership| *now == Leadership::Standby { holder: Some(claim.holder.clone()) };
+    let knows = |now: &Leadership| *now == Leadership::Standby { holder: Some(claim.holder.clone()) };
     timeout(PATIENCE, loser.leading().wait_for(knows)).await.unwrap().unwrap();
     listens(loser).await;
     assert_eq!(loser_gate.claim(Boottime.now()), None);
