@@ -330,6 +330,8 @@ mod tests {
             "--check-limit=body-bytes=4096",
             "--quarantine-faults=2",
             "--quarantine-pause=3s",
+            "--allow-reserved-kind=rbac.authorization.k8s.io/v1/Role,v1/Namespace",
+            "--allow-reserved-kind=v1/ServiceAccount",
             "--allow-host-namespace",
             "--strict-decisions",
         ]);
@@ -339,8 +341,8 @@ mod tests {
         assert_eq!((limits.check.functions, limits.check.body_bytes), (100, 4096));
         let rules = plugins.bounds.quarantine();
         assert_eq!((rules.faults, rules.first.as_secs(), rules.most.as_secs()), (2, 3, 3600));
-        let policy = plugins.exceptions.policy();
-        assert_eq!((policy.unreserved.len(), policy.strict, policy.beside_host), (0, true, true));
+        let policy = plugins.exceptions.policy().expect("valid");
+        assert_eq!((policy.unreserved.len(), policy.strict, policy.beside_host), (3, true, true));
     }
 
     #[test]
@@ -361,6 +363,8 @@ mod tests {
             (&["--check-limit", "functions=x"][..], "no whole number"),
             (&["--check-limit", "depth=1000"][..], "between 1 and 100"),
             (&["--quarantine-pause", "2h"][..], "--quarantine-pause-max"),
+            (&["--allow-reserved-kind", "Role"][..], "--allow-reserved-kind \"Role\""),
+            (&["--allow-reserved-kind", "apps/v1/Deployment"][..], "is not reserved"),
         ] {
             let error = run(flags).expect_err(says);
             assert!(error.contains(says), "{error}");

@@ -122,7 +122,9 @@ impl Host {
         let probes = bind("--health-probe-bind-address", flags.health_probe_bind_address).await?;
         let metrics = bind("--metrics-bind-address", flags.metrics_bind_address).await?;
         let sandbox = Arc::new(Sandbox::start(flags)?);
-        let loader = sandbox.loader(flags)?;
+        // One for manifests and for plans: what a plugin was let in with is what it may write.
+        let policy = flags.plugins.exceptions.policy().map_err(End::Unusable)?;
+        let loader = sandbox.loader(flags, policy.clone())?;
 
         let identity = driver::identity(&flags.pod_name);
         let gate = Gate::new();
@@ -143,7 +145,6 @@ impl Host {
         let election = Election::prepare(flags, durations, identity.clone())?;
         let claim_role = election.claim_role();
         let lease = election.start(config, &gate, heard, observed.clone())?;
-        let policy = flags.plugins.exceptions.policy();
         let reconciler = reconciler(flags, policy, &watches, &catalogue, &writer, &gate, &queue, &observed);
         let views = Arc::new(Views {
             plugins: plugins.clone(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tracing::{info, warn};
 use windlass_core::guests::Guests;
 use windlass_core::limits::Limits;
+use windlass_core::plan::Policy;
 use windlass_plugin::verify::Verifier;
 use windlass_plugin::{Cache, CacheStats, Fingerprint, Loader, Setup, compatibility};
 use windlass_worker::budget::{Budget, cgroup_limit};
@@ -94,20 +95,24 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Makes plugins that live here.
     /// What the cache may hold, in bytes: two thirds of what is left for the host, the rest being for the
     /// process itself and what is under way. `None`: nothing limits the host.
     pub(crate) fn cache_limit(&self) -> Option<u64> {
         Some(self.budget.host? / 3 * 2)
     }
 
-    pub(crate) fn loader(&self, flags: &Run) -> Result<Loader, End> {
+    /// Makes plugins that live here, judged by `policy`.
+    ///
+    /// # Errors
+    /// [`End::Unusable`]: limits that cannot be.
+    pub(crate) fn loader(&self, flags: &Run, policy: Policy) -> Result<Loader, End> {
         Ok(Loader::new(Setup {
             guests: Arc::clone(&self.pool) as Arc<dyn Guests>,
             compile: self.compile.clone(),
             artefacts: self.artefacts.clone(),
             defaults: flags.plugins.limits().map_err(End::Unusable)?,
             maxima: flags.plugins.maxima().map_err(End::Unusable)?,
+            policy,
         }))
     }
 

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use serde::Deserialize;
 use windlass_core::kind::Gvk;
 use windlass_core::limits::Limits;
-use windlass_core::manifest::Manifest;
+use windlass_core::manifest::{Manifest, is_reserved};
 use windlass_core::name::PluginName;
 use windlass_plugin::verify::SIGNATURE_KEY;
 use windlass_plugin::{Loader, PART_BYTES, Parts, Slice, Source, cut};
@@ -101,6 +101,12 @@ impl Package {
         let loader = Loader::in_process(Limits::default()).context("start the sandbox")?;
         let source = taken(&config_maps(None, &compressed), &loader)?;
         let manifest = loader.inspect(&source)?;
+        for child in manifest.children.iter().filter(|child| is_reserved(&child.kind)) {
+            eprintln!(
+                "note: a host refuses it (E238) unless it runs with --allow-reserved-kind={}",
+                child.kind
+            );
+        }
         let digest = windlass_core::name::Digest::of(&wasm).to_string();
         Ok(Self { manifest, digest, wasm, compressed, crd, signature: None })
     }

@@ -83,19 +83,12 @@ pub fn is_reserved(kind: &Gvk) -> bool {
 }
 
 impl Manifest {
-    /// Checks what the types cannot: counts, repetition, reserved kinds.
+    /// Checks what the types cannot: counts and repetition. Which kinds a host lets plugins write is not asked:
+    /// only the host knows, by [`permit`](Self::permit), and not the process that read the manifest.
     ///
     /// # Errors
-    /// E170 with the field, or E238 for a reserved kind.
+    /// E170 with the field.
     pub fn check(self) -> Result<Self, Refusal> {
-        self.check_under(&Policy::default())
-    }
-
-    /// As [`check`](Self::check), on a host that lets plugins write some reserved kinds.
-    ///
-    /// # Errors
-    /// As [`check`](Self::check).
-    pub fn check_under(self, policy: &Policy) -> Result<Self, Refusal> {
         let bad = |text: String| Err(Refusal::new(Code::BadManifest, text));
         if self.version.is_empty() || self.version.len() > 64 {
             return bad(format!("version: {} bytes, expected 1 to 64", self.version.len()));
@@ -108,12 +101,6 @@ impl Manifest {
             ));
         }
         for (i, child) in self.children.iter().enumerate() {
-            if is_reserved(&child.kind) && !policy.unreserved.contains(&child.kind) {
-                return Err(Refusal::new(
-                    Code::ReservedKind,
-                    format!("children[{i}]: {} is a kind that no plugin may write", child.kind),
-                ));
-            }
             if let Some(before) = self.children[..i].iter().find(|c| c.kind.is_same_kind(&child.kind)) {
                 let (kind, before) = (&child.kind, &before.kind);
                 return bad(format!(
@@ -137,6 +124,18 @@ impl Manifest {
             );
         }
         Ok(self)
+    }
+
+    /// Judges what it asks for by what the operator of this host allows.
+    ///
+    /// # Errors
+    /// E238 for a reserved kind that `policy` does not name.
+    pub fn permit(&self, policy: &Policy) -> Result<(), Refusal> {
+        for (i, child) in self.children.iter().enumerate() {
+            let permitted = policy.permits(&child.kind);
+            permitted.map_err(|why| Refusal::new(Code::ReservedKind, format!("children[{i}]: {why}")))?;
+        }
+        Ok(())
     }
 
     /// The rule for a child of this kind, if it may be created.
@@ -204,9 +203,14 @@ mod tests {
     #[test]
     fn a_reserved_kind_is_written_only_where_the_operator_of_the_host_says_so() {
         let role = "rbac.authorization.k8s.io/v1/Role";
-        assert_eq!(manifest(&[role]).check().expect_err("reserved").code, Code::ReservedKind);
+        let refusal = manifest(&[role]).permit(&Policy::default()).expect_err("reserved");
+        assert_eq!(refusal.code, Code::ReservedKind);
+        assert!(refusal.message.contains(&format!("--allow-reserved-kind={role}")), "{refusal}");
         let unreserved = [role.parse().expect("a kind")].into();
         let policy = Policy { unreserved, ..Policy::default() };
-        assert!(manifest(&[role]).check_under(&policy).is_ok());
+        assert!(manifest(&[role]).permit(&policy).is_ok());
+        for other in ["rbac.authorization.k8s.io/v1/ClusterRole", "rbac.authorization.k8s.io/v2/Role"] {
+            assert!(manifest(&[role, other]).permit(&policy).is_err(), "{other}");
+        }
     }
 }

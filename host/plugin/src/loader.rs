@@ -12,6 +12,7 @@ use windlass_core::guests::{Compile, Guests, Load, LoadId};
 use windlass_core::limits::Limits;
 use windlass_core::manifest::Manifest;
 use windlass_core::name::{Digest, PluginName};
+use windlass_core::plan::Policy;
 
 use crate::artefacts::{Artefacts, Kept, Scratch};
 use crate::compile::CompileHere;
@@ -34,6 +35,8 @@ pub struct Setup {
     pub defaults: Limits,
     /// What a plugin may ask for.
     pub maxima: LimitMaxima,
+    /// By what manifests are judged. Plans have to be made under the same.
+    pub policy: Policy,
 }
 
 /// Makes plugins.
@@ -66,6 +69,7 @@ impl Loader {
             artefacts: Arc::new(Scratch::new().map_err(EngineError::Scratch)?),
             defaults: limits,
             maxima,
+            policy: Policy::default(),
         }))
     }
 
@@ -115,14 +119,15 @@ impl Loader {
                 ),
             ));
         }
+        loaded.manifest.permit(&self.setup.policy)?;
         Ok(Plugin::new(loaded, source.settings.clone()))
     }
 
     /// Compiles and loads, and gives back what the component says of itself, under whatever
-    /// name: for tools that package it. Blocks for up to minutes.
+    /// name and policy: for tools that package it. Blocks for up to minutes.
     ///
     /// # Errors
-    /// As [`load`](Self::load), without E172.
+    /// As [`load`](Self::load), without E172 and E238.
     pub fn inspect(&self, source: &Source) -> Result<Arc<Manifest>, Refusal> {
         Ok(Arc::clone(&self.make(source, &mut |_| {})?.manifest))
     }

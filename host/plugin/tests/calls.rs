@@ -11,6 +11,7 @@ use windlass_core::code::Code;
 use windlass_core::decision::{Decision, Verdict};
 use windlass_core::guests::Called;
 use windlass_core::limits::Limits;
+use windlass_core::plan::Policy;
 use windlass_plugin::{CompileHere, Courtesy, Engine, LimitMaxima, Loader, Plugin, Scratch, Setup};
 use windlass_worker::frame::Buffer;
 use windlass_worker::message::Said;
@@ -192,6 +193,7 @@ fn a_guest_that_loops_steps_back_and_one_that_does_not_never_does() {
         artefacts: Arc::new(Scratch::new().expect("a directory")),
         defaults: limits,
         maxima,
+        policy: Policy::default(),
     });
     let good = reconciling(&loader, NOTHING);
     let bad = reconciling(&loader, "(loop (br 0)) unreachable");

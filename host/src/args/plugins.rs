@@ -178,6 +178,7 @@ impl PluginFlags {
             return Err("--cache-limit must be above zero; leave it out for the default".into());
         }
         self.bounds.check()?;
+        self.exceptions.policy()?;
         self.maxima().map(drop)
     }
 }

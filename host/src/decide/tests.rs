@@ -14,6 +14,7 @@ use windlass_core::key::{Key, ObjectRef};
 use windlass_core::limits::Limits;
 use windlass_core::manifest::Manifest;
 use windlass_core::object::Object;
+use windlass_core::plan::Policy;
 use windlass_core::reads::Query;
 use windlass_plugin::{LimitMaxima, Loader, Scratch, Setup, Source};
 
@@ -87,6 +88,7 @@ fn catalogue(name: &PluginName, read_clock: bool) -> (Catalogue, SyncSender<&'st
         artefacts: Arc::new(Scratch::new().expect("a directory")),
         defaults: Limits::default(),
         maxima: LimitMaxima::default(),
+        policy: Policy::default(),
     });
     let source = Source::local(name.clone(), b"component".as_slice().into(), None);
     let plugin = loader.load(&source, name).expect("loads");

@@ -14,6 +14,7 @@ use windlass_core::kind::Gvk;
 use windlass_core::limits::Limits;
 use windlass_core::name::PluginName;
 use windlass_core::object::Object;
+use windlass_core::plan::Policy;
 use windlass_core::ports::{CallError, Pass, Reader};
 use windlass_core::reads::Query;
 use windlass_core::snapshot::Snapshot;
@@ -84,6 +85,7 @@ impl Outside {
             artefacts: cache,
             defaults: limits,
             maxima,
+            policy: Policy::default(),
         });
         Ok(Self { loader, pool, compile, _artefacts: artefacts })
     }

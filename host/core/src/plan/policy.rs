@@ -40,12 +40,24 @@ const FOREIGN_KEYS: &[&str] = &[
     "kubernetes.io/service-account.uid",
 ];
 
+impl Policy {
+    /// Whether plugins whose manifests name this kind may write it.
+    ///
+    /// # Errors
+    /// One sentence for E238: no plugin may, unless the operator of the host says so.
+    pub fn permits(&self, gvk: &Gvk) -> Result<(), String> {
+        if is_reserved(gvk) && !self.unreserved.contains(gvk) {
+            return Err(format!(
+                "{gvk} is a kind that no plugin may write without --allow-reserved-kind={gvk}"
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// Refuses a kind that no plugin may write (E238).
 pub(super) fn kind_is_free(inputs: &Inputs<'_>, gvk: &Gvk) -> Result<(), PlanError> {
-    if is_reserved(gvk) && !inputs.policy.unreserved.contains(gvk) {
-        return refuse(Code::ReservedKind, format!("{gvk} is a kind that no plugin may write"));
-    }
-    Ok(())
+    inputs.policy.permits(gvk).or_else(|why| refuse(Code::ReservedKind, why))
 }
 
 /// Refuses the host's own objects, and those that are a right rather than a thing.

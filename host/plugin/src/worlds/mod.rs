@@ -54,7 +54,7 @@ pub(crate) trait Guest: Send + Sync {
     /// What the plugin says of itself.
     ///
     /// # Errors
-    /// E201 to E211 when it fails to say it, E170 and E238 for what it says.
+    /// E201 to E211 when it fails to say it, E170 for what it says.
     fn manifest(&self, sandbox: &Sandbox, limits: &Limits, given: Given<'_>) -> Result<Manifest, Refusal>;
     /// What it decides.
     fn decide(&self, sandbox: &Sandbox, limits: &Limits, given: Given<'_>, asked: &Call<'_>) -> Called;

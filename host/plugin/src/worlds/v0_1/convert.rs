@@ -13,10 +13,10 @@ use super::bindings;
 use super::bindings::windlass::operator::types;
 use crate::worlds::rules;
 
-/// A manifest, checked as a whole.
+/// A manifest, checked as a whole. Whether its kinds are allowed is for the host to say.
 ///
 /// # Errors
-/// E170 with the path of the field, or E238 for a kind that no plugin may write.
+/// E170 with the path of the field.
 pub(crate) fn manifest(from: types::Manifest) -> Result<Manifest, Refusal> {
     let name = PluginName::try_new(&from.name).map_err(|e| rules::bad("name", e))?;
     let primary = kind("primary", &from.primary)?;
