@@ -77,6 +77,13 @@ pub struct Memos {
     blind: Option<mutant::Blind>,
 }
 
+/// The memos of one plugin that rest on what decides now.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing<'a> {
+    memos: &'a Memos,
+    shelf: &'a Shelf,
+}
+
 /// The memos of one plugin, all on the same basis.
 #[derive(Debug)]
 struct Shelf {
@@ -161,16 +168,13 @@ impl Memos {
         term: Option<Term>,
         now: Instant,
     ) -> Option<Hit> {
-        let shelf = self.shelves.get(&key.plugin).filter(|shelf| self.is_same_basis(&shelf.basis, basis))?;
-        let memo = shelf.memos.get(&(key.namespace.clone(), key.name.clone()))?;
-        if !self.is_of(memo, term) {
-            return None;
-        }
-        let requeue_after = match self.until(memo) {
-            None => None,
-            Some(until) => Some(until.checked_duration_since(now).filter(|left| !left.is_zero())?),
-        };
-        self.is_same(&memo.numbers, &seen.numbers).then_some(Hit { requeue_after })
+        self.standing(&key.plugin, basis)?.hit(&key.namespace, &key.name, seen, term, now)
+    }
+
+    /// The memos of a plugin, to ask for many of its keys; nothing if what decides is not what they rest on.
+    pub fn standing(&self, plugin: &PluginName, basis: &Basis) -> Option<Standing<'_>> {
+        let shelf = self.shelves.get(plugin).filter(|shelf| self.is_same_basis(&shelf.basis, basis))?;
+        Some(Standing { memos: self, shelf })
     }
 
     /// Remembers a pass that found nothing to do: until `until` if it wants to look again then, and for `term` alone if it went by
@@ -213,6 +217,29 @@ impl Memos {
     /// Whether nothing is remembered.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl Standing<'_> {
+    /// As [`Memos::hit`], for the primary of this namespace and name.
+    pub fn hit(
+        &self,
+        namespace: &Arc<str>,
+        name: &Arc<str>,
+        seen: &Fingerprint,
+        term: Option<Term>,
+        now: Instant,
+    ) -> Option<Hit> {
+        let Self { memos, shelf } = self;
+        let memo = shelf.memos.get(&(namespace.clone(), name.clone()))?;
+        if !memos.is_of(memo, term) {
+            return None;
+        }
+        let requeue_after = match memos.until(memo) {
+            None => None,
+            Some(until) => Some(until.checked_duration_since(now).filter(|left| !left.is_zero())?),
+        };
+        memos.is_same(&memo.numbers, &seen.numbers).then_some(Hit { requeue_after })
     }
 }
 

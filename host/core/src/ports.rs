@@ -54,6 +54,16 @@ pub trait Cache: Send + Sync + 'static {
     /// everything that it is said to read ([`watch_reads`](Self::watch_reads)), objects before
     /// lists and each ordered, as they are now.
     fn fingerprint(&self, of: &Key, into: &mut Fingerprint);
+    /// As [`fingerprint`](Self::fingerprint), for the keys of one plugin that have these primaries, ordered by namespace and
+    /// name: one for each, begun with the primary. `into` is only room to put them, and may hold others behind them.
+    /// A resync asks for thousands.
+    fn fingerprints(&self, plugin: &PluginName, primaries: &[Arc<Object>], into: &mut Vec<Fingerprint>) {
+        begin_each(primaries, into);
+        for (primary, into) in primaries.iter().zip(into) {
+            let meta = primary.meta();
+            self.fingerprint(&Key::new(plugin.clone(), meta.namespace.clone(), meta.name.clone()), into);
+        }
+    }
     /// At most `most` objects of a kind, ordered by namespace and name, those behind `after` only.
     fn page(&self, gvk: &Gvk, after: Option<&(Arc<str>, Arc<str>)>, most: usize) -> Vec<Arc<Object>>;
     /// The keys of a plugin that have children of this kind, each once.
@@ -63,6 +73,12 @@ pub trait Cache: Send + Sync + 'static {
     fn watch_reads(&self, key: &Key, reads: Reads);
     /// Adds to what is watched for `key`, while its pass still runs.
     fn add_read(&self, key: &Key, read: Read);
+}
+
+/// One fingerprint for each of these primaries, begun with it. What is in `into` behind them is room for later.
+pub fn begin_each(primaries: &[Arc<Object>], into: &mut Vec<Fingerprint>) {
+    into.resize_with(into.len().max(primaries.len()), Fingerprint::default);
+    primaries.iter().zip(into).for_each(|(primary, into)| into.begin(primary));
 }
 
 /// One question that a pass asked.

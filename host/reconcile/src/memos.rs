@@ -40,10 +40,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
     pub(crate) fn remembered(&self, pass: &Attempt, seen: &Seen) -> Option<Hit> {
         let key = &pass.key;
         let trusted = self.config.skip_unchanged && self.ports.decide.may_skip(&key.plugin);
-        let hit = trusted.then(|| {
-            let mut now = Fingerprint::default();
-            self.hit(key, &seen.basis, &seen.primary, pass.term(), &mut now)
-        });
+        let hit = trusted.then(|| self.hit(key, &seen.basis, &seen.primary, pass.term()));
         let hit = hit.flatten();
         if hit.is_none() {
             self.memos().forget(key);
@@ -51,18 +48,12 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         hit
     }
 
-    /// As [`remembered`](Self::remembered), and forgets nothing. `now` is only room to compare in.
-    pub(crate) fn hit(
-        &self,
-        key: &Key,
-        basis: &Basis,
-        primary: &Object,
-        term: Option<Term>,
-        now: &mut Fingerprint,
-    ) -> Option<Hit> {
+    /// As [`remembered`](Self::remembered), and forgets nothing.
+    fn hit(&self, key: &Key, basis: &Basis, primary: &Object, term: Option<Term>) -> Option<Hit> {
+        let mut now = Fingerprint::default();
         now.begin(primary);
-        self.ports.cache.fingerprint(key, now);
-        self.memos().hit(key, basis, now, term, Instant::now().into_std())
+        self.ports.cache.fingerprint(key, &mut now);
+        self.memos().hit(key, basis, &now, term, Instant::now().into_std())
     }
 
     /// Keeps in mind that the pass had nothing to do, unless its answer may be another one next

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::task::yield_now;
+use tokio::time::Instant;
 use windlass_core::claim::BootClock;
 use windlass_core::key::Key;
 use windlass_core::manifest::Manifest;
@@ -36,7 +37,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
     /// # Cancel safety
     /// What was offered stays offered.
     pub async fn resync(&self) -> Resynced {
-        let mut all = Resynced::default();
+        let (mut all, mut seen) = (Resynced::default(), Vec::new());
         for plugin in self.ports.decide.plugins() {
             let Some(serving) = self.ports.decide.serving(&plugin) else { continue };
             let mut last = None;
@@ -46,7 +47,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
                 last = Some((object.meta().namespace.clone(), object.meta().name.clone()));
                 // Neighbours may need more of the kind.
                 page.retain(|object| serving.manifest.selects.selects(object));
-                let skipped = self.resync_page(&plugin, &serving, &page);
+                let skipped = self.resync_page(&plugin, &serving, &page, &mut seen);
                 all.skipped += skipped;
                 all.offered += page.len() - skipped;
                 self.ports.observer.skipped(&plugin, skipped);
@@ -74,20 +75,39 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         count
     }
 
-    /// Offers those that need a pass, and answers how many need none.
-    fn resync_page(&self, plugin: &PluginName, serving: &Serving, page: &[Arc<Object>]) -> usize {
+    /// Offers those that need a pass, and answers how many need none. `seen` is only room to compare in.
+    fn resync_page(
+        &self,
+        plugin: &PluginName,
+        serving: &Serving,
+        page: &[Arc<Object>],
+        seen: &mut Vec<Fingerprint>,
+    ) -> usize {
         let basis = self.basis_of_known(plugin, serving);
         let term = self.ports.gate.claim(self.ports.clock.now()).map(|claim| claim.term);
-        let mut now = Fingerprint::default();
-        let needs_none = |object: &Arc<Object>| {
-            let key = Key::new(plugin.clone(), object.meta().namespace.clone(), object.meta().name.clone());
-            let hit = basis.as_ref().and_then(|basis| self.hit(&key, basis, object, term, &mut now));
-            if hit.is_none() {
-                self.ports.queue.offer_resync(key);
-            }
-            hit.is_some()
-        };
-        page.iter().map(needs_none).filter(|needs_none| *needs_none).count()
+        let mut needed: Vec<&Arc<Object>> = Vec::new();
+        if let Some(basis) = &basis {
+            self.ports.cache.fingerprints(plugin, page, seen);
+            let now = Instant::now().into_std();
+            let memos = self.memos();
+            let standing = memos.standing(plugin, basis);
+            let needs_none = |object: &Object, seen| {
+                let (meta, standing) = (object.meta(), standing?);
+                standing.hit(&meta.namespace, &meta.name, seen, term, now)
+            };
+            let all = page.iter().zip(&*seen);
+            needed.extend(
+                all.filter(|(object, seen)| needs_none(object, seen).is_none()).map(|(object, _)| object),
+            );
+        } else {
+            needed.extend(page);
+        }
+        for object in &needed {
+            let meta = object.meta();
+            let key = Key::new(plugin.clone(), meta.namespace.clone(), meta.name.clone());
+            self.ports.queue.offer_resync(key);
+        }
+        page.len() - needed.len()
     }
 
     /// What memos of this plugin have to rest on; nothing when none of them counts now. A pass whose kinds are not all listed waits, and so has to be run.

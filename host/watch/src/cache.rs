@@ -4,8 +4,8 @@
 //! key, the key of a child's owner, and the keys of every pass that read it.
 //! Nothing behind this file knows which event happened.
 //!
-//! Locks: one a kind, one for the interest, one for the plugins. None is held
-//! across a wait or while keys are offered. An object is stored before its
+//! Locks: one a kind, and inside of it one for all children; one for the interest, one for the
+//! plugins. None is held across a wait or while keys are offered. An object is stored before its
 //! readers are looked up, and a reader is entered before it looks: so no change
 //! falls between.
 
@@ -22,7 +22,7 @@ use windlass_core::manifest::Manifest;
 use windlass_core::memo::{Fingerprint, Listed};
 use windlass_core::name::PluginName;
 use windlass_core::object::Object;
-use windlass_core::ports::{Cache, Read, Sink, Written};
+use windlass_core::ports::{Cache, Read, Sink, Written, begin_each};
 use windlass_core::reads::{Query, Reads};
 use windlass_core::scope::Scope;
 use windlass_core::urgency::Urgency;
@@ -32,6 +32,7 @@ use crate::interest::Interest;
 use crate::kind_cache::KindCache;
 use crate::needs::{Need, needs};
 use crate::objects::{Change, Objects};
+use crate::owned::Owned;
 use crate::progress::{Phase, WatchStatus};
 
 /// What is known of the cluster. Fed by [`Watches`](crate::watches::Watches).
@@ -41,6 +42,7 @@ pub struct ClusterCache {
     kinds: RwLock<BTreeMap<Gvk, Arc<KindCache>>>,
     plugins: Mutex<BTreeMap<PluginName, Wanted>>,
     interest: Mutex<Interest>,
+    owned: Arc<Owned>,
     rounds: AtomicU64,
     budget: Budget,
 }
@@ -70,6 +72,7 @@ impl ClusterCache {
             kinds: RwLock::default(),
             plugins: Mutex::default(),
             interest: Mutex::default(),
+            owned: Arc::default(),
             rounds: AtomicU64::new(0),
             budget: Budget::new(limit),
         }
@@ -235,8 +238,8 @@ impl ClusterCache {
             // What was made for an object that is not selected any more has to be found by what was made.
             let known: BTreeSet<Key> = keys.iter().cloned().collect();
             let mut left: BTreeSet<Key> = BTreeSet::new();
-            for kind in manifest.children.iter().filter_map(|child| self.of(&child.kind)) {
-                kind.with_objects(|objects| left.extend(objects.owners(plugin).cloned()));
+            for child in &manifest.children {
+                left.extend(self.owned.owners(&child.kind, plugin));
             }
             keys.extend(left.difference(&known).cloned());
         }
@@ -258,16 +261,22 @@ impl ClusterCache {
         let manifests = plugins.iter().map(|(name, wanted)| (name, &*wanted.manifest));
         let mut needs = needs(manifests, &self.host_namespace);
         let mut kinds = self.kinds.write().unwrap_or_else(PoisonError::into_inner);
-        kinds.retain(|gvk, _| needs.contains_key(gvk));
+        kinds.retain(|gvk, kind| {
+            let needed = needs.contains_key(gvk);
+            if !needed {
+                kind.retire();
+            }
+            needed
+        });
         for (gvk, kind) in &*kinds {
             if let Some(need) = needs.remove(gvk) {
                 kind.require(need, self.next_round());
             }
         }
         for (gvk, need) in needs {
-            let total = self.budget.total().clone();
-            let kind =
-                KindCache::new(gvk.clone(), self.host_namespace.clone(), need, self.next_round(), total);
+            let (host, total) = (self.host_namespace.clone(), self.budget.total().clone());
+            let objects = Objects::new(gvk.clone(), host, total, self.owned.clone());
+            let kind = KindCache::new(gvk.clone(), objects, need, self.next_round());
             kinds.insert(gvk, Arc::new(kind));
         }
     }
@@ -285,6 +294,12 @@ impl ClusterCache {
             let all = objects.iter(query.namespace.as_deref());
             look(&mut all.filter(|object| object.meta().has_labels(&query.labels)))
         })
+    }
+
+    /// Adds what was read, as it is now.
+    fn add_reads(&self, objects: &[ObjectRef], lists: &[Query], into: &mut Fingerprint) {
+        objects.iter().for_each(|object| into.object(self.object(object).as_deref()));
+        lists.iter().for_each(|query| into.list(self.listed(query, |objects| Listed::of(objects))));
     }
 
     fn next_round(&self) -> u64 {
@@ -321,8 +336,9 @@ impl Cache for ClusterCache {
     }
 
     fn children(&self, of: &Key) -> Vec<Arc<Object>> {
-        let kinds = self.kinds();
-        kinds.iter().flat_map(|kind| kind.with_objects(|objects| objects.children(of).to_vec())).collect()
+        let mut children = Vec::new();
+        self.owned.each(of, |child| children.push(child.clone()));
+        children
     }
 
     fn list(&self, query: &Query) -> Vec<Arc<Object>> {
@@ -340,17 +356,19 @@ impl Cache for ClusterCache {
     }
 
     fn fingerprint(&self, of: &Key, into: &mut Fingerprint) {
-        let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
-        for kind in kinds.values() {
-            kind.with_objects(|objects| objects.children(of).iter().for_each(|child| into.child(child)));
-        }
-        drop(kinds);
+        self.owned.each(of, |child| into.child(child));
         // Copied, as a list may take long to go through. Most keys read nothing.
-        let Some((objects, lists)) = self.interest().of(of) else {
-            return;
-        };
-        objects.iter().for_each(|object| into.object(self.object(object).as_deref()));
-        lists.iter().for_each(|query| into.list(self.listed(query, |objects| Listed::of(objects))));
+        let reads = self.interest().of(of);
+        if let Some((objects, lists)) = reads {
+            self.add_reads(&objects, &lists, into);
+        }
+    }
+
+    fn fingerprints(&self, plugin: &PluginName, primaries: &[Arc<Object>], into: &mut Vec<Fingerprint>) {
+        begin_each(primaries, into);
+        self.owned.each_of(plugin, primaries, |at, child| into[at].child(child));
+        let reads = self.interest().of_each(plugin, primaries);
+        reads.iter().for_each(|(at, objects, lists)| self.add_reads(objects, lists, &mut into[*at]));
     }
 
     fn page(&self, gvk: &Gvk, after: Option<&(Arc<str>, Arc<str>)>, most: usize) -> Vec<Arc<Object>> {
@@ -359,9 +377,7 @@ impl Cache for ClusterCache {
     }
 
     fn owners(&self, gvk: &Gvk, plugin: &PluginName) -> Vec<Key> {
-        let kind = self.of(gvk);
-        let owners = |objects: &Objects| objects.owners(plugin).cloned().collect();
-        kind.map(|kind| kind.with_objects(owners)).unwrap_or_default()
+        self.owned.owners(gvk, plugin)
     }
 
     fn relist(&self, gvk: &Gvk) -> bool {
@@ -394,3 +410,6 @@ fn kinds_of(manifest: &Manifest) -> impl Iterator<Item = &Gvk> {
     let reads = manifest.reads.iter().map(|read| &read.kind);
     std::iter::once(&manifest.primary).chain(children).chain(reads)
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use windlass_core::key::{Key, ObjectRef};
 use windlass_core::kind::Gvk;
 use windlass_core::name::PluginName;
-use windlass_core::object::Meta;
+use windlass_core::object::{Meta, Object};
 use windlass_core::ports::Read;
 use windlass_core::reads::{Query, Reads};
 
@@ -111,6 +111,36 @@ impl Interest {
     /// What a key reads, if anything: objects and lists, each sorted.
     pub(crate) fn of(&self, key: &Key) -> Option<(Vec<ObjectRef>, Vec<Query>)> {
         self.by_key.get(key).map(|held| (held.objects.clone(), held.lists.clone()))
+    }
+
+    /// As [`of`](Self::of) for the keys of one plugin with these primaries, which are ordered by namespace and name: those that read
+    /// anything, with the place of their primary.
+    pub(crate) fn of_each(
+        &self,
+        plugin: &PluginName,
+        primaries: &[Arc<Object>],
+    ) -> Vec<(usize, Vec<ObjectRef>, Vec<Query>)> {
+        let name = |primary: &Arc<Object>| (primary.meta().namespace.clone(), primary.meta().name.clone());
+        let Some((namespace, first)) = primaries.first().map(name) else {
+            return Vec::new();
+        };
+        // Both are in one order: gone through side by side, nothing is looked up.
+        let all = self.by_key.range(Key::new(plugin.clone(), namespace, first)..);
+        let mut held = all.take_while(|(key, _)| key.plugin == *plugin).peekable();
+        let mut found = Vec::new();
+        for (at, primary) in primaries.iter().enumerate() {
+            let meta = primary.meta();
+            let place = |key: &Key| (&*key.namespace, &*key.name).cmp(&(&*meta.namespace, &*meta.name));
+            while held.next_if(|(key, _)| place(key).is_lt()).is_some() {}
+            match held.peek() {
+                None => break,
+                Some((key, held)) if place(key).is_eq() => {
+                    found.push((at, held.objects.clone(), held.lists.clone()));
+                }
+                Some(_) => {}
+            }
+        }
+        found
     }
 
     /// Replaces the reads of a key; empty ones forget it.
@@ -280,7 +310,6 @@ impl Lists {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use windlass_core::object::Object;
 
     fn pod() -> Gvk {
         "v1/Pod".parse().expect("valid")
@@ -357,6 +386,25 @@ mod tests {
         interest.replace(&a, Reads::default());
         interest.forget(&PluginName::try_new("q").expect("valid"));
         assert!(interest.by_key.is_empty() && interest.objects.is_empty() && interest.lists.is_empty());
+    }
+
+    #[test]
+    fn the_reads_of_many_keys_are_those_of_each() {
+        let mut interest = Interest::default();
+        for (plugin, name) in [("a", "z"), ("p", "a"), ("p", "c"), ("p", "d"), ("q", "b")] {
+            interest.add(&key(plugin, name), Read::Object(object(name)));
+        }
+        let names = ["b", "c", "d", "e"];
+        let primaries: Vec<_> = names.iter().map(|name| Arc::new(meta(name, &[]))).collect();
+        for plugin in ["a", "o", "p", "q"] {
+            let one = |at: usize| {
+                let (objects, lists) = interest.of(&key(plugin, names[at]))?;
+                Some((at, objects, lists))
+            };
+            let each: Vec<_> = (0..names.len()).filter_map(one).collect();
+            assert_eq!(interest.of_each(&key(plugin, "").plugin, &primaries), each, "{plugin}");
+        }
+        assert!(interest.of_each(&key("p", "").plugin, &[]).is_empty());
     }
 
     #[test]

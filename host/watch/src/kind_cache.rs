@@ -8,7 +8,7 @@ use windlass_core::object::Object;
 use windlass_core::ports::Written;
 
 use crate::anew::Anew;
-use crate::budget::{Budget, Total};
+use crate::budget::Budget;
 use crate::needs::Need;
 use crate::objects::{Change, Objects, held_bytes};
 use crate::progress::{Progress, WatchStatus};
@@ -67,9 +67,9 @@ struct State {
 }
 
 impl KindCache {
-    pub(crate) fn new(gvk: Gvk, host_namespace: Arc<str>, need: Need, round: u64, total: Total) -> Self {
+    pub(crate) fn new(gvk: Gvk, objects: Objects, need: Need, round: u64) -> Self {
         let state = State {
-            objects: Objects::new(host_namespace, total),
+            objects,
             presence: Presence::Unknown,
             era: next_era(),
             listed: false,
@@ -92,6 +92,11 @@ impl KindCache {
             state.full = false;
         }
         state.need = Arc::new(need);
+    }
+
+    /// Nobody needs it any more.
+    pub(crate) fn retire(&self) {
+        self.write().objects.retire();
     }
 
     pub(crate) fn round(&self) -> u64 {
@@ -285,6 +290,12 @@ impl KindCache {
         (state.round == round).then(|| change(&mut state))
     }
 
+    /// Keeps everybody out, for as long as the answer lives.
+    #[cfg(test)]
+    pub(crate) fn locked(&self) -> impl Drop {
+        self.write()
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -325,7 +336,9 @@ mod tests {
     }
 
     fn kind(budget: &Budget, need: Need) -> KindCache {
-        KindCache::new("v1/Pod".parse().expect("valid"), "sys".into(), need, 0, budget.total().clone())
+        let gvk: Gvk = "v1/Pod".parse().expect("valid");
+        let objects = Objects::new(gvk.clone(), "sys".into(), budget.total().clone(), Arc::default());
+        KindCache::new(gvk, objects, need, 0)
     }
 
     #[test]

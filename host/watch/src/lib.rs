@@ -27,6 +27,7 @@ mod list;
 mod needs;
 mod objects;
 pub mod one;
+mod owned;
 pub mod progress;
 mod reflect;
 pub mod selection;

@@ -1,18 +1,19 @@
-//! The objects of one kind, by namespace and name, and by the key they belong to.
+//! The objects of one kind, by namespace and name; those that belong to a key are told to [`Owned`].
 //!
 //! An object only ever gets newer here: an event that repeats an older version, or
 //! one from before the object's end, changes nothing.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use windlass_core::key::Key;
-use windlass_core::name::PluginName;
+use windlass_core::kind::Gvk;
 use windlass_core::object::Object;
 
 use crate::budget::Total;
+use crate::owned::Owned;
 
 /// Ends that are remembered, so that a late event does not bring the dead back.
 const ENDS_MAX: usize = 256;
@@ -30,10 +31,11 @@ pub(crate) struct Change {
 /// All objects of one kind.
 #[derive(Debug)]
 pub(crate) struct Objects {
+    kind: Arc<Gvk>,
     host_namespace: Arc<str>,
     by_name: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Held>>,
-    /// The children of each key, ordered by namespace and name.
-    by_owner: HashMap<Key, Vec<Arc<Object>>>,
+    /// Where the children of each key are; nothing any more once the kind is let go.
+    owned: Option<Arc<Owned>>,
     ends: VecDeque<(Name, u64)>,
     len: usize,
     bytes: usize,
@@ -54,13 +56,14 @@ struct Held {
 }
 
 impl Objects {
-    /// None yet. Children are those of the host in `host_namespace`.
+    /// None yet. Children are those of the host in `host_namespace`, and found in `owned` too.
     /// What is held is counted in `total` as well.
-    pub(crate) fn new(host_namespace: Arc<str>, total: Total) -> Self {
+    pub(crate) fn new(kind: Gvk, host_namespace: Arc<str>, total: Total, owned: Arc<Owned>) -> Self {
         Self {
+            kind: Arc::new(kind),
             host_namespace,
             by_name: BTreeMap::new(),
-            by_owner: HashMap::new(),
+            owned: Some(owned),
             ends: VecDeque::new(),
             len: 0,
             bytes: 0,
@@ -99,11 +102,6 @@ impl Objects {
         maps.flat_map(|map| map.values().map(|held| &held.object))
     }
 
-    /// The children of a key, ordered by namespace and name.
-    pub(crate) fn children(&self, of: &Key) -> &[Arc<Object>] {
-        self.by_owner.get(of).map_or(&[], Vec::as_slice)
-    }
-
     /// At most `most` objects, ordered by namespace and name, those behind `after` only.
     pub(crate) fn page(&self, after: Option<&Name>, most: usize) -> Vec<Arc<Object>> {
         let first = after.map(|(namespace, name)| {
@@ -117,9 +115,12 @@ impl Objects {
         held.map(|(_, held)| held.object.clone()).collect()
     }
 
-    /// Who has children here, of one plugin.
-    pub(crate) fn owners<'a>(&'a self, plugin: &'a PluginName) -> impl Iterator<Item = &'a Key> {
-        self.by_owner.keys().filter(move |key| key.plugin == *plugin)
+    /// Nobody needs the kind any more: nothing here is anybody's child from now on, whatever its watch still brings.
+    pub(crate) fn retire(&mut self) {
+        let Some(owned) = self.owned.take() else { return };
+        for object in self.iter(None) {
+            owned.replace(&self.kind, self.of_owner(object), None);
+        }
     }
 
     /// A list begins. `rewound`: what it says replaces newer objects too.
@@ -159,10 +160,7 @@ impl Objects {
         let object = Arc::new(object);
         let held = Held { object: object.clone(), listing };
         self.by_name.entry(namespace).or_default().insert(name, held);
-        if let Some(old) = &old {
-            self.forget(old);
-        }
-        self.remember(&object);
+        self.count(old.as_ref(), Some(&object));
         Some(Change { old, new: Some(object) })
     }
 
@@ -216,7 +214,7 @@ impl Objects {
         if map.is_empty() {
             self.by_name.remove(namespace);
         }
-        self.forget(&old);
+        self.count(Some(&old), None);
         let meta = old.meta();
         self.ended((meta.namespace.clone(), meta.name.clone()), version);
         Some(Change { old: Some(old), new: None })
@@ -230,41 +228,35 @@ impl Objects {
         self.ends.truncate(ENDS_MAX);
     }
 
-    fn remember(&mut self, object: &Arc<Object>) {
-        self.len += 1;
-        self.bytes += held_bytes(object);
-        self.total.fetch_add(held_bytes(object), Ordering::Relaxed);
-        self.json_bytes += object.json().len();
-        let meta = object.meta();
-        if let Some(owner) = meta.owner(&self.host_namespace) {
-            let children = self.by_owner.entry(owner).or_default();
-            let at = children.partition_point(|child| name_of(child) < name_of(object));
-            // Most keys have one child of a kind.
-            children.reserve_exact(1);
-            children.insert(at, object.clone());
+    /// Keeps the counters and the children of each key up to date.
+    fn count(&mut self, old: Option<&Arc<Object>>, new: Option<&Arc<Object>>) {
+        if let Some(object) = new {
+            self.len += 1;
+            self.bytes += held_bytes(object);
+            self.total.fetch_add(held_bytes(object), Ordering::Relaxed);
+            self.json_bytes += object.json().len();
+        }
+        if let Some(object) = old {
+            self.len -= 1;
+            self.bytes -= held_bytes(object);
+            self.total.fetch_sub(held_bytes(object), Ordering::Relaxed);
+            self.json_bytes -= object.json().len();
+        }
+        if let Some(owned) = &self.owned {
+            let owner = |object| self.of_owner(object);
+            owned.replace(&self.kind, old.and_then(owner), new.and_then(owner));
         }
     }
 
-    fn forget(&mut self, object: &Object) {
-        self.len -= 1;
-        self.bytes -= held_bytes(object);
-        self.total.fetch_sub(held_bytes(object), Ordering::Relaxed);
-        self.json_bytes -= object.json().len();
-        let meta = object.meta();
-        let Some(owner) = meta.owner(&self.host_namespace) else {
-            return;
-        };
-        if let Some(children) = self.by_owner.get_mut(&owner) {
-            children.retain(|child| name_of(child) != name_of(object));
-            if children.is_empty() {
-                self.by_owner.remove(&owner);
-            }
+    /// A child of ours, with the key that it belongs to.
+    fn of_owner<'a>(&self, object: &'a Arc<Object>) -> Option<(Key, &'a Arc<Object>)> {
+        let (meta, mut key) = (object.meta(), object.meta().owner(&self.host_namespace)?);
+        if key.namespace == meta.namespace {
+            // One text for all keys of a namespace.
+            key.namespace = meta.namespace.clone();
         }
+        Some((key, object))
     }
-}
-
-fn name_of(object: &Object) -> (&str, &str) {
-    (&object.meta().namespace, &object.meta().name)
 }
 
 impl Drop for Objects {
@@ -312,6 +304,11 @@ mod tests {
         Object::parse(&"v1/ConfigMap".parse().expect("valid"), &text).expect("an object")
     }
 
+    fn objects() -> Objects {
+        let gvk = "v1/ConfigMap".parse().expect("valid");
+        Objects::new(gvk, "sys".into(), Total::default(), Arc::default())
+    }
+
     fn key(primary: &str) -> Key {
         Key::from_child("web", primary).expect("valid")
     }
@@ -322,7 +319,7 @@ mod tests {
 
     #[test]
     fn an_object_only_ever_gets_newer() {
-        let mut objects = Objects::new("sys".into(), Total::default());
+        let mut objects = objects();
         assert!(objects.put(object("a", 5, None)).is_some());
         assert!(objects.put(object("a", 5, None)).is_none());
         assert!(objects.put(object("a", 4, None)).is_none());
@@ -336,7 +333,7 @@ mod tests {
         let gvk = "v1/ConfigMap".parse().expect("valid");
         let whole = || object("a", 5, None);
         let bare = || Object::parse_metadata(&gvk, whole().json()).expect("an object");
-        let mut objects = Objects::new("sys".into(), Total::default());
+        let mut objects = objects();
         assert!(objects.put(bare()).is_some() && objects.put(bare()).is_none());
         assert!(objects.put(whole()).is_some() && objects.put(whole()).is_none());
         assert!(objects.put(bare()).is_some(), "who needed it is gone");
@@ -344,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_late_event_does_not_bring_the_dead_back() {
-        let mut objects = Objects::new("sys".into(), Total::default());
+        let mut objects = objects();
         objects.put(object("a", 5, None));
         assert!(objects.remove("ns", "a", 7).is_some());
         assert!(objects.put(object("a", 6, None)).is_none());
@@ -353,7 +350,7 @@ mod tests {
 
     #[test]
     fn an_end_that_comes_before_its_beginning_is_an_end_all_the_same() {
-        let mut objects = Objects::new("sys".into(), Total::default());
+        let mut objects = objects();
         assert!(objects.remove("ns", "a", 7).is_none());
         assert!(objects.remove("ns", "a", 5).is_none());
         assert!(objects.put(object("a", 6, None)).is_none(), "it ended at 7");
@@ -362,7 +359,7 @@ mod tests {
 
     #[test]
     fn what_a_list_does_not_bring_is_gone() {
-        let mut objects = Objects::new("sys".into(), Total::default());
+        let mut objects = objects();
         for name in ["a", "b", "c"] {
             objects.put(object(name, 5, None));
         }
@@ -377,7 +374,7 @@ mod tests {
 
     #[test]
     fn objects_of_a_namespace_share_its_text_and_a_new_version_keeps_the_name() {
-        let mut objects = Objects::new("sys".into(), Total::default());
+        let mut objects = objects();
         objects.put(object("a", 1, None));
         objects.put(object("b", 2, None));
         let of = |objects: &Objects, name: &str| objects.get("ns", name).expect("held").clone();
@@ -389,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_list_from_a_restored_past_replaces_newer_objects() {
-        let mut objects = Objects::new("sys".into(), Total::default());
+        let mut objects = objects();
         objects.put(object("a", 50, None));
         objects.begin(false);
         assert!(objects.put(object("a", 5, None)).is_none());
@@ -401,21 +398,36 @@ mod tests {
 
     #[test]
     fn children_follow_their_owner_and_counters_end_at_zero() {
-        let mut objects = Objects::new("sys".into(), Total::default());
+        let mut objects = objects();
         objects.put(object("b", 1, Some("ns/x")));
         objects.put(object("a", 2, Some("ns/x")));
-        let of = |objects: &Objects, primary: &str| -> Vec<String> {
-            objects.children(&key(primary)).iter().map(|o| o.meta().name.to_string()).collect()
+        let owned = objects.owned.clone().expect("not retired");
+        let of = |primary: &str| {
+            let mut names = Vec::new();
+            owned.each(&key(primary), |o| names.push(format!("{}@{}", o.meta().name, o.meta().version())));
+            names
         };
-        assert_eq!(of(&objects, "ns/x"), ["a", "b"]);
-        objects.put(object("b", 3, Some("ns/y")));
-        assert_eq!((of(&objects, "ns/x"), of(&objects, "ns/y")), (vec!["a".into()], vec!["b".into()]));
+        assert_eq!(of("ns/x"), ["a@2", "b@1"]);
+        objects.put(object("a", 3, Some("ns/x")));
+        assert_eq!(of("ns/x"), ["a@3", "b@1"]);
+        objects.put(object("b", 4, Some("ns/y")));
+        assert_eq!((of("ns/x"), of("ns/y")), (vec!["a@3".into()], vec!["b@4".into()]));
         assert!(objects.bytes() > 0);
         assert_eq!(objects.total.load(Ordering::Relaxed), objects.bytes());
         assert_eq!(objects.clear().len(), 2);
-        assert_eq!(
-            (objects.len(), objects.bytes(), objects.json_bytes(), objects.by_owner.len()),
-            (0, 0, 0, 0)
-        );
+        assert_eq!((objects.len(), objects.bytes(), objects.json_bytes()), (0, 0, 0));
+        assert!(owned.is_empty());
+    }
+
+    #[test]
+    fn a_kind_that_is_let_go_takes_its_children_along_and_brings_no_more() {
+        let mut objects = objects();
+        let owned = objects.owned.clone().expect("not retired");
+        objects.put(object("a", 1, Some("ns/x")));
+        assert!(!owned.is_empty());
+        objects.retire();
+        objects.put(object("b", 2, Some("ns/x")));
+        objects.put(object("a", 3, Some("ns/y")));
+        assert!(owned.is_empty());
     }
 }

@@ -13,10 +13,16 @@ use crate::lab::{
 
 const WEB: &str = "x.dev/v1/Web";
 
-/// What `p:ns/a` stands on now, its primary left out.
+/// What `p:ns/a` stands on now: asked for alone, and among all others.
 fn seen(lab: &Lab) -> Fingerprint {
+    let (of, cache, mut each) = (key("p", "a"), lab.cache(), Vec::new());
+    let page = cache.page(&gvk(WEB), None, 100);
+    let at = page.iter().position(|web| *web.meta().name == *of.name).expect("it is there");
     let mut seen = Fingerprint::default();
-    lab.cache().fingerprint(&key("p", "a"), &mut seen);
+    seen.begin(&page[at]);
+    cache.fingerprint(&of, &mut seen);
+    cache.fingerprints(&of.plugin, &page, &mut each);
+    assert_eq!(each[at], seen);
     seen
 }
 
@@ -26,7 +32,7 @@ async fn with_children() -> (Lab, Stream, Stream) {
     lab.want(&manifest("p", WEB, &["v1/ConfigMap"], &["v1/ConfigMap"]));
     lab.api.call("/apis/x.dev/v1").await.json(WEB_GROUP);
     lab.api.call("/api/v1").await.json(CORE_GROUP);
-    lab.api.list(WEBS).await.objects(10, &[object("a", 1)]);
+    lab.api.list(WEBS).await.objects(10, &[object("Z", 1), object("a", 1), object("b", 1)]);
     let webs = lab.api.watch(WEBS, "10").await.stream();
     lab.api.list(CONFIG_MAPS).await.objects(10, &[child("c", 2, "sys", "p", "a"), object("m", 3)]);
     let config_maps = lab.api.watch(CONFIG_MAPS, "10").await.stream();
