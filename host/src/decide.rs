@@ -1,5 +1,5 @@
-//! Plugins as the loop asks them: the catalogue of what serves now, and calls on
-//! threads that may block.
+//! Plugins as the loop asks them: the catalogue of what serves now, and calls: as tasks where that can be, and
+//! on threads that may block.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -106,44 +106,22 @@ impl Decide for Catalogue {
         if let Before::Wait(_) = self.quarantine.before(&pass.key) {
             return Err(CallError::NotServing(pass.key.plugin));
         }
-        let span = tracing::Span::current();
-        let (told, doubted) = (self.told.clone(), self.doubted.clone());
-        let (name, version) = (pass.key.plugin.clone(), plugin.clone());
-        let (tell, answer) = oneshot::channel();
-        let call = move || {
-            span.in_scope(|| {
-                let sampled = told.as_ref().is_some_and(|told| told.samples(&pass.key, pass.number));
-                let read_clock = Cell::new(false);
-                let answered = |asked: Asked| {
-                    read_clock.set(asked.called.read_clock);
-                    if let Some(told) = &told {
-                        told.call(&pass, &plugin, &asked, snapshot.bytes());
-                    }
-                    // Nobody: the pass was dropped.
-                    let _ = tell.send(asked.answer());
-                };
-                let doubt = plugin.ask(&pass, &snapshot, reader, sampled, answered);
-                if let Some(doubt) = doubt {
-                    // What went by the time is not repeatable anyway, and says nothing of other decisions.
-                    if !read_clock.get() {
-                        doubted.all().insert(pass.key.plugin.clone(), plugin.serving().load);
-                    }
-                    if let Some(told) = &told {
-                        told.doubt(&pass, &plugin, &doubt);
-                    }
-                }
-            });
+        let asked = Asking {
+            sampled: self.told.as_ref().is_some_and(|told| told.samples(&pass.key, pass.number)),
+            told: self.told.clone(),
+            doubted: Arc::clone(&self.doubted),
+            plugin: Arc::clone(&plugin),
+            pass,
+            snapshot,
         };
-        // The answer is waited for, and not the thread: a sampled call goes on to be asked again, and that of a dropped
-        // pass runs to its own deadline.
-        let running = tokio::task::spawn_blocking(call);
-        let answer = match answer.await {
+        let name = asked.pass.key.plugin.clone();
+        let answer = match asked.without_a_thread(&reader).await {
             Ok(answer) => Ok(answer),
-            Err(_) => Err(running.await.err()),
+            Err(asked) => asked.on_a_thread(reader).await,
         };
         match answer {
             // Swapped there and back while it ran: the loop would take the answer for the other's.
-            Ok(_) if !self.get(&name).is_some_and(|now| Arc::ptr_eq(&now, &version)) => {
+            Ok(_) if !self.get(&name).is_some_and(|now| Arc::ptr_eq(&now, &plugin)) => {
                 Err(CallError::NotServing(name))
             }
             Ok(answer) => answer,
@@ -154,6 +132,84 @@ impl Decide for Catalogue {
                     format!("the call ended by a mistake of the host ({how}); please report it"),
                 )))
             }
+        }
+    }
+}
+
+/// One pass that asks its plugin.
+struct Asking {
+    pass: Pass,
+    snapshot: Snapshot,
+    plugin: Arc<Plugin>,
+    /// Whether it is asked twice.
+    sampled: bool,
+    told: Option<Arc<Told>>,
+    doubted: Arc<Doubted>,
+}
+
+impl Asking {
+    /// Asks where the answer wakes this task and nothing else is in between: each hand-over to a thread costs
+    /// more than a small call on a machine that has gone to sleep. Gives itself back when that cannot be done.
+    async fn without_a_thread(self, reader: &Arc<dyn Reader>) -> Result<Result<Answer, CallError>, Self> {
+        let begun = self.plugin.begin(&self.pass, &self.snapshot, Arc::clone(reader), self.sampled);
+        let Some(begun) = begun else { return Err(self) };
+        let Some((asked, sample)) = self.plugin.ended(begun).await else { return Err(self) };
+        let read_clock = asked.called.read_clock;
+        self.tell(&asked);
+        if let Some(sample) = sample {
+            let span = tracing::Span::current();
+            // Nobody waits for it.
+            drop(tokio::task::spawn_blocking(move || {
+                span.in_scope(|| {
+                    let doubt = self.plugin.second(&self.pass, &self.snapshot, &sample);
+                    self.doubt(doubt, read_clock);
+                });
+            }));
+        }
+        Ok(asked.answer())
+    }
+
+    /// Asks on a thread that may block. The answer is waited for, and not the thread: a sampled call goes on to be
+    /// asked again, and that of a dropped pass runs to its own deadline.
+    async fn on_a_thread(
+        self,
+        reader: Arc<dyn Reader>,
+    ) -> Result<Result<Answer, CallError>, Option<tokio::task::JoinError>> {
+        let span = tracing::Span::current();
+        let (tell, answer) = oneshot::channel();
+        let running = tokio::task::spawn_blocking(move || {
+            span.in_scope(|| {
+                let read_clock = Cell::new(false);
+                let answered = |asked: Asked| {
+                    read_clock.set(asked.called.read_clock);
+                    self.tell(&asked);
+                    // Nobody: the pass was dropped.
+                    let _ = tell.send(asked.answer());
+                };
+                let doubt = self.plugin.ask(&self.pass, &self.snapshot, reader, self.sampled, answered);
+                self.doubt(doubt, read_clock.get());
+            });
+        });
+        match answer.await {
+            Ok(answer) => Ok(answer),
+            Err(_) => Err(running.await.err()),
+        }
+    }
+
+    fn tell(&self, asked: &Asked) {
+        if let Some(told) = &self.told {
+            told.call(&self.pass, &self.plugin, asked, self.snapshot.bytes());
+        }
+    }
+
+    fn doubt(&self, doubt: Option<Refusal>, read_clock: bool) {
+        let Some(doubt) = doubt else { return };
+        // What went by the time is not repeatable anyway, and says nothing of other decisions.
+        if !read_clock {
+            self.doubted.all().insert(self.pass.key.plugin.clone(), self.plugin.serving().load);
+        }
+        if let Some(told) = &self.told {
+            told.doubt(&self.pass, &self.plugin, &doubt);
         }
     }
 }

@@ -6,8 +6,10 @@
 //! is judged again by whoever asked.
 
 use std::borrow::Cow;
+use std::future::Future;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -180,7 +182,13 @@ impl Texts for Reading {
     }
 }
 
-/// Runs the code of plugins. All methods block: for a call until it has answered or
+/// A call that is under way and that no thread waits for. Nothing when it has to be asked again with
+/// [`Guests::call`]: whatever ran it has ended.
+///
+/// Dropping it does not end the call: that goes on to its own deadline.
+pub type Pending = Pin<Box<dyn Future<Output = Option<Called>> + Send>>;
+
+/// Runs the code of plugins. All methods but [`begin`](Self::begin) block: for a call until it has answered or
 /// its limits have ended it, and a little longer.
 pub trait Guests: Send + Sync + 'static {
     /// Makes a component ready and asks what it is.
@@ -192,6 +200,12 @@ pub trait Guests: Send + Sync + 'static {
     fn load(&self, load: &Load) -> Result<Manifest, Refusal>;
     /// Asks a loaded component.
     fn call(&self, call: &Call<'_>, texts: Arc<dyn Texts>) -> Called;
+    /// Asks a loaded component without a thread that waits, and does not block. Nothing where that
+    /// cannot be done at once; [`call`](Self::call) is for that. To be called, and what it gives back to be awaited,
+    /// where the caller's other sockets are waited for too. `texts` is asked there, and must not wait.
+    fn begin(&self, _call: &Call<'_>, _texts: &Arc<dyn Texts>) -> Option<Pending> {
+        None
+    }
     /// Forgets a component; calls under way end as they would have.
     fn unload(&self, id: LoadId);
 }

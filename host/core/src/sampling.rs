@@ -66,15 +66,30 @@ pub fn twice<G: Guests + ?Sized>(
 ) -> Option<Refusal> {
     let remembered = Arc::new(Remembered::new(texts));
     let first = guests.call(call, remembered.clone());
-    if matches!(first.result, Err(CallError::Refused(_) | CallError::NotServing(_) | CallError::Resting(_)))
-        || !remembered.is_whole()
-    {
+    if !is_worth_another(&first, &remembered) {
         tell(first);
         return None;
     }
     tell(first.clone());
-    let second = guests.call(&again(call), remembered.clone());
-    judge(&first, &second).filter(|_| remembered.is_whole())
+    second(guests, call, &first, &remembered)
+}
+
+/// Whether a second call can say anything of the first one, which read what is `remembered`.
+pub fn is_worth_another(first: &Called, remembered: &Remembered) -> bool {
+    let is_refused =
+        matches!(first.result, Err(CallError::Refused(_) | CallError::NotServing(_) | CallError::Resting(_)));
+    !is_refused && remembered.is_whole()
+}
+
+/// Asks the second time, and judges as [`twice`] does. Blocks for one call.
+pub fn second<G: Guests + ?Sized>(
+    guests: &G,
+    call: &Call<'_>,
+    first: &Called,
+    remembered: &Arc<Remembered>,
+) -> Option<Refusal> {
+    let second = guests.call(&again(call), Arc::clone(remembered) as Arc<dyn Texts>);
+    judge(first, &second).filter(|_| remembered.is_whole())
 }
 
 /// What the two calls say about the plugin: W310 with the first difference, or nothing.

@@ -72,5 +72,5 @@ pub use lifecycle::{
 pub use limits::{ANNOTATION_LIMIT, LimitMaxima, limits_of, set_default};
 pub use loader::{Loader, Setup};
 pub use parts::{Offered, PART_BYTES, PARTS_MAX, Parts, PartsNow, Slice, cut};
-pub use plugin::{Asked, Plugin, publish};
+pub use plugin::{Asked, Plugin, Sample, UnderWay, publish};
 pub use source::{Origin, Packed, Source, Whole};

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tracing::{debug, error, info, warn};
 use windlass_core::code::{Code, Refusal};
 use windlass_core::decision::Verdict;
-use windlass_core::guests::{Call, Called, Guests, Level, LoadId, Reading, Tier};
+use windlass_core::guests::{Call, Called, Guests, Level, LoadId, Pending, Reading, Texts, Tier};
 use windlass_core::limits::Limits;
 use windlass_core::manifest::Manifest;
 use windlass_core::name::Digest;
 use windlass_core::ports::{Answer, CallError, Pass, Reader, Serving};
-use windlass_core::sampling;
+use windlass_core::sampling::{self, Remembered};
 use windlass_core::snapshot::Snapshot;
 
 use crate::artefacts::Kept;
@@ -44,6 +44,19 @@ pub struct Plugin {
     settings: Option<Arc<str>>,
     counts: Arc<Counts>,
     remark: Option<Box<str>>,
+}
+
+/// A call that is under way, and that no thread waits for.
+pub struct UnderWay {
+    pending: Pending,
+    begun: Instant,
+    remembered: Option<Arc<Remembered>>,
+}
+
+/// A call that was answered and is to be asked once more.
+pub struct Sample {
+    first: Called,
+    remembered: Arc<Remembered>,
 }
 
 /// A call and what is known of it.
@@ -178,6 +191,47 @@ impl Plugin {
         let call = self.call(pass, &key, snapshot);
         let tell = |called| tell(self.counted(called, begun));
         sampling::twice(&*self.loaded.guests, &call, Arc::new(Reading(reader)), tell)
+    }
+
+    /// As [`ask`](Self::ask) without a thread that blocks, where that can be done at once: if not, [`ask`](Self::ask) is for
+    /// that. The call is under way when this comes back.
+    pub fn begin(
+        &self,
+        pass: &Pass,
+        snapshot: &Snapshot,
+        reader: Arc<dyn Reader>,
+        sampled: bool,
+    ) -> Option<UnderWay> {
+        fits(snapshot, &self.loaded.limits).ok()?;
+        let begun = Instant::now();
+        let key = pass.key.primary();
+        let mut texts: Arc<dyn Texts> = Arc::new(Reading(reader));
+        let remembered = sampled.then(|| Arc::new(Remembered::new(Arc::clone(&texts))));
+        if let Some(remembered) = &remembered {
+            texts = Arc::clone(remembered) as Arc<dyn Texts>;
+        }
+        let pending = self.loaded.guests.begin(&self.call(pass, &key, snapshot), &texts)?;
+        Some(UnderWay { pending, begun, remembered })
+    }
+
+    /// Waits for a call of [`begin`](Self::begin): what came of it, and what is needed to ask once more if that is to be
+    /// done. Nothing when it has to be asked anew.
+    ///
+    /// # Cancel safety
+    /// A call that nobody waits for goes on to its own deadline.
+    pub async fn ended(&self, begun: UnderWay) -> Option<(Asked, Option<Sample>)> {
+        let UnderWay { pending, begun, remembered } = begun;
+        let called = pending.await?;
+        let remembered = remembered.filter(|remembered| sampling::is_worth_another(&called, remembered));
+        let sample = remembered.map(|remembered| Sample { first: called.clone(), remembered });
+        Some((self.counted(called, begun), sample))
+    }
+
+    /// Asks a sampled call the second time; W310 when the answer differs. Blocks for one call.
+    pub fn second(&self, pass: &Pass, snapshot: &Snapshot, sample: &Sample) -> Option<Refusal> {
+        let key = pass.key.primary();
+        let call = self.call(pass, &key, snapshot);
+        sampling::second(&*self.loaded.guests, &call, &sample.first, &sample.remembered)
     }
 
     fn ask_once(&self, pass: &Pass, snapshot: &Snapshot, reader: Arc<dyn Reader>) -> Asked {

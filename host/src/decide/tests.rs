@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 use windlass_core::breaker::Rules;
 use windlass_core::decision::{Decision, Verdict};
-use windlass_core::guests::{Call, Called, Compile, Guests, Load, Texts, Tier};
+use windlass_core::guests::{Call, Called, Compile, Guests, Load, Pending, Texts, Tier};
 use windlass_core::key::{Key, ObjectRef};
 use windlass_core::limits::Limits;
 use windlass_core::manifest::Manifest;
@@ -25,6 +25,8 @@ use crate::observe::Observed;
 struct Gated {
     gate: Mutex<Receiver<&'static str>>,
     read_clock: bool,
+    /// Whether first calls are tasks, which wait for nothing and all have the same answer.
+    tasks: bool,
 }
 
 struct Nothing;
@@ -55,6 +57,16 @@ impl Guests for Gated {
         }
     }
 
+    fn begin(&self, _: &Call<'_>, _: &Arc<dyn Texts>) -> Option<Pending> {
+        let read_clock = self.read_clock;
+        let called = Called {
+            result: Ok(Verdict::Decision(decision(r#"{"n":1}"#))),
+            read_clock,
+            ..Called::failed(CallError::NotServing(PluginName::try_new("x").expect("valid")))
+        };
+        self.tasks.then(|| Box::pin(std::future::ready(Some(called))) as Pending)
+    }
+
     fn unload(&self, _: LoadId) {}
 }
 
@@ -81,9 +93,17 @@ impl Reader for Nothing {
 
 /// A catalogue in which every call of `probe` is asked twice, and what lets calls go.
 fn catalogue(name: &PluginName, read_clock: bool) -> (Catalogue, SyncSender<&'static str>, Arc<Observed>) {
+    catalogue_of(name, read_clock, false)
+}
+
+fn catalogue_of(
+    name: &PluginName,
+    read_clock: bool,
+    tasks: bool,
+) -> (Catalogue, SyncSender<&'static str>, Arc<Observed>) {
     let (go, gate) = sync_channel(8);
     let loader = Loader::new(Setup {
-        guests: Arc::new(Gated { gate: Mutex::new(gate), read_clock }),
+        guests: Arc::new(Gated { gate: Mutex::new(gate), read_clock, tasks }),
         compile: Arc::new(Nothing),
         artefacts: Arc::new(Scratch::new().expect("a directory")),
         defaults: Limits::default(),
@@ -140,6 +160,46 @@ async fn what_answers_the_same_question_in_two_ways_is_never_skipped_again() {
     }
     catalogue.remove(&name);
     assert!(catalogue.doubted.all().is_empty());
+}
+
+/// A runtime whose only thread that may block waits until what is given back with it is dropped.
+fn without_threads() -> (tokio::runtime::Runtime, std::sync::mpsc::Sender<()>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(1).build().expect("a runtime");
+    let (free, taken) = std::sync::mpsc::channel();
+    runtime.spawn_blocking(move || taken.recv());
+    (runtime, free)
+}
+
+#[test]
+fn a_decision_needs_no_thread_that_blocks() {
+    let (runtime, _free) = without_threads();
+    runtime.block_on(async {
+        let name = PluginName::try_new("probe").expect("valid");
+        let (catalogue, _go, _) = catalogue_of(&name, false, true);
+        let decided = catalogue.decide(pass(&name), snapshot(), Arc::new(Nothing));
+        let answer = tokio::time::timeout(Duration::from_secs(20), decided).await;
+        let verdict = Verdict::Decision(decision(r#"{"n":1}"#));
+        assert_eq!(answer, Ok(Ok(Answer { verdict, repeatable: true })));
+    });
+}
+
+#[tokio::test]
+async fn the_second_call_of_a_sample_is_judged_when_the_first_was_a_task() {
+    let name = PluginName::try_new("probe").expect("valid");
+    let (catalogue, go, observed) = catalogue_of(&name, false, true);
+    for (second, may_skip) in [(r#"{"n":1}"#, true), (r#"{"n":2}"#, false)] {
+        catalogue.decide(pass(&name), snapshot(), Arc::new(Nothing)).await.expect("decided");
+        assert!(catalogue.may_skip(&name), "nobody knows yet");
+        go.send(second).expect("the second call goes");
+        let seen = async {
+            while catalogue.may_skip(&name) != may_skip {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), seen).await.expect("it is known in time");
+    }
+    assert!(observed.metrics.text().contains("W310"));
 }
 
 #[tokio::test]

@@ -7,11 +7,13 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postcard::ser_flavors::Flavor;
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
 use serde::{Deserialize, Serialize};
 
 /// Bytes in front of each frame.
@@ -78,6 +80,12 @@ impl Buffer {
         if self.bytes.capacity() > KEPT_BYTES {
             self.bytes = Vec::new();
         }
+    }
+
+    /// Makes room for a frame that is to be received.
+    pub(crate) fn expect_frame(&mut self) {
+        self.bytes.clear();
+        self.bytes.reserve(BUFFER_BYTES);
     }
 
     /// Fills the buffer with the frame of `message`.
@@ -151,14 +159,14 @@ pub fn decode<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, FrameError> {
 /// protocol's business.
 #[derive(Debug)]
 pub struct Wire {
-    pub(crate) stream: UnixStream,
+    pub(crate) stream: Arc<UnixStream>,
 }
 
 impl Wire {
     /// An end that waits for as long as it takes: that of a process which has nothing else to do.
     /// Deadlines are looked at between reads only.
     pub fn patient(stream: UnixStream) -> Self {
-        Self { stream }
+        Self { stream: Arc::new(stream) }
     }
 
     /// An end whose deadlines hold.
@@ -168,7 +176,7 @@ impl Wire {
     pub fn punctual(stream: UnixStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(TICK))?;
         stream.set_write_timeout(Some(TICK))?;
-        Ok(Self { stream })
+        Ok(Self { stream: Arc::new(stream) })
     }
 
     /// Encodes `message` into `buffer` and writes it, as a rule with one system call.
@@ -231,24 +239,55 @@ impl Wire {
         most: usize,
         until: Option<Instant>,
     ) -> Result<&'b [u8], FrameError> {
+        buffer.expect_frame();
+        self.receive_rest(buffer, most, until)
+    }
+
+    /// As [`receive_bytes`](Self::receive_bytes) for a frame of which a part may [have come](Self::receive_now).
+    pub(crate) fn receive_rest<'b>(
+        &self,
+        buffer: &'b mut Buffer,
+        most: usize,
+        until: Option<Instant>,
+    ) -> Result<&'b [u8], FrameError> {
         let bytes = &mut buffer.bytes;
-        bytes.clear();
-        bytes.reserve(BUFFER_BYTES);
         self.fill(bytes, HEADER_BYTES, until)?;
         let length = announced(bytes, most)?;
         self.fill(bytes, HEADER_BYTES + length, until)?;
-        match bytes.len() - HEADER_BYTES - length {
-            0 => Ok(&bytes[HEADER_BYTES..]),
-            excess => Err(FrameError::Excess(excess)),
+        whole(bytes, length)
+    }
+
+    /// Takes what has come of a frame of at most `most` bytes that [is expected](Buffer::expect_frame), and does not
+    /// wait. Nothing until it is whole.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive) but for the deadline.
+    pub(crate) fn receive_now<'b>(
+        &self,
+        buffer: &'b mut Buffer,
+        most: usize,
+    ) -> Result<Option<&'b [u8]>, FrameError> {
+        let bytes = &mut buffer.bytes;
+        loop {
+            let length = if bytes.len() < HEADER_BYTES { None } else { Some(announced(bytes, most)?) };
+            let wanted = HEADER_BYTES + length.unwrap_or(0);
+            match length {
+                Some(length) if bytes.len() >= wanted => return whole(bytes, length).map(Some),
+                _ => make_room(bytes, wanted),
+            }
+            match rustix::net::recv(&self.stream, spare_capacity(bytes), RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Err(FrameError::Closed),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(other) => return Err(other.into()),
+            }
         }
     }
 
     /// Reads until `bytes` holds at least `wanted`; grows it only by as much as has come.
     fn fill(&self, bytes: &mut Vec<u8>, wanted: usize, until: Option<Instant>) -> Result<(), FrameError> {
         while bytes.len() < wanted {
-            if bytes.len() == bytes.capacity() {
-                bytes.reserve_exact((wanted - bytes.len()).min(bytes.len().max(BUFFER_BYTES)));
-            }
+            make_room(bytes, wanted);
             match rustix::io::read(&self.stream, spare_capacity(bytes)) {
                 Ok(0) => return Err(FrameError::Closed),
                 Ok(_) => {}
@@ -262,7 +301,30 @@ impl Wire {
         Ok(())
     }
 
-    fn write(&self, mut bytes: &[u8], until: Option<Instant>) -> Result<(), FrameError> {
+    /// Writes of `bytes` what the socket takes without waiting, and says how many those are.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send) but for the deadline.
+    pub(crate) fn write_now(&self, bytes: &[u8]) -> Result<usize, FrameError> {
+        let mut written = 0;
+        while written < bytes.len() {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match rustix::net::send(&self.stream, &bytes[written..], flags) {
+                Ok(0) => return Err(FrameError::Closed),
+                Ok(n) => written += n,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(other) => return Err(other.into()),
+            }
+        }
+        Ok(written)
+    }
+
+    /// Writes bytes that make up a frame, or the rest of one.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub(crate) fn write(&self, mut bytes: &[u8], until: Option<Instant>) -> Result<(), FrameError> {
         while !bytes.is_empty() {
             match rustix::io::write(&self.stream, bytes) {
                 Ok(0) => return Err(FrameError::Closed),
@@ -275,6 +337,21 @@ impl Wire {
             }
         }
         Ok(())
+    }
+}
+
+/// The frame that `bytes` holds, if nothing is behind it.
+fn whole(bytes: &[u8], length: usize) -> Result<&[u8], FrameError> {
+    match bytes.len() - HEADER_BYTES - length {
+        0 => Ok(&bytes[HEADER_BYTES..]),
+        excess => Err(FrameError::Excess(excess)),
+    }
+}
+
+/// Lets `bytes` grow towards `wanted`, by no more than has come already.
+fn make_room(bytes: &mut Vec<u8>, wanted: usize) {
+    if bytes.len() == bytes.capacity() {
+        bytes.reserve_exact((wanted - bytes.len()).min(bytes.len().max(BUFFER_BYTES)));
     }
 }
 

@@ -4,8 +4,8 @@
 //! from itself whatever it could do harm with and then runs what strangers wrote. Whatever
 //! happens to it, an abort, a bomb or an escape, is a plugin's fault and never the host's.
 //!
-//! What is absent: tokio, kube and wasmtime. How a guest is run is the business of whoever
-//! implements [`Guests`](windlass_core::guests::Guests).
+//! What is absent: kube and wasmtime, and over there tokio too: here it only tells when a socket has something to say. How a
+//! guest is run is the business of whoever implements [`Guests`](windlass_core::guests::Guests).
 
 pub mod budget;
 pub mod compile;
@@ -25,4 +25,5 @@ mod served;
 mod shared;
 mod solo;
 pub mod spare;
+mod talk;
 mod worker;

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use windlass_core::code::{Code, Refusal};
-use windlass_core::guests::{Call, Called, Guests, Load, LoadId, Texts};
+use windlass_core::guests::{Call, Called, Guests, Load, LoadId, Pending, Texts};
 use windlass_core::manifest::Manifest;
 use windlass_core::name::PluginName;
 use windlass_core::ports::CallError;
@@ -25,6 +25,7 @@ use crate::process::Launch;
 use crate::shared::{Registry, Shared};
 use crate::solo::Solo;
 use crate::spare::Spare;
+use crate::talk::Talk;
 use crate::worker::{Doom, Lost, Start, Worker, WorkerError, how, lock};
 
 /// Workers that a call may see die of others before it is taken for a suspect itself.
@@ -208,6 +209,21 @@ impl Guests for Pool {
         self.inner
             .ask(&known, |worker, until| worker.call(&known, call, &*texts, until))
             .unwrap_or_else(|refusal| Called::failed(CallError::Refused(refusal)))
+    }
+
+    fn begin(&self, call: &Call<'_>, texts: &Arc<dyn Texts>) -> Option<Pending> {
+        let known = self.inner.known(call.load).filter(|known| known.suspected().is_none())?;
+        let worker = self.inner.shared.current()?;
+        let talk = Talk::begin(worker, known, call, texts)?;
+        let inner = Arc::clone(&self.inner);
+        Some(Box::pin(async move {
+            let _counted = InFlight::enter(&inner.in_flight);
+            let called = talk.answer().await;
+            if called.is_some() {
+                inner.shared.went_well();
+            }
+            called
+        }))
     }
 
     fn unload(&self, id: LoadId) {

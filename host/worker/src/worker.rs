@@ -258,7 +258,17 @@ impl Worker {
         speak: impl FnOnce(&mut Lane) -> Result<R, LaneError>,
     ) -> Result<Result<R, CallError>, Lost> {
         let mut lane = self.check_out(until)?;
-        match speak(&mut lane) {
+        let said = speak(&mut lane);
+        self.conclude(lane, said)
+    }
+
+    /// Puts a lane back, and says what was said on it. Blocks where a lane broke: until the process has ended.
+    pub(crate) fn conclude<R>(
+        &self,
+        lane: Lane,
+        said: Result<R, LaneError>,
+    ) -> Result<Result<R, CallError>, Lost> {
+        match said {
             Ok(answer) => {
                 self.check_in(lane);
                 Ok(Ok(answer))
@@ -277,6 +287,16 @@ impl Worker {
         }
     }
 
+    /// A lane that nobody uses, for a component that is loaded, if that is to be had without waiting.
+    pub(crate) fn check_out_now(&self, known: &Known) -> Option<Lane> {
+        let slot = lock(&self.loaded).get(&known.id()).cloned()?;
+        let is_loaded = slot.try_lock().is_ok_and(|manifest| manifest.is_some());
+        if !is_loaded || !self.is_alive() {
+            return None;
+        }
+        lock(&self.lanes).idle.pop()
+    }
+
     /// A lane that nobody else uses: an idle one, a new one, or the next that is free.
     fn check_out(&self, until: Instant) -> Result<Lane, Lost> {
         let mut lanes = lock(&self.lanes);
@@ -288,20 +308,28 @@ impl Worker {
                 return Ok(lane);
             }
             if lanes.open < lanes.max {
-                match Lane::open(&lock(&self.control).0) {
-                    Ok(lane) => {
-                        lanes.open += 1;
-                        return Ok(lane);
-                    }
-                    Err(OpenError::Here(error)) => {
+                lanes.open += 1;
+                drop(lanes);
+                // Not under the lock of those who only look for a lane: it may wait for the other process.
+                let error = match Lane::open(&lock(&self.control).0) {
+                    Ok(lane) => return Ok(lane),
+                    Err(error) => error,
+                };
+                lanes = lock(&self.lanes);
+                lanes.open -= 1;
+                match error {
+                    OpenError::Here(error) => {
                         tracing::debug!(%error, lanes = lanes.open, "no further lane to the worker");
                     }
-                    Err(OpenError::There(error)) => {
+                    OpenError::There(error) => {
                         drop(lanes);
                         self.lost(None);
                         tracing::debug!(%error, "the worker takes no lane");
                         return Err(Lost::NotAsked);
                     }
+                }
+                if let Some(lane) = lanes.idle.pop() {
+                    return Ok(lane);
                 }
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -314,7 +342,8 @@ impl Worker {
         }
     }
 
-    fn check_in(&self, mut lane: Lane) {
+    /// Puts a lane aside for the next call.
+    pub(crate) fn check_in(&self, mut lane: Lane) {
         lane.settle();
         lock(&self.lanes).put(lane, IDLE_MAX);
         self.free.notify_one();

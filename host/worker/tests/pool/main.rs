@@ -2,7 +2,8 @@
 //!
 //! Without the usual harness, because this program is also the worker: it is started again
 //! with `worker`, and with `host` to be a host that is killed. Arguments choose tests by parts of their
-//! names; those that only measure run with `--measure`.
+//! names; those that only measure run with `--measure`. Each test runs twice: with calls that a thread waits for, and with
+//! calls as tasks.
 
 mod courtesy;
 mod deaths;
@@ -10,8 +11,10 @@ mod fake;
 mod figures;
 mod life;
 mod scene;
+mod tasks;
 
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// A name and what it says.
@@ -51,6 +54,9 @@ const TESTS: &[Test] = tests![
     deaths::without_a_worker_calls_fail_within_their_deadline,
     deaths::good_plugins_never_fail_beside_bad_ones,
     deaths::no_zombies_and_no_descriptors_are_left,
+    tasks::a_call_needs_no_thread_that_blocks,
+    tasks::what_nobody_waits_for_any_more_ends_and_its_lane_is_used_again,
+    tasks::what_hangs_and_is_not_waited_for_any_more_is_known_all_the_same,
     figures::a_new_worker_has_all_plugins_soon,
 ];
 
@@ -65,13 +71,18 @@ fn main() -> ExitCode {
     }
     let wanted: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
     let tests = if args.iter().any(|arg| arg == "--measure") { MEASURES } else { TESTS };
-    for (name, test) in tests {
+    for (name, test, as_tasks) in
+        tests.iter().flat_map(|(name, test)| [(name, test, false), (name, test, true)])
+    {
+        let how = if as_tasks { " as tasks" } else { "" };
         if args.iter().any(|arg| arg == "--list") {
-            println!("{name}: test");
+            println!("{name}{how}: test");
         } else if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
-            let begun = Instant::now();
+            let (begun, tasks) = (Instant::now(), scene::TASKS.load(Ordering::Relaxed));
+            scene::AS_TASKS.store(as_tasks, Ordering::Relaxed);
             test();
-            println!("test {name} ... ok ({:.2} s)", begun.elapsed().as_secs_f64());
+            let tasks = scene::TASKS.load(Ordering::Relaxed) - tasks;
+            println!("test {name}{how} ... ok ({:.2} s, {tasks} tasks)", begun.elapsed().as_secs_f64());
         }
     }
     ExitCode::SUCCESS

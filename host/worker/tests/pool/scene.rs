@@ -1,10 +1,11 @@
 //! A pool over fake workers, and what is asked of it.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Runtime;
 use windlass_core::code::{Code, Refusal};
 use windlass_core::decision::Verdict;
 use windlass_core::guests::{Call, Called, Guests, Load, LoadId, Text, Texts};
@@ -19,6 +20,18 @@ use windlass_worker::process::Launch;
 use windlass_worker::spare::Spare;
 
 pub(crate) const LANES: usize = 32;
+
+/// Whether calls are asked as tasks where that can be.
+pub(crate) static AS_TASKS: AtomicBool = AtomicBool::new(false);
+/// Calls that were.
+pub(crate) static TASKS: AtomicU64 = AtomicU64::new(0);
+
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    // Soon gone when they have nothing to do: a test counts threads.
+    let runtime = runtime.worker_threads(2).enable_all().thread_keep_alive(Duration::from_millis(10));
+    runtime.build().expect("a runtime")
+});
 
 pub(crate) struct Scene {
     pub(crate) pool: Pool,
@@ -39,6 +52,8 @@ impl Scene {
     }
 
     pub(crate) fn with(program: &Path) -> Self {
+        // Its threads are there before anybody counts.
+        LazyLock::force(&RUNTIME);
         Self::sized(program, 192)
     }
 
@@ -87,20 +102,17 @@ impl Scene {
         self.try_load(plugin, "fine").expect("loads").0
     }
 
-    /// Has a plugin do `script`.
+    /// Has a plugin do `script`, the way the host does: as a task where that can be, and else on this thread.
     pub(crate) fn ask(&self, load: LoadId, script: &str) -> Called {
-        let call = Call {
-            load,
-            key: "ns/a".into(),
-            pass: 1,
-            finalize: false,
-            seed: "uid".into(),
-            now: Duration::ZERO,
-            primary: script.into(),
-            children: Vec::new(),
-            settings: None,
-        };
-        self.pool.call(&call, Arc::new(Shelf))
+        let call = call(load, script);
+        if AS_TASKS.load(Ordering::Relaxed) {
+            let called = RUNTIME.block_on(async { self.pool.begin(&call, &shelf())?.await });
+            if let Some(called) = called {
+                TASKS.fetch_add(1, Ordering::Relaxed);
+                return called;
+            }
+        }
+        self.pool.call(&call, shelf())
     }
 
     /// As [`ask`](Self::ask), for the children of the decision.
@@ -131,6 +143,25 @@ impl Scene {
     pub(crate) fn pid(&self) -> u32 {
         until("a worker", || self.pool.status().pid)
     }
+}
+
+/// A call that has a plugin do `script`.
+pub(crate) fn call(load: LoadId, script: &str) -> Call<'_> {
+    Call {
+        load,
+        key: "ns/a".into(),
+        pass: 1,
+        finalize: false,
+        seed: "uid".into(),
+        now: Duration::ZERO,
+        primary: script.into(),
+        children: Vec::new(),
+        settings: None,
+    }
+}
+
+pub(crate) fn shelf() -> Arc<dyn Texts> {
+    Arc::new(Shelf)
 }
 
 pub(crate) fn kill(pid: u32) {
