@@ -144,7 +144,7 @@ impl Plugins {
     pub(crate) async fn watch(self: Arc<Self>, client: kube::Client, namespace: String) {
         let selection =
             Selection::all(config_map()).in_namespace(&namespace).with_label(LABEL_PLUGIN).metadata_only();
-        watch_one(&client, &selection, |news| self.told(news)).await;
+        watch_one(&client, &selection, &self.watches.doubt(), |news| self.told(news)).await;
     }
 
     fn told(&self, news: News<'_>) {

@@ -163,7 +163,7 @@ impl Host {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = Tasks::default();
         let sync_period = flags.sync_period;
-        let all = watches.clone();
+        let (all, doubt) = (watches.clone(), watches.doubt());
         tasks.spawn("watches", until(&stopped, async move { all.run().await }));
         tasks.spawn(
             "plugin watch",
@@ -185,6 +185,7 @@ impl Host {
         tasks.spawn("plugin states", until(&stopped, plugins.announce(writer, gate.clone())));
         tasks.spawn("pod label", returned(label.follow(lease.leading(), told(&stopped))));
         tasks.spawn("leadership", until(&stopped, lead::follow(lease.leading(), queue, watches, standby)));
+        tasks.spawn("contact", until(&stopped, lead::doubt(lease.contacts(), doubt)));
         tasks.spawn("floods", until(&stopped, told_of.sum_up()));
         tasks.spawn("resync", until(&stopped, resync(reconciler.clone(), sync_period)));
         tasks.spawn("reconcile", returned(reconciler.run(told(&stopped))));

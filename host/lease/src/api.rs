@@ -30,16 +30,18 @@ pub(crate) struct Api {
 #[error("{message}")]
 pub(crate) struct ApiError {
     pub(crate) failure: Failure,
+    /// Whether the API server, or something that stands for it, has said anything.
+    pub(crate) answered: bool,
     pub(crate) message: String,
 }
 
 impl ApiError {
     fn unknown(message: impl ToString) -> Self {
-        Self { failure: Failure::Unknown, message: message.to_string() }
+        Self { failure: Failure::Unknown, answered: false, message: message.to_string() }
     }
 
     fn refused(message: impl ToString) -> Self {
-        Self { failure: Failure::Refused, message: message.to_string() }
+        Self { failure: Failure::Refused, answered: true, message: message.to_string() }
     }
 }
 
@@ -102,7 +104,8 @@ impl Api {
             if !status.is_success() {
                 return Err(refusal(status, &bytes));
             }
-            let lease = Lease::from_json(&bytes).map_err(ApiError::unknown)?;
+            let lease = Lease::from_json(&bytes)
+                .map_err(|error| ApiError { answered: true, ..ApiError::unknown(error) })?;
             Ok(Arc::new(lease))
         };
         match tokio::time::timeout(timeout, exchange).await {
@@ -145,7 +148,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> ApiError {
     let said = said.as_ref().and_then(|body| body.get("message")?.as_str()).unwrap_or_default();
     let said: String = said.chars().filter(|c| !c.is_control()).take(256).collect();
     let message = if said.is_empty() { status.to_string() } else { format!("{}: {said}", status.as_u16()) };
-    ApiError { failure, message }
+    ApiError { failure, answered: true, message }
 }
 
 /// An error with its causes, in one line.

@@ -16,6 +16,7 @@ use windlass_core::claim::{BootClock, Gate, Term};
 
 use crate::api::Api;
 use crate::clock::Boottime;
+use crate::contact::Contact;
 use crate::durations::Durations;
 use crate::elector::{Elector, Settings};
 use crate::hook::AcquireHook;
@@ -118,6 +119,7 @@ pub struct LeaseDriver;
 pub struct Handle {
     shutdown: Mutex<Option<oneshot::Sender<Duration>>>,
     leading: channel::Receiver<Leadership>,
+    contacts: channel::Receiver<u64>,
     ended: channel::Receiver<Option<Result<(), DriverError>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     board: Arc<Board>,
@@ -170,6 +172,7 @@ impl LeaseDriver {
         let (shutdown, shutdown_said) = oneshot::channel();
         let (lead, leading) = channel::channel(Leadership::Standby { holder: None });
         let (end, ended) = channel::channel(None);
+        let (contact, contacts) = channel::channel(0);
         let thread = Thread {
             config,
             advertised,
@@ -178,6 +181,7 @@ impl LeaseDriver {
             clock: clock.clone(),
             board: board.clone(),
             leading: lead,
+            contact: Arc::new(Contact::new(contact)),
             shutdown: shutdown_said,
         };
         let thread = std::thread::Builder::new()
@@ -190,6 +194,7 @@ impl LeaseDriver {
         Ok(Handle {
             shutdown: Mutex::new(Some(shutdown)),
             leading,
+            contacts,
             ended,
             thread: Mutex::new(Some(thread)),
             board,
@@ -209,6 +214,7 @@ struct Thread {
     clock: Arc<dyn BootClock>,
     board: Arc<Board>,
     leading: channel::Sender<Leadership>,
+    contact: Arc<Contact>,
     shutdown: oneshot::Receiver<Duration>,
 }
 
@@ -266,6 +272,7 @@ impl Thread {
                 peer: self.peer,
                 refused: config.refused,
                 observe: config.observe,
+                contact: self.contact,
             };
             Box::pin(parts.run()).await
         });
@@ -280,6 +287,12 @@ impl Handle {
     /// is seen; not at renewals.
     pub fn leading(&self) -> channel::Receiver<Leadership> {
         self.leading.clone()
+    }
+
+    /// How often the API server has answered again after a request of the lease had got no answer at all: a connection
+    /// that has been silent since before then may be dead.
+    pub fn contacts(&self) -> channel::Receiver<u64> {
+        self.contacts.clone()
     }
 
     /// Resolves when the thread has ended: `Ok` after a shutdown, else with the reason.

@@ -8,6 +8,7 @@
 
 pub mod claim_role;
 pub mod clock;
+mod contact;
 pub mod driver;
 pub mod durations;
 pub mod elector;

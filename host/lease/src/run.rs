@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use windlass_core::claim::{BootClock, BootTime, Claim, Gate, Term};
 
 use crate::api::{Api, ApiError};
+use crate::contact::Contact;
 use crate::driver::DriverError;
 use crate::elector::Elector;
 use crate::hook::{AcquireHook, HookError};
@@ -50,6 +51,7 @@ pub(crate) struct Loop {
     /// Terms that the API server refused a write of.
     pub(crate) refused: Option<mpsc::Receiver<Term>>,
     pub(crate) observe: Option<Arc<dyn Observe>>,
+    pub(crate) contact: Arc<Contact>,
 }
 
 /// What is under way.
@@ -172,12 +174,14 @@ impl Loop {
                     work.vacancy = self.elector.vacancy();
                 }
                 let (api, board, observe) = (self.api.clone(), self.board.clone(), self.observe.clone());
-                work.request = Some(Box::pin(send(write, api, board, observe)));
+                work.request = Some(Box::pin(send(write, api, board, observe, self.contact.clone())));
             }
             Order::Read { id, timeout } => {
-                let (api, board) = (self.api.clone(), self.board.clone());
+                let (api, board, contact) = (self.api.clone(), self.board.clone(), self.contact.clone());
                 work.request = Some(Box::pin(async move {
-                    let result = api.read(timeout).await.map_err(|error| failed(&board, "read", error));
+                    let result = api.read(timeout).await;
+                    contact.note(result.as_ref().map_or_else(|error| error.answered, |_| true));
+                    let result = result.map_err(|error| failed(&board, "read", error));
                     Input::Answered { id, result }
                 }));
             }
@@ -264,9 +268,17 @@ impl Work {
 }
 
 /// One write, one answer.
-async fn send(write: Write, api: Api, board: Arc<Board>, observe: Option<Arc<dyn Observe>>) -> Input {
+async fn send(
+    write: Write,
+    api: Api,
+    board: Arc<Board>,
+    observe: Option<Arc<dyn Observe>>,
+    contact: Arc<Contact>,
+) -> Input {
     let (id, begun) = (write.id, Instant::now());
-    let result = api.write(&write).await.map_err(|error| failed(&board, "write", error));
+    let result = api.write(&write).await;
+    contact.note(result.as_ref().map_or_else(|error| error.answered, |_| true));
+    let result = result.map_err(|error| failed(&board, "write", error));
     if result.is_ok() && write.purpose == Purpose::Renew {
         board.renewed(begun.elapsed());
         if let Some(observe) = observe {

@@ -138,7 +138,7 @@ async fn within<T>(time: Duration, of: impl Future<Output = Result<T, ApiError>>
 }
 
 fn failed(message: impl ToString) -> ApiError {
-    ApiError { failure: Failure::Unknown, message: message.to_string() }
+    ApiError { failure: Failure::Unknown, answered: false, message: message.to_string() }
 }
 
 #[cfg(test)]

@@ -161,16 +161,21 @@ struct Details {
     retry_after_seconds: Option<u64>,
 }
 
-/// Sends a GET and waits for its head; the body has not been read yet.
+/// Sends a GET and waits for its head, for as long as `within`; the body has not been read yet.
 ///
 /// # Errors
 /// Everything but a 2xx answer that calls itself JSON.
-pub(crate) async fn open(client: &Client, address: &str, accept: &str) -> Result<Response<Body>, GetError> {
+pub(crate) async fn open(
+    client: &Client,
+    address: &str,
+    accept: &str,
+    within: Duration,
+) -> Result<Response<Body>, GetError> {
     let request =
         Request::get(address).header(ACCEPT, accept).body(Body::empty()).map_err(GetError::Address)?;
-    let answer = timeout(HEAD_WITHIN, client.send(request))
+    let answer = timeout(within, client.send(request))
         .await
-        .map_err(|_| GetError::Late { part: "answer", after: HEAD_WITHIN })?
+        .map_err(|_| GetError::Late { part: "answer", after: within })?
         .map_err(|e| GetError::Send(Box::new(e)))?;
     if !answer.status().is_success() {
         return Err(refused(answer).await);
@@ -201,7 +206,7 @@ pub(crate) async fn whole(
 /// As [`open`].
 pub(crate) async fn chunks(client: &Client, address: &str, accept: &str) -> Result<Chunks, GetError> {
     let until = Instant::now() + BODY_WITHIN;
-    let answer = open(client, address, accept).await?;
+    let answer = open(client, address, accept, HEAD_WITHIN).await?;
     Ok(Chunks { body: answer.into_body(), until })
 }
 

@@ -17,6 +17,7 @@ mod anew;
 mod budget;
 pub mod cache;
 mod discovery;
+pub mod doubt;
 mod fields;
 mod get;
 mod interest;

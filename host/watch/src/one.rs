@@ -7,6 +7,7 @@ use serde::Deserialize;
 use windlass_core::object::{ObjectError, version_number};
 
 use crate::anew::Anew;
+use crate::doubt::Doubt;
 use crate::progress::{Phase, Progress};
 use crate::reflect::{Pauses, Reflector, Target};
 use crate::selection::Selection;
@@ -45,13 +46,18 @@ pub enum News<'a> {
 ///
 /// # Cancel safety
 /// Dropping it ends the request.
-pub async fn watch_one(client: &Client, selection: &Selection, on: impl FnMut(News<'_>) + Send) {
+pub async fn watch_one(
+    client: &Client,
+    selection: &Selection,
+    doubt: &Doubt,
+    on: impl FnMut(News<'_>) + Send,
+) {
     let (progress, anew) = (Progress::default(), Anew::default());
     let mut target = Teller { on, told: BTreeMap::new(), listing: 0, newest: 0, rewound: false };
     let mut pauses = Pauses::default();
     loop {
         let lists = progress.counters().lists;
-        let end = Reflector::new(client, selection, &progress, &anew, &mut target).run().await;
+        let end = Reflector::new(client, selection, &progress, &anew, doubt, &mut target).run().await;
         tracing::debug!(kind = %selection.kind.gvk, error = %end.line(), "selection is not served");
         if progress.counters().lists > lists {
             pauses.reset();

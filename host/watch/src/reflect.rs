@@ -8,6 +8,7 @@
 //! | 410, as status or in the stream | a pause, then a list; what it lacks is gone |
 //! | three answers in a row that make no sense | the same |
 //! | somebody asks for a list | the same, at once |
+//! | somebody doubts that it lives | the next one, at once, over another connection |
 //! | 404 | [`Reflector::run`] returns: discovery must decide |
 //! | 401, 403 | a longer pause: rights may come later |
 //!
@@ -17,12 +18,14 @@
 use std::time::Duration;
 
 use kube::Client;
+use tokio::sync::watch;
 use windlass_core::backoff::Backoff;
 use windlass_core::class::Class;
 use windlass_core::object::{ObjectError, version_number};
 
 use crate::anew::Anew;
-use crate::get::GetError;
+use crate::doubt::Doubt;
+use crate::get::{GetError, HEAD_WITHIN};
 use crate::list::{Head, Pages};
 use crate::progress::{Phase, Progress};
 use crate::selection::Selection;
@@ -41,6 +44,12 @@ const ODD_MAX: u32 = 3;
 /// After so many lists in a row that are older than what was seen, the past is
 /// believed: etcd was restored from a backup.
 const OLDER_MAX: u32 = 3;
+
+/// Until the head of a watch must be there that is asked for because the one before was doubted, so
+/// many times in a row: each kept connection may be dead, and one is left behind each time.
+const HASTY_HEAD_WITHIN: Duration = Duration::from_secs(2);
+/// See [`HASTY_HEAD_WITHIN`].
+const HASTY_MAX: u32 = 5;
 
 pub(crate) const fn backoff(first_ms: u64, most_ms: u64) -> Backoff {
     match Backoff::try_new(Duration::from_millis(first_ms), Duration::from_millis(most_ms)) {
@@ -81,12 +90,15 @@ pub(crate) struct Reflector<'a, T> {
     selection: &'a Selection,
     progress: &'a Progress,
     anew: &'a Anew,
+    doubts: watch::Receiver<u64>,
     target: &'a mut T,
     /// Where the next watch goes on.
     cursor: String,
     pauses: Pauses,
     odd: u32,
     older: u32,
+    /// Attempts that are given up soon: kept connections may be as dead as the one before.
+    hasty: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +113,7 @@ impl<'a, T: Target> Reflector<'a, T> {
         selection: &'a Selection,
         progress: &'a Progress,
         anew: &'a Anew,
+        doubt: &Doubt,
         target: &'a mut T,
     ) -> Self {
         Self {
@@ -108,11 +121,13 @@ impl<'a, T: Target> Reflector<'a, T> {
             selection,
             progress,
             anew,
+            doubts: doubt.listen(),
             target,
             cursor: String::new(),
             pauses: Pauses::default(),
             odd: 0,
             older: 0,
+            hasty: 0,
         }
     }
 
@@ -207,7 +222,18 @@ impl<'a, T: Target> Reflector<'a, T> {
     }
 
     async fn watch(&mut self) -> Result<(), GetError> {
-        let mut stream = Stream::open(self.client, self.selection, &self.cursor).await?;
+        // What is doubted from here on is this stream.
+        self.doubts.mark_unchanged();
+        let head = if self.hasty > 0 { HASTY_HEAD_WITHIN } else { HEAD_WITHIN };
+        self.hasty = self.hasty.saturating_sub(1);
+        let mut stream = tokio::select! {
+            stream = Stream::open(self.client, self.selection, &self.cursor, head) => stream?,
+            Ok(()) = self.doubts.changed() => {
+                self.hasty = HASTY_MAX;
+                return Ok(());
+            }
+        };
+        self.hasty = 0;
         self.progress.watching();
         let end = self.follow(&mut stream).await;
         let lasted = stream.lasted();
@@ -215,7 +241,7 @@ impl<'a, T: Target> Reflector<'a, T> {
             self.pauses.reset();
         }
         match end {
-            Ok(advanced) if advanced || lasted >= BRIEF || self.anew.is_wanted() => {
+            Ok(advanced) if advanced || lasted >= BRIEF || self.anew.is_wanted() || self.hasty > 0 => {
                 self.odd = 0;
                 self.progress.alive();
                 Ok(())
@@ -225,13 +251,17 @@ impl<'a, T: Target> Reflector<'a, T> {
         }
     }
 
-    /// Reads a watch to its end, or until a list is asked for; says whether it brought anything new.
+    /// Reads a watch to its end, until a list is asked for or until it is doubted; says whether it brought anything new.
     async fn follow(&mut self, stream: &mut Stream) -> Result<bool, GetError> {
         let mut advanced = false;
         loop {
             let line = tokio::select! {
                 biased;
                 () = self.anew.wanted() => break,
+                Ok(()) = self.doubts.changed() => {
+                    self.hasty = HASTY_MAX;
+                    break;
+                }
                 line = stream.line() => line?,
             };
             let Some(line) = line else { break };

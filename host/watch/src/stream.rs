@@ -76,11 +76,16 @@ struct Version<'a> {
 }
 
 impl Stream {
-    /// Asks for everything that happens to `selection` after version `from`.
+    /// Asks for everything that happens to `selection` after version `from`; the answer has to begin within `head`.
     ///
     /// # Errors
     /// [`GetError`]; a 410 says that `from` is too old.
-    pub(crate) async fn open(client: &Client, selection: &Selection, from: &str) -> Result<Self, GetError> {
+    pub(crate) async fn open(
+        client: &Client,
+        selection: &Selection,
+        from: &str,
+        head: Duration,
+    ) -> Result<Self, GetError> {
         let seconds = rand::random_range(LASTS_S);
         let asked = Duration::from_secs(seconds);
         let sent = Instant::now();
@@ -90,7 +95,7 @@ impl Stream {
             ("resourceVersion", from),
             ("timeoutSeconds", &seconds.to_string()),
         ]);
-        let answer = open(client, &address, selection.accepts_events()).await?;
+        let answer = open(client, &address, selection.accepts_events(), head).await?;
         Ok(Self {
             body: answer.into_body(),
             lines: Lines::new(LINE_MAX_BYTES),

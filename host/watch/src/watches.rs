@@ -22,6 +22,7 @@ use windlass_core::ports::Sink;
 
 use crate::cache::ClusterCache;
 use crate::discovery::{Found, discover};
+use crate::doubt::Doubt;
 use crate::fields;
 use crate::get::GetError;
 use crate::kind_cache::{KindCache, Put};
@@ -48,6 +49,7 @@ pub struct Watches {
     client: Client,
     cache: Arc<ClusterCache>,
     changes: Arc<watch::Sender<()>>,
+    doubt: Doubt,
 }
 
 /// A driver is known by its kind and round; a kind whose labels change gets a new
@@ -63,7 +65,13 @@ impl Watches {
             client,
             cache: Arc::new(ClusterCache::new(host_namespace, sink, limit)),
             changes: Arc::new(watch::Sender::new(())),
+            doubt: Doubt::default(),
         }
+    }
+
+    /// By which all that is watched here can be doubted, and what is watched beside it.
+    pub fn doubt(&self) -> Doubt {
+        self.doubt.clone()
     }
 
     /// The next plugin whose kinds do not fit into the cache (E180), or that selects by a field that the API
@@ -179,6 +187,7 @@ impl Watches {
                     kind,
                     metadata_only: false,
                     changes: self.changes.clone(),
+                    doubt: self.doubt.clone(),
                 };
                 (driver, drive(self.client.clone(), target).boxed())
             })
@@ -195,6 +204,7 @@ struct KindTarget {
     metadata_only: bool,
     /// Told when this driver has to end.
     changes: Arc<watch::Sender<()>>,
+    doubt: Doubt,
 }
 
 /// Keeps one kind: waits for it, reflects it, and when it goes waits again.
@@ -269,7 +279,7 @@ impl KindTarget {
             let selection = Selection::of(found.clone(), wire);
             self.metadata_only = selection.metadata_only;
             tokio::select! {
-                end = Reflector::new(client, &selection, &kind.progress, &kind.anew, self).run() => return end,
+                end = Reflector::new(client, &selection, &kind.progress, &kind.anew, &self.doubt.clone(), self).run() => return end,
                 other = served_otherwise(client, &found) => found = other,
             }
         }

@@ -274,3 +274,27 @@ async fn a_client_that_cannot_be_made_is_told() {
     let handle = LeaseDriver::start_with(config("a"), connect, Arc::new(Boottime), Gate::new()).unwrap();
     assert!(matches!(timeout(PATIENCE, handle.ended()).await.unwrap(), Err(DriverError::Client(_))));
 }
+
+#[tokio::test]
+async fn an_api_server_that_answers_again_after_it_did_not_is_told_of_and_a_refusal_is_an_answer() {
+    let fake = Fake::new();
+    let (handle, _gate) = start(&fake, config("a"));
+    leads(&handle).await;
+    let mut contacts = handle.contacts();
+    let mut writes = fake.writes();
+    assert_eq!(*contacts.borrow_and_update(), 0);
+    // 500 is an answer: nobody has to doubt a connection.
+    fake.mood(Mood::Failing);
+    stands_by(&handle).await;
+    fake.mood(Mood::Healthy);
+    leads(&handle).await;
+    let before = *writes.borrow_and_update();
+    timeout(PATIENCE, writes.wait_for(|writes| *writes > before + 2)).await.unwrap().unwrap();
+    assert_eq!(*contacts.borrow(), 0);
+    fake.mood(Mood::Silent);
+    stands_by(&handle).await;
+    assert_eq!(*contacts.borrow(), 0, "not before it answers");
+    fake.mood(Mood::Healthy);
+    timeout(PATIENCE, contacts.wait_for(|times| *times == 1)).await.expect("in time").expect("it lives");
+    handle.shutdown(PATIENCE).await.unwrap();
+}

@@ -90,7 +90,8 @@ impl Stand {
         self.want(name, None);
     }
 
-    fn want(&self, name: &str, text: Option<&str>) {
+    /// Whoever has written a widget in a way of its own says here what it should say.
+    pub(super) fn want(&self, name: &str, text: Option<&str>) {
         let mut wanted = self.wanted.lock().expect("no test panics with it");
         wanted.insert(name.to_owned(), text.map(str::to_owned));
     }
@@ -164,20 +165,16 @@ impl Stand {
 
     /// Waits until everything is as it should be, which is within 30 s of `ended`, and for the silence after it.
     pub(super) async fn settles(&self, fault: &str, ended: Instant) {
-        self.settles_within(CONVERGES, fault, ended).await;
-    }
-
-    pub(super) async fn settles_within(&self, most: Duration, fault: &str, ended: Instant) {
         loop {
             self.collect().await;
             match self.amiss().await {
                 Ok(()) => break,
                 Err(why) => {
                     let log = || async { self.scene.all().await[0].log() };
-                    if ended.elapsed() > most {
+                    if ended.elapsed() > CONVERGES {
                         let log = log().await;
                         let tail = log.lines().rev().take(40).collect::<Vec<_>>();
-                        panic!("{fault}: {most:?} after it {why}\n{}", tail.join("\n"));
+                        panic!("{fault}: {CONVERGES:?} after it {why}\n{}", tail.join("\n"));
                     }
                 }
             }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use windlass_core::kind::Kind;
 use windlass_core::name::LABEL_PLUGIN;
+use windlass_watch::doubt::Doubt;
 use windlass_watch::one::{News, watch_one};
 use windlass_watch::selection::Selection;
 
@@ -28,7 +29,7 @@ async fn a_selection_is_told_by_object_and_each_list_ends_with_synced() {
             has_status: false,
         };
         let selection = Selection::all(kind).in_namespace("sys").with_label(LABEL_PLUGIN);
-        watch_one(&client, &selection, |news| {
+        watch_one(&client, &selection, &Doubt::default(), |news| {
             let line = match news {
                 News::Upsert { name, json, .. } => format!("{name} {}", json.len()),
                 News::Gone { namespace, name } => format!("gone {namespace}/{name}"),
@@ -67,7 +68,7 @@ async fn of_a_selection_by_metadata_no_content_is_asked_for() {
             has_status: false,
         };
         let selection = Selection::all(kind).in_namespace("sys").with_label(LABEL_PLUGIN).metadata_only();
-        watch_one(&client, &selection, |_| ()).await;
+        watch_one(&client, &selection, &Doubt::default(), |_| ()).await;
     });
     let list = api.list(PLUGINS).await;
     assert_eq!(list.accept, "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");

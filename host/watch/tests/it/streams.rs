@@ -175,3 +175,32 @@ async fn repeated_and_reordered_events_change_nothing() {
     stream.event("ADDED", &object("b", 15));
     assert_eq!(lab.keys.take().await, ["p:ns/b"]);
 }
+
+/// Somebody else has seen the API server gone for a moment.
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_doubted_is_asked_for_again_where_it_was_and_dead_connections_are_left_behind_soon() {
+    let (mut lab, stream) = Lab::with_webs(&[object("a", 1)]).await;
+    stream.event("MODIFIED", &object("a", 30));
+    settle().await;
+    let (start, lists) = (Instant::now(), lab.status("x.dev/v1/Web").lists);
+    lab.watches.doubt().cast();
+    // Kept connections that are as dead as the one of the stream.
+    let dead = [lab.api.watch(WEBS, "30").await, lab.api.watch(WEBS, "30").await];
+    let alive = lab.api.watch(WEBS, "30").await.stream();
+    assert!(start.elapsed() < seconds(8), "{:?}", start.elapsed());
+    alive.event("MODIFIED", &object("a", 31));
+    settle().await;
+    assert_eq!(lab.held("x.dev/v1/Web"), ["a@31"]);
+    assert_eq!(lab.status("x.dev/v1/Web").lists, lists, "nothing was listed");
+    assert!(!lab.api.has_call(WEBS).await, "and it is believed from now on");
+
+    // A server that is slow for good is not asked more often than one that is not doubted.
+    lab.watches.doubt().cast();
+    let start = Instant::now();
+    let mut unanswered = Vec::new();
+    while start.elapsed() < seconds(120) {
+        unanswered.push(lab.api.watch(WEBS, "31").await);
+    }
+    assert!(unanswered.len() <= 14, "{} attempts in two minutes", unanswered.len());
+    drop((stream, dead));
+}
