@@ -27,6 +27,9 @@ const GONE: &[u8] = br#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"
 /// Half an event.
 const GARBAGE: &[u8] = b"{\"type\":\"MODIFIED\",\"object\":{\"kind\":\n";
 
+/// How a line begins that is no event of an object, as the API server writes it.
+const BOOKMARK: &[u8] = br#"{"type":"BOOKMARK""#;
+
 /// One open stream.
 struct Events {
     upstream: Incoming,
@@ -39,6 +42,8 @@ struct Events {
     /// Those of them that last.
     holds: Vec<Arc<State>>,
     scrambles: Vec<Arc<State>>,
+    /// Each takes one event.
+    losses: VecDeque<Arc<State>>,
     /// The beginning of a line.
     line: BytesMut,
     /// How many whole lines have come.
@@ -73,6 +78,7 @@ pub(super) fn followed(
             judged: Vec::new(),
             holds: Vec::new(),
             scrambles: Vec::new(),
+            losses: VecDeque::new(),
             line: BytesMut::new(),
             lines: 0,
             swapped: None,
@@ -117,6 +123,7 @@ impl Events {
         let now = self.rules.borrow_and_update().clone();
         self.judged.retain(|old| now.iter().any(|rule| Arc::ptr_eq(old, rule)));
         self.scrambles.retain(|old| now.iter().any(|rule| Arc::ptr_eq(old, rule)));
+        self.losses.retain(|old| now.iter().any(|rule| Arc::ptr_eq(old, rule)));
         self.holds.retain(|hold| !hold.is_released());
         for rule in now.iter() {
             if self.ended {
@@ -137,6 +144,7 @@ impl Events {
         match fault {
             EventFault::Hold => self.holds.push(rule.clone()),
             EventFault::Scramble { .. } => self.scrambles.push(rule.clone()),
+            EventFault::Lose => self.losses.push_back(rule.clone()),
             EventFault::Garbage if self.json => self.ready.push_back(Ok(Bytes::from_static(GARBAGE))),
             EventFault::Bookmark(version) if self.json => {
                 let object = format!(r#"{{"metadata":{{"resourceVersion":"{version}"}}}}"#);
@@ -168,7 +176,7 @@ impl Events {
         self.line.extend_from_slice(&data);
         let Some(last) = self.line.iter().rposition(|byte| *byte == b'\n') else { return };
         let whole = self.line.split_to(last + 1).freeze();
-        if self.scrambles.is_empty() && self.swapped.is_none() {
+        if self.scrambles.is_empty() && self.losses.is_empty() && self.swapped.is_none() {
             self.ready.push_back(Ok(whole));
             return;
         }
@@ -180,6 +188,12 @@ impl Events {
     /// One event, with its place in the stream as the number that decides. Of several scrambles the first counts.
     fn scramble(&mut self, line: Bytes) {
         self.lines += 1;
+        if !line.starts_with(BOOKMARK)
+            && let Some(rule) = self.losses.pop_front()
+        {
+            rule.has_landed();
+            return;
+        }
         let Some(rule) = self.scrambles.first() else { return self.pass(line) };
         let Action::Events(EventFault::Scramble { seed, lose, double, swap }) = rule.rule.action else {
             return self.pass(line);

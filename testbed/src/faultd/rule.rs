@@ -57,6 +57,8 @@ pub enum EventFault {
     Garbage,
     /// One bookmark of this version, which may be one from the past; the stream goes on behind it.
     Bookmark(u64),
+    /// The next event is lost, and nothing else: not a bookmark. It has landed when that has happened.
+    Lose,
     /// The stream ends in order, as after the API server's own timeout.
     End,
     /// The connection is reset.

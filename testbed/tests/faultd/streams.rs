@@ -135,6 +135,27 @@ async fn a_stream_ends_in_order_or_by_a_reset() -> Result<()> {
 }
 
 #[tokio::test]
+async fn one_event_can_be_lost_and_nothing_else() -> Result<()> {
+    let rig = Rig::new("lose").await?;
+    for protocol in BOTH {
+        let mut client = rig.client(protocol).await?;
+        let mut stream = client.watch(&rig.path("")).await?;
+        let name = |number: u32| format!("{protocol:?}-{number}").to_lowercase();
+        rig.make(&name(0)).await?;
+        while stream.name().await? != name(0) {}
+        let rule = rig.port.rule(events(EventFault::Lose));
+        rule.hit(1, PATIENCE).await?;
+        for number in 1..=3 {
+            rig.make(&name(number)).await?;
+        }
+        assert_eq!([stream.name().await?, stream.name().await?], [name(2), name(3)]);
+        assert_eq!(rule.landed(), 1);
+        rule.remove();
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn events_are_lost_doubled_and_swapped_the_same_way_each_time() -> Result<()> {
     let rig = Rig::new("scramble").await?;
     for number in 0..40 {

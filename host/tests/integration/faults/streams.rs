@@ -78,3 +78,44 @@ async fn a_watch_that_falls_silent_is_noticed_and_until_then_nothing_is_decided_
     assert_eq!(codes, [200, 200], "one write for all that changed meanwhile, and no conflict");
     silent.remove();
 }
+
+/// F21: one event is missing, that of the host's own write, and the watch goes on as if nothing were.
+#[tokio::test]
+async fn an_own_write_that_its_watch_hides_is_found_by_a_list_of_its_own_after_45_s_and_not_before() {
+    const BOUND: Duration = Duration::from_secs(45);
+    let stand = Stand::new("f21").await;
+    let relists = async || {
+        let metric = r#"windlass_own_write_relists_total{kind="v1/ConfigMap"}"#;
+        stand.scene.all().await[0].metric(metric).await.unwrap_or_default()
+    };
+    let (mark, before) = (stand.scene.mark(), relists().await);
+    // A stream that has just begun will not end while this is set up.
+    stand.watches(|| events(EventFault::End).first(1)).await.iter().for_each(|rule| rule.remove());
+    let hidden = stand.port.rule(events(EventFault::Lose).path("/api/v1/configmaps?"));
+    hidden.hit(1, PATIENCE).await.expect("a stream is open");
+    let began = Instant::now();
+    stand.say("w0", "once").await;
+    hidden.land(1, PATIENCE).await.expect("the event of the write of the child is lost");
+    hidden.remove();
+    // An event behind it: the next watch goes on from there, so that the API server does not send the lost one again.
+    stand.say("w1", "beside").await;
+    let beside = async || {
+        let child = stand.scene.own("ConfigMap", "w1-greeting").await?;
+        (child["data"]["text"] == "beside").then_some(())
+    };
+    stand.scene.until("another object goes on", beside).await;
+    stand.say("w0", "twice").await;
+    while began.elapsed() < BOUND {
+        // In this order: what is read last may be what ends the wait.
+        let (writes, lists) = (stand.writes_to(mark, "w0-greeting").len(), stand.lists(mark, "configmaps"));
+        if began.elapsed() < BOUND {
+            assert_eq!((writes, lists), (1, 0), "a decision on a stale cache after {:?}", began.elapsed());
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    stand.settles("a hidden event", Instant::now()).await;
+    assert_eq!(relists().await - before, 1.0, "the kind was listed for this");
+    assert_eq!(stand.lists(mark, "configmaps"), 1, "and for nothing else");
+    let codes: Vec<u16> = stand.writes_to(mark, "w0-greeting").iter().map(|write| write.code()).collect();
+    assert_eq!(codes, [200, 200], "one write each, and no conflict");
+}
