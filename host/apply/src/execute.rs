@@ -6,6 +6,10 @@
 //! order, because a change may be meant to be there before the next one (a ConfigMap before the
 //! Deployment whose pods it rolls). The finalizers come first or last, the status after the children.
 //!
+//! A status that was decided before children were there says so. When they have just been made, it is
+//! out of date before it is written, and their first appearance brings the key back anyway: so it is left
+//! to that pass, once. If that pass makes further children, it writes its status all the same.
+//!
 //! What may pass by itself (Transient) and what forbids writing (Fatal) stops the plan: nothing
 //! follows, and what is on the wire is waited for. A child that cannot be written does not keep its
 //! siblings or the status from being written; but the finalizers are only touched while nothing has
@@ -29,7 +33,7 @@ use windlass_core::ports::{Applied, Apply, ApplyError, EventTarget, Written};
 
 use crate::answer::Failed;
 use crate::steps::Scope;
-use crate::writer::{Writer, lock};
+use crate::writer::{Statuses, Writer, lock};
 
 impl Apply for Writer {
     /// Sends the steps of the plan; its notices are published by
@@ -71,11 +75,15 @@ impl Writer {
     ) -> Applied {
         let mut scope = Scope { key, digest, claim, primary: primary.clone(), writes: Vec::new() };
         let mut first: Option<ApplyError> = None;
+        let mut made = false;
         for group in steps.chunk_by(at_once) {
             if first.is_some() && matches!(group, [Step::Finalizers { .. }, ..]) {
                 break;
             }
             let results = match group {
+                [Step::Status { .. }] if made && first.is_none() && self.leaves_status(&scope.primary.uid) => {
+                    continue;
+                }
                 _ if group.iter().any(removes)
                     && let Err(error) = self.confirm(&scope).await =>
                 {
@@ -84,6 +92,7 @@ impl Writer {
                 [step] => vec![self.step(&mut scope, step).await],
                 _ => self.together(&mut scope, group).await,
             };
+            made |= matches!(group, [Step::Create { .. }, ..]) && results.iter().any(Result::is_ok);
             let mut ends = false;
             for error in results.into_iter().filter_map(Result::err) {
                 ends |= stops(error.class) || matches!(group, [Step::Finalizers { .. }, ..]);
@@ -154,13 +163,21 @@ impl Writer {
     pub(crate) fn status_wait(&self, steps: &[Step], uid: &str) -> Option<Duration> {
         let [Step::Status { .. }] = steps else { return None };
         let mut statuses = lock(&self.statuses);
-        let at = (*statuses.get_mut(uid_hash(uid))?)?;
+        let at = statuses.get_mut(uid_hash(uid))?.written?;
         self.config.status_every.checked_sub(at.elapsed()).filter(|left| !left.is_zero())
     }
 
     /// Keeps in mind that a status was written just now.
     pub(crate) fn status_written(&self, uid: &Arc<str>) {
-        *lock(&self.statuses).entry(uid_hash(uid), || None) = Some(Instant::now());
+        let now = Statuses { written: Some(Instant::now()), is_owed: false };
+        *lock(&self.statuses).entry(uid_hash(uid), Statuses::default) = now;
+    }
+
+    /// Whether the status of a plan that has made children is left to the pass that sees them: not
+    /// twice in a row.
+    pub(crate) fn leaves_status(&self, uid: &Arc<str>) -> bool {
+        let mut statuses = lock(&self.statuses);
+        !std::mem::replace(&mut statuses.entry(uid_hash(uid), Statuses::default).is_owed, true)
     }
 }
 

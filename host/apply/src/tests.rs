@@ -91,7 +91,10 @@ async fn every_write_names_what_it_saw_and_is_held_on_the_wire() {
     api.answer(StatusCode::OK, stored(&child(), "104"));
     api.answer(StatusCode::OK, json!({"kind": "Status", "status": "Success"}));
     api.answer(StatusCode::OK, stored(&primary(), "105"));
-    let applied = run(&api, &[finalizers(), create(), update(), orphan(), delete(), status()]).await;
+    let steps = [finalizers(), create(), update(), orphan(), delete(), status()];
+    let writer = api.writer();
+    assert!(writer.leaves_status(&primary().uid), "so that this plan has to write it");
+    let applied = writer.run(&key(), &Digest::of(b"x"), &primary(), &steps, &claim()).await;
     assert_eq!(applied.result, Ok(()));
     let expected = [
         ("p1", Some(101)),

@@ -180,11 +180,20 @@ pub struct Writer {
     observe: Option<Arc<dyn Observe>>,
     pub(crate) events: Mutex<Events>,
     pub(crate) pressure: Pressure,
-    /// When a status was written last, by the primary's uid.
-    pub(crate) statuses: Mutex<Recent<Option<Instant>>>,
+    /// What became of statuses, by the primary's uid.
+    pub(crate) statuses: Mutex<Recent<Statuses>>,
     /// The term in which the primary of this uid was read once more before a removal.
     pub(crate) confirmed: Mutex<Recent<Term>>,
     warned: Mutex<Recent<Option<Instant>>>,
+}
+
+/// What became of the statuses of one primary.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Statuses {
+    /// When one was written last.
+    pub(crate) written: Option<Instant>,
+    /// Whether one was left to the next pass since.
+    pub(crate) is_owed: bool,
 }
 
 impl fmt::Debug for Writer {

@@ -18,7 +18,9 @@ use super::failover::{self, Contender};
 use super::observe::Observer;
 use super::picture::{Axis, Row, log_rows};
 use super::report::{Report, load_average, milliseconds};
+use super::proc::cpu;
 use super::rig::{PATIENCE, Rig, apps, config_maps, cpu_of_all, requests_for};
+use super::scrape::Scrape;
 use super::{Bench, peers, ratio};
 use crate::plugin::Package;
 use crate::root;
@@ -81,7 +83,28 @@ struct Storm {
     ceiling_share: f64,
     writes_per_object: f64,
     cpu_s_per_1000: f64,
+    /// The same a second after the last status: with what each status written brings back.
+    settled_cpu_s_per_1000: f64,
+    ours: Option<Ours>,
     load_average: String,
+}
+
+/// What only our own metrics tell, an object, a second after the last status.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Ours {
+    /// CPU seconds of the host alone for 1,000 objects.
+    host_cpu_s_per_1000: f64,
+    passes: f64,
+    /// Passes that ended at once, because the cache had not yet shown the pass's own writes.
+    waits: f64,
+    /// Passes that a memo spared the plugin.
+    skipped: f64,
+    calls: f64,
+    /// Time that a call took, the way to the worker and back included.
+    call_us: f64,
+    /// Time that a write took.
+    write_us: f64,
+    events: f64,
 }
 
 /// Measures and writes down.
@@ -198,7 +221,7 @@ async fn storm(
     rig.namespace("empty").await?;
     let idle = rig.contender(contender, "empty").await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let start = cpu_of_all(idle.pid())?;
+    let (start, host_start) = (cpu_of_all(idle.pid())?, cpu(idle.pid())?);
     idle.terminate(Duration::from_secs(20)).await?;
 
     rig.namespace("storm").await?;
@@ -213,11 +236,17 @@ async fn storm(
     let used = cpu_of_all(replica.pid())?.saturating_sub(start);
     // What is written after everything is done was not needed, and is counted.
     tokio::time::sleep(Duration::from_secs(1)).await;
+    let settled = cpu_of_all(replica.pid())?.saturating_sub(start);
+    let host = cpu(replica.pid())?.saturating_sub(host_start);
     let writes = rig.writes(mark, "storm")?;
     let first = children.seen().first().map(|seen| seen.at).context("no child was seen")?;
     let took = last.saturating_duration_since(first);
     let needed_per_s = (scope.objects * WRITES_EACH) as f64 / took.as_secs_f64();
     let objects = scope.objects as f64;
+    let ours = match contender.is_ours() {
+        true => Some(Ours::of(&Scrape::of(&replica).await?, host, objects)),
+        false => None,
+    };
     Ok(Storm {
         round,
         contender: contender.name(),
@@ -226,8 +255,30 @@ async fn storm(
         ceiling_share: rounded(needed_per_s / ceiling.like(contender)),
         writes_per_object: rounded(writes as f64 / objects),
         cpu_s_per_1000: rounded(used.as_secs_f64() * 1000.0 / objects),
+        settled_cpu_s_per_1000: rounded(settled.as_secs_f64() * 1000.0 / objects),
+        ours,
         load_average: load,
     })
+}
+
+impl Ours {
+    fn of(scrape: &Scrape, host: Duration, objects: f64) -> Self {
+        let each = |name: &str, label| rounded(scrape.sum(name, label) / objects);
+        let mean = |name: &str| {
+            let (sum, count) = (scrape.sum(&format!("{name}_sum"), None), scrape.sum(&format!("{name}_count"), None));
+            (sum * 1e6 / count.max(1.0)).round()
+        };
+        Self {
+            host_cpu_s_per_1000: rounded(host.as_secs_f64() * 1000.0 / objects),
+            passes: each("controller_runtime_reconcile_total", None),
+            waits: each("controller_runtime_reconcile_total", Some(("result", "requeue"))),
+            skipped: each("windlass_passes_skipped_total", None),
+            calls: each("windlass_plugin_calls_total", None),
+            call_us: mean("windlass_plugin_call_seconds"),
+            write_us: mean("windlass_write_seconds"),
+            events: each("windlass_watch_events_total", None),
+        }
+    }
 }
 
 /// When the last of the objects had its status.
@@ -283,6 +334,7 @@ fn figures(scope: &Scope, ceilings: &[Ceiling], storms: &[Storm]) -> Map<String,
             ("ceiling_share", (|s: &Storm| s.ceiling_share) as fn(&Storm) -> f64),
             ("needed_per_s", |s| s.needed_per_s),
             ("cpu_s_per_1000", |s| s.cpu_s_per_1000),
+            ("settled_cpu_s_per_1000", |s| s.settled_cpu_s_per_1000),
             ("writes_per_object", |s| s.writes_per_object),
         ] {
             let values = kept(*contender, of);
@@ -339,6 +391,8 @@ mod tests {
             ceiling_share: share,
             writes_per_object: 4.0,
             cpu_s_per_1000: cpu,
+            settled_cpu_s_per_1000: cpu,
+            ours: None,
             load_average: String::new(),
         }
     }
