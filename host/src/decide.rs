@@ -102,6 +102,9 @@ impl Decide for Catalogue {
         let Some(plugin) = self.get(&pass.key.plugin) else {
             return Err(CallError::NotServing(pass.key.plugin));
         };
+        if let Some(rest) = self.quarantine.rest(&pass.key) {
+            return Err(CallError::Resting(rest));
+        }
         // The keys of a quarantined plugin are let go, and all offered again when it is over.
         if let Before::Wait(_) = self.quarantine.before(&pass.key) {
             return Err(CallError::NotServing(pass.key.plugin));
@@ -109,6 +112,7 @@ impl Decide for Catalogue {
         let asked = Asking {
             sampled: self.told.as_ref().is_some_and(|told| told.samples(&pass.key, pass.number)),
             told: self.told.clone(),
+            quarantine: Arc::clone(&self.quarantine),
             doubted: Arc::clone(&self.doubted),
             plugin: Arc::clone(&plugin),
             pass,
@@ -144,6 +148,7 @@ struct Asking {
     /// Whether it is asked twice.
     sampled: bool,
     told: Option<Arc<Told>>,
+    quarantine: Arc<Quarantine>,
     doubted: Arc<Doubted>,
 }
 
@@ -197,6 +202,7 @@ impl Asking {
     }
 
     fn tell(&self, asked: &Asked) {
+        self.quarantine.called(&self.pass.key, &asked.called, asked.took);
         if let Some(told) = &self.told {
             told.call(&self.pass, &self.plugin, asked, self.snapshot.bytes());
         }

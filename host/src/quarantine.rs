@@ -1,18 +1,27 @@
 //! Plugins that keep failing are left alone: one breaker a plugin, asked before each call and
-//! told of each pass. Those that have used up their CPU time are on probation.
+//! told of each pass. Those that have used up their CPU time are on probation, and what failures cost is
+//! bounded.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use windlass_core::breaker::{Before, Breaker, BreakerNow, Rules, Turn, Went};
 use windlass_core::claim::BootClock;
+use windlass_core::code::Code;
+use windlass_core::guests::Called;
 use windlass_core::key::Key;
 use windlass_core::name::{Digest, PluginName};
 use windlass_core::object::hash64;
+use windlass_core::pace::Pace;
+use windlass_core::ports::CallError;
 use windlass_core::probation::{self, Probation};
 use windlass_lease::clock::Boottime;
 use windlass_reconcile::Finished;
+
+/// A call that has stepped back gets one part in this many of a processor, however busy that is.
+const LEAST_SHARE: u32 = 10;
 
 /// The breakers of all plugins that serve.
 #[derive(Debug, Default)]
@@ -34,6 +43,7 @@ struct Ward {
     digest: Digest,
     breaker: Breaker,
     probation: Probation,
+    pace: Pace,
 }
 
 impl Quarantine {
@@ -50,7 +60,8 @@ impl Quarantine {
         if clean {
             wards.turns.remove(plugin);
             let breaker = Breaker::new(self.rules);
-            let ward = Ward { digest: digest.clone(), breaker, probation: Probation::default() };
+            let (probation, pace) = (Probation::default(), Pace::default());
+            let ward = Ward { digest: digest.clone(), breaker, probation, pace };
             wards.breakers.insert(plugin.clone(), ward);
         }
         clean
@@ -69,6 +80,28 @@ impl Quarantine {
         let mut wards = self.wards();
         let ward = wards.breakers.get_mut(&key.plugin);
         ward.map_or(Before::Go, |ward| ward.breaker.before(Boottime.now(), hash(key)))
+    }
+
+    /// For how long the object of this key has to wait, because of what failures have cost. To be asked
+    /// before [`before`](Self::before).
+    pub(crate) fn rest(&self, key: &Key) -> Option<Duration> {
+        let wards = self.wards();
+        let Ward { breaker, pace, .. } = wards.breakers.get(&key.plugin)?;
+        pace.rest(Boottime.now(), hash(key), breaker.quarantine().is_some())
+    }
+
+    /// A call has ended after so long.
+    pub(crate) fn called(&self, key: &Key, called: &Called, took: Duration) {
+        let mut wards = self.wards();
+        let Some(ward) = wards.breakers.get_mut(&key.plugin) else { return };
+        match &called.result {
+            Err(CallError::Refused(refusal)) => {
+                let cost = cost(refusal.code, called.used.cpu, took);
+                ward.pace.failed(Boottime.now(), hash(key), cost);
+            }
+            Ok(_) => ward.pace.well(hash(key)),
+            Err(CallError::Fault(_) | CallError::NotServing(_) | CallError::Resting(_)) => {}
+        }
     }
 
     /// A pass has ended. Answers what that means for the plugin's probation.
@@ -112,6 +145,19 @@ impl Quarantine {
     }
 }
 
+/// What a failed call has cost of a processor.
+fn cost(code: Code, cpu: Duration, took: Duration) -> Duration {
+    match code {
+        // Without a worker nobody was asked; what is too large was not handed over.
+        Code::WorkerMissing | Code::InputTooLarge => Duration::ZERO,
+        // Nobody was left to say how much it was, and a process has to be started again.
+        Code::WorkerUnresponsive | Code::WorkerDied => took,
+        // One that was not waited for any longer had at least its share behind all others.
+        Code::Timeout => cpu.max(took / LEAST_SHARE),
+        _ => cpu,
+    }
+}
+
 /// Tells objects of one plugin apart, well enough.
 fn hash(key: &Key) -> u64 {
     hash64(key.primary().as_bytes())
@@ -120,9 +166,7 @@ fn hash(key: &Key) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use windlass_core::class::Class;
-    use windlass_core::code::Code;
     use windlass_core::outcome::{Failure, Outcome};
 
     fn name() -> PluginName {

@@ -39,6 +39,8 @@ impl Default for Rules {
 pub const SAYS_NO_FOR: Duration = Duration::from_secs(5 * 60);
 /// How long a trial call keeps the others out; after that it is taken for lost.
 pub const TRIAL_MOST: Duration = Duration::from_secs(10);
+/// A call that has used up its time counts as so many faults: it has cost what thousands of traps cost.
+pub const TIMEOUT_WEIGHT: u32 = 2;
 /// Objects on which a plugin may fail before a quarantine holds for the rest too.
 pub const FAILED_MAX: usize = 16;
 
@@ -247,7 +249,9 @@ impl Breaker {
     fn fault(&mut self, now: BootTime, key: u64, refusal: Refusal) -> Option<Turn> {
         // One object that fails again and again says nothing of a plugin that works for others.
         let again = self.last.replace(key) == Some(key);
-        self.faults = if again && self.good > 0 { self.faults.max(1) } else { self.faults.saturating_add(1) };
+        let weight = if refusal.code == Code::Timeout { TIMEOUT_WEIGHT } else { 1 };
+        let once = again && self.good > 0;
+        self.faults = if once { self.faults.max(1) } else { self.faults.saturating_add(weight) };
         self.failed_on(key, &Went::Badly(refusal.clone()));
         let since = match &self.state {
             State::Closed if self.faults < self.rules.faults => return None,
@@ -337,6 +341,14 @@ mod tests {
             assert_eq!(breaker.after(at(second), second, went), None);
         }
         assert_eq!(breaker.read(), BreakerNow { faults: 0, quarantines: 0, good: 20 });
+    }
+
+    #[test]
+    fn three_calls_that_use_up_their_time_are_enough() {
+        let mut breaker = Breaker::default();
+        let timeout = || Went::Badly(Refusal::new(Code::Timeout, "1 s of CPU time"));
+        assert_eq!((breaker.after(at(0), 1, timeout()), breaker.after(at(1), 2, timeout())), (None, None));
+        assert!(matches!(breaker.after(at(2), 3, timeout()), Some(Turn::Quarantined(_))));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 /// An instant on CLOCK_BOOTTIME: nanoseconds since boot, suspend included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct BootTime(pub u64);
 
 impl BootTime {

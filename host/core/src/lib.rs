@@ -28,6 +28,7 @@ pub mod memory;
 pub mod name;
 pub mod object;
 pub mod outcome;
+pub mod pace;
 pub mod plan;
 pub mod ports;
 pub mod probation;
