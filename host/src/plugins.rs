@@ -13,7 +13,7 @@ mod say;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -57,7 +57,8 @@ const TRIAL_AGAIN: Duration = Duration::from_secs(TRIAL_MOST.as_secs() + 5);
 
 /// The plugins of this host.
 pub(crate) struct Plugins {
-    loader: Loader,
+    /// Comes when guests can be run; until then what is found waits with its look begun.
+    loader: OnceLock<Loader>,
     catalogue: Arc<Catalogue>,
     quarantine: Arc<Quarantine>,
     trusts: Arc<Trusts>,
@@ -119,7 +120,6 @@ enum Overdue {
 impl Plugins {
     /// No plugin yet.
     pub(crate) fn new(
-        loader: Loader,
         catalogue: Arc<Catalogue>,
         trusts: Arc<Trusts>,
         watches: Arc<Watches>,
@@ -127,7 +127,7 @@ impl Plugins {
     ) -> Arc<Self> {
         let quarantine = catalogue.quarantine().clone();
         Arc::new(Self {
-            loader,
+            loader: OnceLock::new(),
             catalogue,
             quarantine,
             trusts,
@@ -138,6 +138,17 @@ impl Plugins {
             states: Notify::new(),
             synced: AtomicBool::new(false),
         })
+    }
+
+    /// Guests can be run now. To be said once.
+    pub(crate) fn load_with(&self, loader: Loader) {
+        // A second one would have other processes; the first one's run what is loaded.
+        let _ = self.loader.set(loader);
+    }
+
+    /// Blocks until guests can be run.
+    fn loader(&self) -> &Loader {
+        self.loader.wait()
     }
 
     /// Watches the metadata of the ConfigMaps that are labelled as plugins. Never returns.

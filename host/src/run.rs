@@ -31,7 +31,7 @@ use crate::lead::Standby;
 use crate::observe::{Observed, QueueTimes};
 use crate::plugins::Plugins;
 use crate::role::Label;
-use crate::sandbox::{Sandbox, verifier};
+use crate::sandbox::{Prepared, Sandbox, verifier};
 use crate::tasks::Tasks;
 use crate::told::Told;
 use crate::trust::Trusts;
@@ -117,15 +117,16 @@ fn lease_end(ended: Result<(), DriverError>) -> End {
 
 impl Host {
     async fn start(flags: &Run, durations: Durations) -> Result<Self, End> {
+        let prepared = Prepared::new(flags)?;
+        let cache_limit = flags.plugins.cache_limit.or(prepared.cache_limit());
+        // What a start waits for longest: whatever needs no guest goes on beside it.
+        let sandbox = tokio::task::spawn_blocking(|| prepared.start());
         let config = kube_config(flags).await.map_err(End::Unusable)?;
         let client = kube::Client::try_from(config.clone()).map_err(|e| End::Unusable(e.to_string()))?;
         let probes = bind("--health-probe-bind-address", flags.health_probe_bind_address).await?;
         let metrics = bind("--metrics-bind-address", flags.metrics_bind_address).await?;
-        let sandbox = Arc::new(Sandbox::start(flags)?);
         // One for manifests and for plans: what a plugin was let in with is what it may write.
         let policy = flags.plugins.exceptions.policy().map_err(End::Unusable)?;
-        let loader = sandbox.loader(flags, policy.clone())?;
-
         let identity = driver::identity(&flags.pod_name);
         let gate = Gate::new();
         let (refused, heard) = mpsc::channel(REFUSALS_MAX);
@@ -133,15 +134,29 @@ impl Host {
         let standby = if flags.standby_decides { Standby::Decides } else { Standby::Rests };
         let queue = Queue::observed(queue_config(flags, standby), QueueTimes(observed.clone()));
         observed.narrows(&queue);
-        let limit = flags.plugins.cache_limit.or(sandbox.cache_limit());
-        let limit = limit.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let limit = cache_limit.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         let sink = queue.clone() as Arc<dyn Sink>;
         let watches = Arc::new(Watches::new(client.clone(), &flags.namespace, sink, limit));
         let told_of = Arc::new(Told::new(observed.clone(), flags.plugins.sampled()));
         let catalogue = Arc::new(Catalogue::new(observed.quarantine.clone(), told_of.clone()));
         let trusts = Arc::new(Trusts::new(verifier(flags)?, observed.clone()));
-        let plugins = Plugins::new(loader, catalogue.clone(), trusts.clone(), watches.clone(), queue.clone());
+        let plugins = Plugins::new(catalogue.clone(), trusts.clone(), watches.clone(), queue.clone());
         let writer = writer(flags, &client, &gate, &identity, &observed);
+
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = Tasks::default();
+        // These write nothing, so no claim is needed, and no guest before there is one to load.
+        tasks.spawn(
+            "plugin watch",
+            until(&stopped, plugins.clone().watch(client.clone(), flags.namespace.clone())),
+        );
+        let (all, doubt) = (watches.clone(), watches.doubt());
+        tasks.spawn("watches", until(&stopped, async move { all.run().await }));
+        tasks.spawn("plugin loader", until(&stopped, plugins.clone().load(writer.clone())));
+
+        let sandbox = sandbox.await.map_err(|error| End::Early(format!("starting the worker: {error}")))?;
+        let sandbox = Arc::new(sandbox?);
+        plugins.load_with(sandbox.loader(flags, policy.clone())?);
         let election = Election::prepare(flags, durations, identity.clone())?;
         let claim_role = election.claim_role();
         let lease = election.start(config, &gate, heard, observed.clone())?;
@@ -160,15 +175,7 @@ impl Host {
             was_ready: AtomicBool::new(false),
         });
 
-        let (stop, stopped) = watch::channel(false);
-        let mut tasks = Tasks::default();
         let sync_period = flags.sync_period;
-        let (all, doubt) = (watches.clone(), watches.doubt());
-        tasks.spawn("watches", until(&stopped, async move { all.run().await }));
-        tasks.spawn(
-            "plugin watch",
-            until(&stopped, plugins.clone().watch(client.clone(), flags.namespace.clone())),
-        );
         let own = client.clone();
         tasks.spawn("claim role", until(&stopped, async move { match claim_role.follow(own).await {} }));
         let namespace = flags.namespace.clone();
@@ -180,7 +187,6 @@ impl Host {
         let trusted = trusts
             .follow(writer.clone(), gate.clone(), move |plugin, turn| judged.trust_turned(plugin, turn));
         tasks.spawn("trust", until(&stopped, trusted));
-        tasks.spawn("plugin loader", until(&stopped, plugins.clone().load(writer.clone())));
         let label = Label::new(writer.clone(), &flags.pod_name);
         tasks.spawn("plugin states", until(&stopped, plugins.announce(writer, gate.clone())));
         tasks.spawn("pod label", returned(label.follow(lease.leading(), told(&stopped))));

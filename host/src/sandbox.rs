@@ -37,45 +37,69 @@ pub(crate) struct SandboxView {
     memory: Budget,
 }
 
-impl Sandbox {
-    /// Opens the cache and starts the worker.
+/// Everything about the sandbox that can be refused before a process is started.
+pub(crate) struct Prepared {
+    pool: PoolConfig,
+    compile: Compiling,
+    artefacts: Arc<Cache>,
+    budget: Budget,
+}
+
+impl Prepared {
+    /// Reads the flags, shares out memory and opens the cache.
     ///
     /// # Errors
     /// [`End::Unusable`] with a sentence: memory that does not suffice, a directory that is not
-    /// private, a kernel that keeps less back than `--require-sandbox` demands.
-    pub(crate) fn start(flags: &Run) -> Result<Self, End> {
+    /// private.
+    pub(crate) fn new(flags: &Run) -> Result<Self, End> {
         let plugins = &flags.plugins;
         let maxima = plugins.maxima().map_err(End::Unusable)?;
         let largest = maxima.largest(&plugins.limits().map_err(End::Unusable)?);
         let budget = Budget::plan(cgroup_limit(Path::new(CGROUPS)), plugins.memory());
         let budget = budget.map_err(|error| End::Unusable(error.to_string()))?;
         let artefacts = Arc::new(open_cache(flags, &largest)?);
-        let spare = Spare::new();
         let lanes = usize::from(flags.max_concurrent_reconciles);
-        let pool = Pool::start(PoolConfig {
+        let pool = PoolConfig {
             shared: worker(&artefacts, &largest, budget.worker, lanes)?,
             solo: worker(&artefacts, &largest, budget.spare, 1)?,
             lanes,
-            spare: Arc::clone(&spare),
+            spare: Spare::new(),
             require_sandbox: plugins.require_sandbox,
-        });
+        };
+        let compile = Compiling {
+            launch: Launch::own(["compile"]),
+            data_bytes: budget.spare,
+            cpu: plugins.compile_timeout,
+            require_sandbox: plugins.require_sandbox,
+        };
+        Ok(Self { pool, compile, artefacts, budget })
+    }
+
+    /// What the cache may hold, in bytes: two thirds of what is left for the host, the rest being for the
+    /// process itself and what is under way. `None`: nothing limits the host.
+    pub(crate) fn cache_limit(&self) -> Option<u64> {
+        Some(self.budget.host? / 3 * 2)
+    }
+
+    /// Starts the worker and waits until it is ready: blocks for some 20 ms.
+    ///
+    /// # Errors
+    /// [`End::Unusable`]: there is no worker, or a kernel that keeps less back than `--require-sandbox` demands.
+    pub(crate) fn start(self) -> Result<Sandbox, End> {
+        let Self { pool, compile, artefacts, budget } = self;
+        let (spare, required) = (Arc::clone(&pool.spare), pool.require_sandbox);
+        let pool = Pool::start(pool);
         let pool = Arc::new(
             pool.map_err(|error| End::Unusable(format!("no worker for plugins: {}", whole(&error))))?,
         );
-        let compile = CompileChild::new(
-            Compiling {
-                launch: Launch::own(["compile"]),
-                data_bytes: budget.spare,
-                cpu: plugins.compile_timeout,
-                require_sandbox: plugins.require_sandbox,
-            },
-            spare,
-        );
-        let sandbox = Self { pool, compile: Arc::new(compile), artefacts, budget };
-        sandbox.judge(plugins.require_sandbox)?;
+        let compile = Arc::new(CompileChild::new(compile, spare));
+        let sandbox = Sandbox { pool, compile, artefacts, budget };
+        sandbox.judge(required)?;
         Ok(sandbox)
     }
+}
 
+impl Sandbox {
     /// Says what holds the worker, and whether that is enough.
     fn judge(&self, required: bool) -> Result<(), End> {
         let Some(report) = self.pool.status().confined else {
@@ -93,12 +117,6 @@ impl Sandbox {
         }
         warn!(%report, "the process that runs plugins keeps some of its powers; see docs/sandbox.md");
         Ok(())
-    }
-
-    /// What the cache may hold, in bytes: two thirds of what is left for the host, the rest being for the
-    /// process itself and what is under way. `None`: nothing limits the host.
-    pub(crate) fn cache_limit(&self) -> Option<u64> {
-        Some(self.budget.host? / 3 * 2)
     }
 
     /// Makes plugins that live here, judged by `policy`.

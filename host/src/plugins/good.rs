@@ -174,7 +174,7 @@ impl Plugins {
         }
         let remark = self.trusts.judge(&source, Which::LastGood)?;
         self.watches.room(plugin, &source.digest)?;
-        Ok(self.loader.load(&source, plugin)?.remarked(remark))
+        Ok(self.loader().load(&source, plugin)?.remarked(remark))
     }
 }
 

@@ -104,7 +104,7 @@ impl Plugins {
         })
     }
 
-    async fn try_whole(self: &Arc<Self>, ticket: &Ticket, whole: Whole) {
+    pub(super) async fn try_whole(self: &Arc<Self>, ticket: &Ticket, whole: Whole) {
         let (this, attempt, of) = (self.clone(), ticket.clone(), whole.clone());
         let loaded = blocking(move || {
             refused_if_it_panics(|| {
@@ -117,7 +117,7 @@ impl Plugins {
                 progress(step);
                 let remark = this.trusts.judge(&source, Which::Offered)?;
                 this.watches.room(&attempt.plugin, &source.digest)?;
-                let loaded = this.loader.load_in_steps(&source, &attempt.plugin, &mut progress)?;
+                let loaded = this.loader().load_in_steps(&source, &attempt.plugin, &mut progress)?;
                 Ok(loaded.remarked(remark))
             })
         });
@@ -129,7 +129,7 @@ impl Plugins {
     }
 
     pub(super) fn unpack(&self, whole: &Whole) -> Result<Source, Refusal> {
-        whole.source(self.loader.limits(), self.loader.maxima())
+        whole.source(self.loader().limits(), self.loader().maxima())
     }
 
     fn end(&self, ticket: &Ticket, loaded: Result<Plugin, Refusal>) {

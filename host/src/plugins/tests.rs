@@ -11,14 +11,19 @@ use windlass_plugin::verify::{Mode, Verifier};
 use crate::observe::Observed;
 
 fn plugins() -> Arc<Plugins> {
+    let plugins = without_guests();
+    plugins.load_with(Loader::in_process(Limits::default()).expect("a sandbox"));
+    plugins
+}
+
+fn without_guests() -> Arc<Plugins> {
     let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().expect("valid")));
     let queue = Queue::new(windlass_queue::Config::default());
     let watches = Watches::new(client.expect("no request is sent"), "sys", queue.clone(), None);
-    let loader = Loader::in_process(Limits::default()).expect("a sandbox");
     let observed = Arc::new(Observed::new(tokio::sync::mpsc::channel(1).0, Rules::default()));
     let verifier = Verifier::new(Mode::Off, None).expect("nothing to read");
     let trusts = Arc::new(Trusts::new(verifier, observed));
-    Plugins::new(loader, Arc::default(), trusts, Arc::new(watches), queue)
+    Plugins::new(Arc::default(), trusts, Arc::new(watches), queue)
 }
 
 fn offer(name: &str, created: &str) -> Option<Arc<str>> {
@@ -76,6 +81,22 @@ async fn a_new_version_has_all_its_slots_and_the_same_one_does_not_get_them_back
     assert_eq!(plugins.queue.bound_of(&name), Some(NonZeroUsize::MIN));
     plugins.decides(&name, &Digest::of(b"2"));
     assert_eq!(plugins.queue.bound_of(&name), None);
+}
+
+/// The process that runs guests is started beside everything else, and may be the last to be ready.
+#[tokio::test]
+async fn a_look_that_begins_before_guests_can_be_run_is_judged_when_they_can() {
+    let plugins = without_guests();
+    let (ticket, whole) = plugins.offered("sys/a", offer("a", "")).pop().expect("something to load");
+    let looked = plugins.clone();
+    let look = tokio::spawn(async move { looked.try_whole(&ticket, whole.expect("it is whole")).await });
+    let state = || plugins.known().registry.status("sys/a").map(|status| status.state);
+    tokio::task::yield_now().await;
+    assert_ne!(state(), Some(windlass_plugin::State::Refused));
+    plugins.load_with(Loader::in_process(Limits::default()).expect("a sandbox"));
+    look.await.expect("it goes on");
+    let refusal = plugins.view().pop().and_then(|view| view.status.refusal).expect("it holds no component");
+    assert_ne!(refusal.code, Code::CompileFailed, "that would be a mistake of the host: {refusal:?}");
 }
 
 #[test]
