@@ -241,7 +241,9 @@ impl<'a, T: Target> Reflector<'a, T> {
             self.pauses.reset();
         }
         match end {
-            Ok(advanced) if advanced || lasted >= BRIEF || self.anew.is_wanted() || self.hasty > 0 => {
+            // Doubted: that is no sign of life.
+            Ok(_) if self.hasty > 0 => Ok(()),
+            Ok(advanced) if advanced || lasted >= BRIEF || self.anew.is_wanted() => {
                 self.odd = 0;
                 self.progress.alive();
                 Ok(())

@@ -182,8 +182,11 @@ async fn a_watch_that_is_doubted_is_asked_for_again_where_it_was_and_dead_connec
     let (mut lab, stream) = Lab::with_webs(&[object("a", 1)]).await;
     stream.event("MODIFIED", &object("a", 30));
     settle().await;
+    tokio::time::sleep(seconds(5)).await;
     let (start, lists) = (Instant::now(), lab.status("x.dev/v1/Web").lists);
     lab.watches.doubt().cast();
+    settle().await;
+    assert_eq!(lab.status("x.dev/v1/Web").alive_age_ms, Some(5000), "a doubt is no sign of life");
     // Kept connections that are as dead as the one of the stream.
     let dead = [lab.api.watch(WEBS, "30").await, lab.api.watch(WEBS, "30").await];
     let alive = lab.api.watch(WEBS, "30").await.stream();
