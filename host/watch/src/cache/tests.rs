@@ -83,7 +83,7 @@ fn children_come_ordered_by_kind_and_name_and_go_with_their_kind() {
         )
     });
     assert_eq!(names(), sorted);
-    assert_eq!(cache.owners(&gvk("apps/v1/Deployment"), &key.plugin), [key.clone()]);
+    assert_eq!(cache.owners(&gvk("apps/v1/Deployment"), &key.plugin), std::slice::from_ref(&key));
     cache.want(&key.plugin, manifest("p", "x.dev/v1/Web", &["v1/ConfigMap"]));
     assert_eq!(names(), ["ConfigMap a", "ConfigMap b", "Service a", "Service b"], "others need Services");
     assert!(cache.owners(&gvk("apps/v1/Deployment"), &key.plugin).is_empty());
