@@ -81,7 +81,9 @@ impl Writer {
                 break;
             }
             let results = match group {
-                [Step::Status { .. }] if made && first.is_none() && self.leaves_status(&scope.primary.uid) => {
+                [Step::Status { .. }]
+                    if made && first.is_none() && self.leaves_status(&scope.primary.uid) =>
+                {
                     continue;
                 }
                 _ if group.iter().any(removes)

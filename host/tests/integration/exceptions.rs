@@ -2,6 +2,9 @@
 //! refused with its code without the flag, and works with it.
 
 use serde_json::{Value, json};
+use windlass_core::limits::Limits;
+use windlass_core::name::PluginName;
+use windlass_plugin::{Loader, Source};
 
 use crate::catalogue::guest::{Answer, CONFIG_MAP, Guest, Kind};
 use crate::scene::{HOST, Scene};
@@ -57,6 +60,19 @@ async fn again(scene: &Scene, flags: &[&str]) {
     let old = scene.leader().await;
     scene.take(&old).await.terminate(crate::scene::PATIENCE).await.expect("it ran");
     scene.replicas(1, flags).await;
+}
+
+/// Who packages a plugin is no host: it may be for one that allows more.
+#[test]
+fn a_plugin_with_a_reserved_kind_can_be_looked_into_and_is_not_loaded() {
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
+    let name = PluginName::try_new("roles").expect("valid");
+    let component = wanting("roles", &[CONFIG_MAP, ROLE], &json!({}));
+    let source = Source::local(name.clone(), component.into(), None);
+    assert_eq!(loader.inspect(&source).expect("it says what it is").children.len(), 2);
+    let refusal = loader.load(&source, &name).expect_err("it is reserved");
+    assert!(refusal.to_string().starts_with("E238 ReservedKind: children[1]"), "{refusal}");
+    assert!(refusal.to_string().contains(ALLOW_ROLE), "{refusal}");
 }
 
 #[tokio::test]

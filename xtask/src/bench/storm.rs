@@ -17,8 +17,8 @@ use serde_json::{Map, Value, json};
 use super::failover::{self, Contender};
 use super::observe::Observer;
 use super::picture::{Axis, Row, log_rows};
-use super::report::{Report, load_average, milliseconds};
 use super::proc::cpu;
+use super::report::{Report, load_average, milliseconds};
 use super::rig::{PATIENCE, Rig, apps, config_maps, cpu_of_all, requests_for};
 use super::scrape::Scrape;
 use super::{Bench, peers, ratio};
@@ -265,7 +265,8 @@ impl Ours {
     fn of(scrape: &Scrape, host: Duration, objects: f64) -> Self {
         let each = |name: &str, label| rounded(scrape.sum(name, label) / objects);
         let mean = |name: &str| {
-            let (sum, count) = (scrape.sum(&format!("{name}_sum"), None), scrape.sum(&format!("{name}_count"), None));
+            let (sum, count) =
+                (scrape.sum(&format!("{name}_sum"), None), scrape.sum(&format!("{name}_count"), None));
             (sum * 1e6 / count.max(1.0)).round()
         };
         Self {

@@ -44,7 +44,11 @@ async fn a_status_is_left_to_the_pass_that_sees_the_children_but_not_twice_in_a_
     };
     let makes = |name: &str| [named(name), status()];
     assert_eq!(written(&makes("c0")).await, ["c0"], "it was decided before c0 was there");
-    assert_eq!(written(&makes("c1")).await, ["c1", "a"], "a plugin that makes one after the other says so too");
+    assert_eq!(
+        written(&makes("c1")).await,
+        ["c1", "a"],
+        "a plugin that makes one after the other says so too"
+    );
     assert_eq!(written(&makes("c2")).await, ["c2"]);
     assert_eq!(written(&[status()]).await, ["a"]);
     assert_eq!(written(&[update(), status()]).await, ["a-cfg", "a"], "a change is not waited for");
@@ -101,7 +105,11 @@ async fn a_bad_child_does_not_stop_its_siblings_and_an_overload_does() {
     let mut steps = creates(3);
     steps.push(status());
     let applied = run(&api, &steps).await;
-    assert_eq!((class_of(&applied), applied.writes.len()), (Some(Class::Permanent), 3), "the status can say so");
+    assert_eq!(
+        (class_of(&applied), applied.writes.len()),
+        (Some(Class::Permanent), 3),
+        "the status can say so"
+    );
 
     let api = Api::new();
     api.say(Say::Reply(StatusCode::SERVICE_UNAVAILABLE, Vec::new(), b"{}".to_vec()));
