@@ -109,19 +109,25 @@ impl Decide for Catalogue {
         if let Before::Wait(_) = self.quarantine.before(&pass.key) {
             return Err(CallError::NotServing(pass.key.plugin));
         }
+        plugin.suspect(self.quarantine.suspects(&pass.key.plugin));
         let asked = Asking {
             sampled: self.told.as_ref().is_some_and(|told| told.samples(&pass.key, pass.number)),
             told: self.told.clone(),
-            quarantine: Arc::clone(&self.quarantine),
             doubted: Arc::clone(&self.doubted),
             plugin: Arc::clone(&plugin),
             pass,
             snapshot,
         };
         let name = asked.pass.key.plugin.clone();
-        let answer = match asked.without_a_thread(&reader).await {
-            Ok(answer) => Ok(answer),
-            Err(asked) => asked.on_a_thread(reader).await,
+        let answer = async {
+            match asked.without_a_thread(&reader).await {
+                Ok(answer) => Ok(answer),
+                Err(asked) => asked.on_a_thread(reader).await,
+            }
+        };
+        let answer = match &self.told {
+            Some(told) => told.observed().one_if_long(&name, answer).await,
+            None => answer.await,
         };
         match answer {
             // Swapped there and back while it ran: the loop would take the answer for the other's.
@@ -148,7 +154,6 @@ struct Asking {
     /// Whether it is asked twice.
     sampled: bool,
     told: Option<Arc<Told>>,
-    quarantine: Arc<Quarantine>,
     doubted: Arc<Doubted>,
 }
 
@@ -202,7 +207,6 @@ impl Asking {
     }
 
     fn tell(&self, asked: &Asked) {
-        self.quarantine.called(&self.pass.key, &asked.called, asked.took);
         if let Some(told) = &self.told {
             told.call(&self.pass, &self.plugin, asked, self.snapshot.bytes());
         }

@@ -1,6 +1,8 @@
 //! What the stages tell of their work: as metrics, and to each other where that is the host's to do.
 
+use std::future::Future;
 use std::num::NonZeroUsize;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use windlass_core::breaker::Rules;
 use windlass_core::claim::{Claim, Term};
 use windlass_core::class::Class;
 use windlass_core::code::Code;
+use windlass_core::guests::Called;
 use windlass_core::key::Key;
 use windlass_core::kind::Gvk;
 use windlass_core::name::PluginName;
@@ -72,14 +75,59 @@ impl Observed {
             Turn::Longer => {}
             Turn::Over => info!(%plugin, "plugin may have several passes at a time again"),
         }
+        self.bound(plugin, (turn != Turn::Over).then_some(NonZeroUsize::MIN));
+    }
+
+    /// Waits for a call of the plugin. While it takes much longer than usual no other is begun beside it: one that
+    /// loops would soon have half of all slots and every processor.
+    pub(crate) async fn one_if_long<T>(&self, plugin: &PluginName, call: impl Future<Output = T>) -> T {
+        let mut call = pin!(call);
+        let patience = self.quarantine.patience(plugin);
+        if let Ok(answer) = tokio::time::timeout(patience, call.as_mut()).await {
+            return answer;
+        }
+        let _long = Long::begin(self, plugin);
+        call.await
+    }
+
+    /// A call of the plugin has ended.
+    pub(crate) fn called(&self, key: &Key, called: &Called, took: Duration) {
+        if let Some(turn) = self.quarantine.called(key, called, took) {
+            self.narrow(&key.plugin, turn);
+        }
+    }
+
+    fn bound(&self, plugin: &PluginName, most: Option<NonZeroUsize>) {
         if let Some(queue) = self.queue.get().and_then(Weak::upgrade) {
-            queue.bound(plugin, (turn != Turn::Over).then_some(NonZeroUsize::MIN));
+            queue.bound(plugin, most);
         }
     }
 
     fn no_write_since(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
         // Each use is one assignment.
         self.no_write_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A call under way that takes long.
+struct Long<'a> {
+    observed: &'a Observed,
+    plugin: &'a PluginName,
+}
+
+impl<'a> Long<'a> {
+    fn begin(observed: &'a Observed, plugin: &'a PluginName) -> Self {
+        observed.quarantine.is_long(plugin);
+        observed.bound(plugin, Some(NonZeroUsize::MIN));
+        Self { observed, plugin }
+    }
+}
+
+impl Drop for Long<'_> {
+    fn drop(&mut self) {
+        if self.observed.quarantine.was_long(self.plugin) {
+            self.observed.bound(self.plugin, None);
+        }
     }
 }
 
@@ -174,9 +222,44 @@ impl windlass_lease::observe::Observe for Observed {
 mod tests {
     use super::*;
     use windlass_core::code::Refusal;
+    use windlass_core::decision::Verdict;
     use windlass_core::name::Digest;
     use windlass_core::outcome::Failure;
+    use windlass_core::ports::CallError;
     use windlass_reconcile::Observer as _;
+
+    #[tokio::test(start_paused = true)]
+    async fn beside_a_call_that_takes_long_no_other_is_begun() {
+        let observed = Observed::new(mpsc::channel(1).0, Rules::default());
+        let queue = Queue::new(windlass_queue::Config::default());
+        observed.narrows(&queue);
+        let plugin = PluginName::try_new("p").expect("valid");
+        observed.quarantine.serves(&plugin, &Digest::of(b"1"));
+        let key = Key::new(plugin.clone(), "ns", "a");
+        let takes = async |millis: u64, called: Option<&Called>| {
+            let took = Duration::from_millis(millis);
+            let call = async {
+                tokio::time::sleep(took).await;
+                if let Some(called) = called {
+                    observed.called(&key, called, took);
+                }
+                queue.bound_of(&plugin)
+            };
+            (observed.one_if_long(&plugin, call).await, queue.bound_of(&plugin))
+        };
+        let one = Some(NonZeroUsize::MIN);
+        assert_eq!(takes(40, None).await, (None, None));
+        assert_eq!(takes(60, None).await, (one, None));
+        let well = Called {
+            result: Ok(Verdict::Finalized),
+            ..Called::failed(CallError::NotServing(plugin.clone()))
+        };
+        takes(40, Some(&well)).await;
+        assert_eq!(takes(60, None).await, (None, None), "that is usual now");
+        assert_eq!(takes(200, None).await, (one, None));
+        let late = Called::failed(CallError::Refused(Refusal::new(Code::Timeout, "1 s of CPU time")));
+        assert_eq!(takes(200, Some(&late)).await, (one, one), "it is on probation before its pass has ended");
+    }
 
     #[tokio::test]
     async fn a_plugin_that_loops_has_one_slot_until_ten_passes_in_a_row_have_gone_well() {

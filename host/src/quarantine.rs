@@ -23,6 +23,11 @@ use windlass_reconcile::Finished;
 /// A call that has stepped back gets one part in this many of a processor, however busy that is.
 const LEAST_SHARE: u32 = 10;
 
+/// A call that takes no longer says nothing: some hundred times a usual one.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// Where calls take long as a rule, so many times the usual one says something.
+const USUALS: u32 = 8;
+
 /// The breakers of all plugins that serve.
 #[derive(Debug, Default)]
 pub(crate) struct Quarantine {
@@ -44,6 +49,10 @@ struct Ward {
     breaker: Breaker,
     probation: Probation,
     pace: Pace,
+    /// Wall time of good calls of late.
+    usual: Duration,
+    /// Calls under way that take longer than that.
+    long: usize,
 }
 
 impl Quarantine {
@@ -61,7 +70,8 @@ impl Quarantine {
             wards.turns.remove(plugin);
             let breaker = Breaker::new(self.rules);
             let (probation, pace) = (Probation::default(), Pace::default());
-            let ward = Ward { digest: digest.clone(), breaker, probation, pace };
+            let (usual, long) = (Duration::ZERO, 0);
+            let ward = Ward { digest: digest.clone(), breaker, probation, pace, usual, long };
             wards.breakers.insert(plugin.clone(), ward);
         }
         clean
@@ -90,18 +100,55 @@ impl Quarantine {
         pace.rest(Boottime.now(), hash(key), breaker.quarantine().is_some())
     }
 
-    /// A call has ended after so long.
-    pub(crate) fn called(&self, key: &Key, called: &Called, took: Duration) {
+    /// Whether there is no reason to think that calls of the plugin end in time: it has used up its time and not
+    /// shown better since. One that has shown nothing yet is none: on a busy machine its first calls may take long too.
+    pub(crate) fn suspects(&self, plugin: &PluginName) -> bool {
+        let wards = self.wards();
+        wards.breakers.get(plugin).is_some_and(|ward| ward.probation.is_on())
+    }
+
+    /// A call has ended after so long. Answers what that means for the plugin's probation: its other keys need
+    /// not wait until the pass has ended too.
+    pub(crate) fn called(&self, key: &Key, called: &Called, took: Duration) -> Option<probation::Turn> {
         let mut wards = self.wards();
-        let Some(ward) = wards.breakers.get_mut(&key.plugin) else { return };
+        let ward = wards.breakers.get_mut(&key.plugin)?;
         match &called.result {
             Err(CallError::Refused(refusal)) => {
                 let cost = cost(refusal.code, called.used.cpu, took);
                 ward.pace.failed(Boottime.now(), hash(key), cost);
+                let is_over = refusal.code == Code::Timeout;
+                is_over.then(|| ward.probation.after(&Went::Badly(refusal.clone()))).flatten()
             }
-            Ok(_) => ward.pace.well(hash(key)),
-            Err(CallError::Fault(_) | CallError::NotServing(_) | CallError::Resting(_)) => {}
+            Ok(_) => {
+                ward.usual = (ward.usual * 3 + took) / 4;
+                ward.pace.well(hash(key));
+                None
+            }
+            Err(CallError::Fault(_) | CallError::NotServing(_) | CallError::Resting(_)) => None,
         }
+    }
+
+    /// How long a call of the plugin may take until no other is begun beside it.
+    pub(crate) fn patience(&self, plugin: &PluginName) -> Duration {
+        let wards = self.wards();
+        let usual = wards.breakers.get(plugin).map_or(Duration::ZERO, |ward| ward.usual);
+        PATIENCE.max(usual * USUALS)
+    }
+
+    /// A call of the plugin takes longer than that.
+    pub(crate) fn is_long(&self, plugin: &PluginName) {
+        if let Some(ward) = self.wards().breakers.get_mut(plugin) {
+            ward.long += 1;
+        }
+    }
+
+    /// It has ended. Answers whether the plugin may have several calls at a time again.
+    pub(crate) fn was_long(&self, plugin: &PluginName) -> bool {
+        let mut wards = self.wards();
+        let Some(ward) = wards.breakers.get_mut(plugin) else { return true };
+        // A component that serves since then begins at nothing.
+        ward.long = ward.long.saturating_sub(1);
+        ward.long == 0 && !ward.probation.is_on()
     }
 
     /// A pass has ended. Answers what that means for the plugin's probation.
@@ -167,6 +214,8 @@ fn hash(key: &Key) -> u64 {
 mod tests {
     use super::*;
     use windlass_core::class::Class;
+    use windlass_core::code::Refusal;
+    use windlass_core::guests::Used;
     use windlass_core::outcome::{Failure, Outcome};
 
     fn name() -> PluginName {
@@ -210,5 +259,45 @@ mod tests {
         assert!(matches!(quarantine.before(&key()), Before::Wait(_)), "it is the same component");
         assert!(quarantine.serves(&name(), &Digest::of(b"2")));
         assert_eq!(quarantine.before(&key()), Before::Go);
+    }
+
+    #[test]
+    fn what_loops_again_and_again_waits_and_other_objects_do_not() {
+        let quarantine = Quarantine::default();
+        quarantine.serves(&name(), &Digest::of(b"1"));
+        let second = Duration::from_secs(1);
+        let late = || {
+            let called = Called::failed(CallError::Refused(Refusal::new(Code::Timeout, "1 s of CPU time")));
+            quarantine.called(
+                &key(),
+                &Called { used: Used { cpu: second, ..Used::default() }, ..called },
+                second,
+            )
+        };
+        assert_eq!(late(), Some(probation::Turn::Begun), "before its pass has ended");
+        assert!(quarantine.suspects(&name()));
+        late();
+        assert_eq!(quarantine.rest(&key()), None);
+        late();
+        let rest = quarantine.rest(&key()).expect("it has cost three seconds");
+        assert!((Duration::from_secs(15)..Duration::from_secs(21)).contains(&rest), "{rest:?}");
+        assert_eq!(quarantine.rest(&Key::new(name(), "ns", "b")), None);
+        assert!(quarantine.serves(&name(), &Digest::of(b"2")));
+        assert_eq!(quarantine.rest(&key()), None, "another component has cost nothing");
+    }
+
+    #[test]
+    fn calls_that_nobody_lived_to_measure_cost_what_they_took() {
+        let (cpu, took) = (Duration::from_millis(1), Duration::from_secs(2));
+        for (code, expected) in [
+            (Code::Trap, cpu),
+            (Code::MemoryLimit, cpu),
+            (Code::WorkerUnresponsive, took),
+            (Code::WorkerDied, took),
+            (Code::Timeout, took / 10),
+            (Code::WorkerMissing, Duration::ZERO),
+        ] {
+            assert_eq!(cost(code, cpu, took), expected, "{code}");
+        }
     }
 }

@@ -40,8 +40,14 @@ impl Told {
         self.sampled.is_some_and(|one_in| is_sampled(key, pass, one_in))
     }
 
+    /// Who counts.
+    pub(crate) fn observed(&self) -> &Observed {
+        &self.observed
+    }
+
     /// Publishes one call.
     pub(crate) fn call(&self, pass: &Pass, plugin: &Plugin, asked: &Asked, snapshot_bytes: usize) {
+        self.observed.called(&pass.key, &asked.called, asked.took);
         let (name, limits) = (&pass.key.plugin, plugin.limits());
         publish(pass, &asked.called, limits.log_bytes, |bytes| {
             self.flood().admit(self.began.elapsed(), name, bytes) == Admit::Pass

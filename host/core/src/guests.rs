@@ -56,6 +56,9 @@ pub struct Call<'a> {
     pub pass: u64,
     /// Whether `finalize` is asked instead of `reconcile`.
     pub finalize: bool,
+    /// Whether there is no reason to think that it ends in time: should it take long, it gets what no other
+    /// work of the machine wants.
+    pub suspect: bool,
     /// Seeds what the guest takes for random: the primary's uid.
     #[serde(borrow)]
     pub seed: Cow<'a, str>,

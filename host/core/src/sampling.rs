@@ -47,6 +47,7 @@ pub fn again<'a>(call: &'a Call<'_>) -> Call<'a> {
         key: Cow::Borrowed(&call.key),
         pass: call.pass,
         finalize: call.finalize,
+        suspect: call.suspect,
         seed: Cow::Owned(format!("{}/again", call.seed)),
         now: call.now.saturating_add(LATER),
         primary: Cow::Borrowed(&call.primary),

@@ -22,8 +22,11 @@ use crate::worlds::{Guest, World, world_of};
 /// Frames of a guest's stack that are remembered when it traps.
 pub(crate) const FRAMES_MAX: usize = 20;
 
-/// Unmapped bytes after a guest's memory. Large enough that the compiler can
-/// leave out the bounds check of a field access, small in address space.
+/// Address space of a guest's memory: all that a 32-bit address can name, so that compiled code needs
+/// no check of its own for any access. Neither memory nor `RLIMIT_DATA` knows of it.
+const RESERVED_BYTES: u64 = 1 << 32;
+
+/// Unmapped bytes after that, for the offset of a field access.
 const GUARD_BYTES: u64 = 1 << 20;
 
 /// Why there is no engine: this machine or these limits cannot run guests.
@@ -128,9 +131,8 @@ fn config(limits: &Limits, tier: Tier) -> Config {
     tiers::apply(&mut config, tier);
     config.epoch_interruption(true);
     config.max_wasm_stack(limits.stack_bytes);
-    // A memory never needs more than its limit: reserving that, and not the usual
-    // 4 GiB a call, keeps the address space small enough for an rlimit.
-    config.memory_reservation(limits.memory_bytes as u64);
+    // The limiter holds a memory to its limit, not the reservation.
+    config.memory_reservation(RESERVED_BYTES);
     config.memory_guard_size(GUARD_BYTES);
     config.memory_reservation_for_growth(0);
     config.memory_may_move(false);

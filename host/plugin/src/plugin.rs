@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{debug, error, info, warn};
@@ -44,6 +45,7 @@ pub struct Plugin {
     settings: Option<Arc<str>>,
     counts: Arc<Counts>,
     remark: Option<Box<str>>,
+    is_suspect: AtomicBool,
 }
 
 /// A call that is under way, and that no thread waits for.
@@ -81,7 +83,7 @@ impl Asked {
 
 impl Plugin {
     pub(crate) fn new(loaded: Arc<Loaded>, settings: Option<Arc<str>>) -> Self {
-        Self { loaded, settings, counts: Arc::default(), remark: None }
+        Self { loaded, settings, counts: Arc::default(), remark: None, is_suspect: AtomicBool::new(false) }
     }
 
     /// The same with something that people should know although it serves, one sentence.
@@ -93,6 +95,12 @@ impl Plugin {
     /// What people should know of it.
     pub fn remark(&self) -> Option<&str> {
         self.remark.as_deref()
+    }
+
+    /// Whether there is no reason to think that its next calls end in time: those that take long then wait
+    /// for everybody else.
+    pub fn suspect(&self, is_suspect: bool) {
+        self.is_suspect.store(is_suspect, Ordering::Relaxed);
     }
 
     /// Goes on with the counters of the version that this one replaces.
@@ -263,6 +271,7 @@ impl Plugin {
             key: key.into(),
             pass: pass.number,
             finalize: pass.finalize,
+            suspect: self.is_suspect.load(Ordering::Relaxed),
             seed: Cow::Borrowed(&snapshot.primary.meta().uid),
             // Before 1970 only on a machine without a clock: 0 is as good as any.
             now: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),

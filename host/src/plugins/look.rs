@@ -1,7 +1,7 @@
 //! One look at one ConfigMap: from its text to a version that serves, or to the reason why not.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -106,20 +106,25 @@ impl Plugins {
 
     pub(super) async fn try_whole(self: &Arc<Self>, ticket: &Ticket, whole: Whole) {
         let (this, attempt, of) = (self.clone(), ticket.clone(), whole.clone());
+        // A new version has the old one serve meanwhile, and the others; the first one is waited for.
+        let serves = self.catalogue.get(&ticket.plugin).is_some();
         let loaded = blocking(move || {
-            refused_if_it_panics(|| {
-                let source = this.unpack(&of)?;
-                let step = Step::Checked { digest: source.digest.clone(), key: Some(source.key) };
-                let mut progress = |step| {
-                    this.known().registry.step(&attempt, step, Timestamp::now());
-                    this.states.notify_one();
-                };
-                progress(step);
-                let remark = this.trusts.judge(&source, Which::Offered)?;
-                this.watches.room(&attempt.plugin, &source.digest)?;
-                let loaded = this.loader().load_in_steps(&source, &attempt.plugin, &mut progress)?;
-                Ok(loaded.remarked(remark))
-            })
+            let load = || {
+                refused_if_it_panics(|| {
+                    let source = this.unpack(&of)?;
+                    let step = Step::Checked { digest: source.digest.clone(), key: Some(source.key) };
+                    let mut progress = |step| {
+                        this.known().registry.step(&attempt, step, Timestamp::now());
+                        this.states.notify_one();
+                    };
+                    progress(step);
+                    let remark = this.trusts.judge(&source, Which::Offered)?;
+                    this.watches.room(&attempt.plugin, &source.digest)?;
+                    let loaded = this.loader().load_in_steps(&source, &attempt.plugin, &mut progress)?;
+                    Ok(loaded.remarked(remark))
+                })
+            };
+            if serves { in_no_hurry(load) } else { load() }
         });
         let loaded = loaded.await.unwrap_or_else(|| Err(mistake()));
         if loaded.is_ok() && whole.parts() > 1 {
@@ -173,6 +178,27 @@ async fn read(config_map: &str, writer: &Writer) -> Option<Arc<str>> {
     }
 }
 
+/// The nice level of what is done for a plugin that already serves: nobody waits for it.
+const IN_NO_HURRY: i32 = 10;
+
+/// Does `work` on a thread that is behind all others of this machine, and so is every thread and process that it starts; on
+/// this one, which waits for it, where there is no thread to be had.
+fn in_no_hurry<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let work = Mutex::new(Some(work));
+    let take = || work.lock().unwrap_or_else(PoisonError::into_inner).take().expect("it is done once");
+    std::thread::scope(|threads| {
+        let thread = std::thread::Builder::new().name("in-no-hurry".into()).spawn_scoped(threads, || {
+            // Where the pod's own filter denies it everybody stays equal.
+            let _denied = rustix::process::setpriority_process(None, IN_NO_HURRY);
+            take()()
+        });
+        match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Err(_) => take()(),
+        }
+    })
+}
+
 /// Runs what blocks on a thread that may. `None`: it panicked, which is logged.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     match tokio::task::spawn_blocking(work).await {
@@ -203,4 +229,22 @@ pub(super) fn bare(text: &str) -> Option<Object> {
     }
     let bare: Bare<'_> = serde_json::from_str(text).ok()?;
     Object::parse(&config_map_gvk(), &format!(r#"{{"metadata":{}}}"#, bare.metadata)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_waits_for_is_done_behind_all_others() {
+        let here = rustix::thread::gettid();
+        let (level, thread) = in_no_hurry(|| {
+            (rustix::process::getpriority_process(None).expect("a level"), rustix::thread::gettid())
+        });
+        assert_eq!(level, IN_NO_HURRY);
+        assert_ne!(thread, here);
+        let left = rustix::process::getpriority_process(None).expect("a level");
+        assert!(left < IN_NO_HURRY, "this one is as it was");
+        assert!(catch_unwind(|| in_no_hurry(|| panic!("on purpose"))).is_err());
+    }
 }

@@ -35,6 +35,7 @@ fn a_call_is_read_as_it_was_asked() {
         key: "ns/a".into(),
         pass: 3,
         finalize: true,
+        suspect: true,
         seed: "uid".into(),
         now: Duration::from_millis(1_234),
         primary: "{\"a\":1}".into(),

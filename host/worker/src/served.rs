@@ -168,7 +168,9 @@ impl Served {
             }
             Requested::Call { most, call } => {
                 let texts: Arc<dyn Texts> = Arc::clone(voice) as Arc<dyn Texts>;
-                let called = fitting(self.guests.call(&Call::from(call), texts));
+                let call = Call::from(call);
+                courtesy::is_asked(call.suspect);
+                let called = fitting(self.guests.call(&call, texts));
                 fit(out.encode(&Said::Called(&called), most), || {
                     let refusal = too_large(Code::OutputTooLarge, "an answer", most);
                     let called = Called::failed(CallError::Refused(refusal));

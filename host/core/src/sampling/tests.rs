@@ -157,6 +157,7 @@ fn asked(decide: fn(&Call<'_>, &dyn Texts) -> Decision) -> Option<Refusal> {
         key: "ns/a".into(),
         pass: 1,
         finalize: false,
+        suspect: false,
         seed: "uid".into(),
         now: Duration::from_secs(1_800_000_000),
         primary: "{}".into(),

@@ -193,6 +193,7 @@ impl Host {
             key: "ns/x".into(),
             pass,
             finalize: false,
+            suspect: false,
             seed: "u-1".into(),
             now: Duration::from_secs(1),
             primary: "{}".into(),

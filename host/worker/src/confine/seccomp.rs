@@ -155,7 +155,8 @@ fn open(rules: &mut Rules) -> Result<(), ConfineError> {
 fn courtesy(rules: &mut Rules) -> Result<(), ConfineError> {
     let level = is(2, NICE as u64)?;
     #[allow(clippy::unnecessary_cast)] // One C library has it as a signed type.
-    allow(rules, libc::SYS_setpriority, vec![is(0, libc::PRIO_PROCESS as u64)?, is(1, 0)?, level])
+    allow(rules, libc::SYS_setpriority, vec![is(0, libc::PRIO_PROCESS as u64)?, is(1, 0)?, level])?;
+    allow(rules, libc::SYS_sched_setscheduler, vec![is(0, 0)?, is(1, libc::SCHED_IDLE as u64)?])
 }
 
 fn memory(rules: &mut Rules) -> Result<(), ConfineError> {
@@ -269,6 +270,7 @@ mod tests {
             libc::SYS_tgkill,
             libc::SYS_tkill,
             libc::SYS_setpriority,
+            libc::SYS_sched_setscheduler,
         ] {
             assert!(!rules[&call].is_empty(), "{call} is allowed whatever its arguments");
         }
@@ -276,8 +278,10 @@ mod tests {
 
     #[test]
     fn only_a_worker_changes_a_priority() {
-        let allowed = |role| rules(role, NONE, 1).expect("rules").contains_key(&libc::SYS_setpriority);
-        assert!(allowed(Role::Worker) && !allowed(Role::Compile));
+        for call in [libc::SYS_setpriority, libc::SYS_sched_setscheduler] {
+            let allowed = |role| rules(role, NONE, 1).expect("rules").contains_key(&call);
+            assert!(allowed(Role::Worker) && !allowed(Role::Compile));
+        }
     }
 
     #[test]

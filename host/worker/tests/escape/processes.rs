@@ -120,11 +120,12 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
         let all = [u64::MAX; 16];
         done(libc::SYS_sched_setaffinity, &[host(cell), 128, all.as_ptr() as usize])
     }),
-    attempt!(Anyone, "schedule the host last", |cell| {
-        let parameter = 0_i32;
-        let idle = libc::SCHED_IDLE as usize;
-        done(libc::SYS_sched_setscheduler, &[host(cell), idle, &raw const parameter as usize])
+    attempt!(Anyone, "schedule the host last", |cell| schedule(host(cell), libc::SCHED_IDLE, 0)),
+    attempt!(Anyone, "schedule its own process last", |_| {
+        schedule(std::process::id() as usize, libc::SCHED_IDLE, 0)
     }),
+    attempt!(Anyone, "schedule itself in another way", |_| schedule(0, libc::SCHED_BATCH, 0)),
+    attempt!(Root, "schedule itself in front of others", |_| schedule(0, libc::SCHED_FIFO, 1)),
     attempt!(Anyone, "put the host's reads last", |cell| done(
         libc::SYS_ioprio_set,
         &[1, host(cell), 3 << 13]
@@ -142,6 +143,10 @@ const NOBODY: usize = 0x3fff_fff0;
 
 fn priority(which: usize, who: usize, level: isize) -> Got {
     done(libc::SYS_setpriority, &[which, who, level as usize])
+}
+
+fn schedule(who: usize, policy: libc::c_int, priority: i32) -> Got {
+    done(libc::SYS_sched_setscheduler, &[who, policy as usize, &raw const priority as usize])
 }
 
 fn host(cell: &Cell) -> usize {

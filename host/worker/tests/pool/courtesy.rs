@@ -37,6 +37,30 @@ pub(crate) fn a_call_that_takes_long_is_nice_and_the_next_is_not() {
     assert_eq!((scene.pid(), status.lanes, status.restarts), (pid, 1, 0));
 }
 
+pub(crate) fn a_call_that_is_suspected_waits_for_everybody_and_the_next_does_not() {
+    let scene = Scene::narrow();
+    let (load, pid) = (scene.load("web"), scene.pid());
+    let classes = || -> Vec<Option<String>> {
+        let field = |(number, _): (String, i32)| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{number}/stat")).ok()?;
+            // The policy is the 41st field.
+            stat.rsplit_once(") ")?.1.split(' ').nth(38).map(str::to_owned)
+        };
+        lanes_of(pid).into_iter().map(field).collect()
+    };
+    let is = |class: &str| (classes() == [Some(class.to_owned())]).then_some(());
+    let (normal, idle) = ("0", "5");
+    until("a thread like others", || is(normal));
+    std::thread::scope(|threads| {
+        let slow = threads.spawn(|| scene.children(load, "thread:suspect,back=5000,sleep=300"));
+        until("a thread behind all others", || is(idle));
+        slow.join().expect("an answer");
+    });
+    scene.children(load, "thread:back=5000");
+    until("a thread like others", || is(normal));
+    assert_eq!(scene.pool.status().restarts, 0);
+}
+
 pub(crate) fn a_call_whose_time_is_over_is_answered_for() {
     let scene = Scene::narrow();
     let (load, pid) = (scene.load("web"), scene.pid());

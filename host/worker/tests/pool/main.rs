@@ -37,6 +37,7 @@ const TESTS: &[Test] = tests![
     life::a_pool_that_is_shut_down_leaves_no_process,
     life::a_worker_ends_with_its_host,
     courtesy::a_call_that_takes_long_is_nice_and_the_next_is_not,
+    courtesy::a_call_that_is_suspected_waits_for_everybody_and_the_next_does_not,
     courtesy::a_call_whose_time_is_over_is_answered_for,
     courtesy::a_load_whose_time_is_over_is_answered_for,
     courtesy::what_is_answered_for_is_not_heard_later,

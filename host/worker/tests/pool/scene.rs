@@ -152,6 +152,7 @@ pub(crate) fn call(load: LoadId, script: &str) -> Call<'_> {
         key: "ns/a".into(),
         pass: 1,
         finalize: false,
+        suspect: script.starts_with("thread:suspect"),
         seed: "uid".into(),
         now: Duration::ZERO,
         primary: script.into(),
