@@ -52,13 +52,14 @@ pub(crate) fn a_call_that_is_suspected_waits_for_everybody_and_the_next_does_not
     let (normal, idle) = ("0", "5");
     until("a thread like others", || is(normal));
     std::thread::scope(|threads| {
-        let slow = threads.spawn(|| scene.children(load, "thread:suspect,back=5000,sleep=300"));
+        // What it comes to is not the question: on a busy machine nobody may want it to run in time.
+        let slow = threads.spawn(|| scene.ask(load, "thread:suspect,back=400,get=slow"));
         until("a thread behind all others", || is(idle));
-        slow.join().expect("an answer");
+        slow.join().expect("no panic");
     });
-    scene.children(load, "thread:back=5000");
+    assert!(scene.answers(load));
     until("a thread like others", || is(normal));
-    assert_eq!(scene.pool.status().restarts, 0);
+    assert_eq!((scene.pid(), scene.pool.status().restarts), (pid, 0));
 }
 
 pub(crate) fn a_call_whose_time_is_over_is_answered_for() {
