@@ -23,6 +23,9 @@ use windlass_reconcile::Finished;
 /// A call that has stepped back gets one part in this many of a processor, however busy that is.
 const LEAST_SHARE: u32 = 10;
 
+/// What a failed call has cost of a processor when it counts for more than another. More than one that was ended by wall time
+/// can be taken to have had.
+const DEAR: Duration = Duration::from_millis(250);
 /// A call that takes no longer says nothing: some hundred times a usual one.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// Where calls take long as a rule, so many times the usual one says something.
@@ -116,6 +119,9 @@ impl Quarantine {
             Err(CallError::Refused(refusal)) => {
                 let cost = cost(refusal.code, called.used.cpu, took);
                 ward.pace.failed(Boottime.now(), hash(key), cost);
+                if cost >= DEAR {
+                    ward.breaker.was_dear();
+                }
                 let is_over = refusal.code == Code::Timeout;
                 is_over.then(|| ward.probation.after(&Went::Badly(refusal.clone()))).flatten()
             }

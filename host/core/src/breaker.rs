@@ -39,8 +39,8 @@ impl Default for Rules {
 pub const SAYS_NO_FOR: Duration = Duration::from_secs(5 * 60);
 /// How long a trial call keeps the others out; after that it is taken for lost.
 pub const TRIAL_MOST: Duration = Duration::from_secs(10);
-/// A call that has used up its time counts as so many faults: it has cost what thousands of traps cost.
-pub const TIMEOUT_WEIGHT: u32 = 2;
+/// A fault that was [dear](Breaker::was_dear) counts as so many: it has cost what thousands of traps cost.
+pub const DEAR_WEIGHT: u32 = 2;
 /// Objects on which a plugin may fail before a quarantine holds for the rest too.
 pub const FAILED_MAX: usize = 16;
 
@@ -135,6 +135,8 @@ pub struct Breaker {
     /// Quarantines since the last good call.
     times: u32,
     good: u64,
+    /// Whether the next fault counts for more.
+    is_dear: bool,
     state: State,
 }
 
@@ -193,6 +195,12 @@ impl Breaker {
         Before::Go
     }
 
+    /// The call of a pass whose end comes next has used much of a processor for nothing. Not said of one that was ended by wall
+    /// time because others were busy.
+    pub fn was_dear(&mut self) {
+        self.is_dear = true;
+    }
+
     /// Takes what a pass for the object whose key has this hash came to. While the plugin is
     /// quarantined only the trial counts: passes that were under way when it began change nothing.
     pub fn after(&mut self, now: BootTime, key: u64, went: Went) -> Option<Turn> {
@@ -249,7 +257,7 @@ impl Breaker {
     fn fault(&mut self, now: BootTime, key: u64, refusal: Refusal) -> Option<Turn> {
         // One object that fails again and again says nothing of a plugin that works for others.
         let again = self.last.replace(key) == Some(key);
-        let weight = if refusal.code == Code::Timeout { TIMEOUT_WEIGHT } else { 1 };
+        let weight = if std::mem::take(&mut self.is_dear) { DEAR_WEIGHT } else { 1 };
         let once = again && self.good > 0;
         self.faults = if once { self.faults.max(1) } else { self.faults.saturating_add(weight) };
         self.failed_on(key, &Went::Badly(refusal.clone()));
@@ -344,11 +352,14 @@ mod tests {
     }
 
     #[test]
-    fn three_calls_that_use_up_their_time_are_enough() {
+    fn three_faults_that_were_dear_are_enough() {
         let mut breaker = Breaker::default();
-        let timeout = || Went::Badly(Refusal::new(Code::Timeout, "1 s of CPU time"));
-        assert_eq!((breaker.after(at(0), 1, timeout()), breaker.after(at(1), 2, timeout())), (None, None));
-        assert!(matches!(breaker.after(at(2), 3, timeout()), Some(Turn::Quarantined(_))));
+        let mut dear = |second| {
+            breaker.was_dear();
+            breaker.after(at(second), second, badly())
+        };
+        assert_eq!((dear(0), dear(1)), (None, None));
+        assert!(matches!(dear(2), Some(Turn::Quarantined(_))));
     }
 
     #[test]

@@ -90,6 +90,7 @@ mod tests {
                 millis += 1000;
                 used += SECOND;
                 pace.failed(at(millis), key, SECOND);
+                breaker.was_dear();
                 breaker.after(at(millis), key, Went::Badly(Refusal::new(Code::Timeout, "looped")));
                 continue 'time;
             }
