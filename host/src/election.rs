@@ -13,6 +13,7 @@ use windlass_lease::durations::Durations;
 use windlass_lease::pulse::Pulse;
 
 use crate::args::Run;
+use crate::connect;
 use crate::end::End;
 use crate::observe::Observed;
 
@@ -64,7 +65,7 @@ impl Election {
             gate.ignore_ends();
         }
         let config = Config { refused: Some(refused), observe: Some(observed), ..self.config };
-        let started = LeaseDriver::start(config, kube, gate.clone());
+        let started = LeaseDriver::start(config, kube, connect::client, gate.clone());
         started.map(Arc::new).map_err(|error| End::Early(error.to_string()))
     }
 }

@@ -2,6 +2,7 @@
 //! run ends.
 
 mod args;
+mod connect;
 mod decide;
 mod election;
 mod end;

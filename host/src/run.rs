@@ -37,7 +37,7 @@ use crate::told::Told;
 use crate::trust::Trusts;
 use crate::views::{Inside, Probes, Views};
 use crate::watchdog::Watchdog;
-use crate::{fence, lead, logs, memory};
+use crate::{connect, fence, lead, logs, memory};
 
 /// Of the time that a shutdown may take, the share that the Lease gets; the rest is for the tasks.
 const LEASE_SHARE: f64 = 0.75;
@@ -122,7 +122,7 @@ impl Host {
         // What a start waits for longest: whatever needs no guest goes on beside it.
         let sandbox = tokio::task::spawn_blocking(|| prepared.start());
         let config = kube_config(flags).await.map_err(End::Unusable)?;
-        let client = kube::Client::try_from(config.clone()).map_err(|e| End::Unusable(e.to_string()))?;
+        let client = connect::client(config.clone()).map_err(|e| End::Unusable(e.to_string()))?;
         let probes = bind("--health-probe-bind-address", flags.health_probe_bind_address).await?;
         let metrics = bind("--metrics-bind-address", flags.metrics_bind_address).await?;
         // One for manifests and for plans: what a plugin was let in with is what it may write.

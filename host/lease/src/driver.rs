@@ -136,17 +136,22 @@ pub fn identity(pod: &str) -> Arc<str> {
 }
 
 impl LeaseDriver {
-    /// Starts the thread; it opens and closes `gate`. Requests are never retried below
-    /// the elector, whatever `kube` says. The clock is CLOCK_BOOTTIME. The pulse, if
+    /// Starts the thread; it opens and closes `gate`. `client` makes a client of its own out of `kube`; requests are
+    /// never retried below the elector, whatever `kube` says. The clock is CLOCK_BOOTTIME. The pulse, if
     /// there is one, answers from here on until the handle is dropped.
     ///
     /// # Errors
     /// [`DriverError::Thread`] when there is no thread to be had.
-    pub fn start(config: Config, mut kube: kube::Config, gate: Arc<Gate>) -> Result<Handle, DriverError> {
+    pub fn start(
+        config: Config,
+        mut kube: kube::Config,
+        client: fn(kube::Config) -> Result<kube::Client, kube::Error>,
+        gate: Arc<Gate>,
+    ) -> Result<Handle, DriverError> {
         kube.default_retry = false;
         let timeout = config.durations.request_timeout();
         kube.connect_timeout = Some(kube.connect_timeout.map_or(timeout, |own| own.min(timeout)));
-        let connect: Connect = Box::new(move || kube::Client::try_from(kube));
+        let connect: Connect = Box::new(move || client(kube));
         Self::start_with(config, connect, Arc::new(Boottime), gate)
     }
 

@@ -40,7 +40,7 @@ fn config(namespace: &str, user: &str) -> Result<Config> {
 
 fn run(cluster: &ControlPlane, user: &str, config: Config) -> Result<(Handle, Arc<Gate>)> {
     let gate = Gate::new();
-    Ok((LeaseDriver::start(config, cluster.config_for(user)?, gate.clone())?, gate))
+    Ok((LeaseDriver::start(config, cluster.config_for(user)?, kube::Client::try_from, gate.clone())?, gate))
 }
 
 /// The rights of the lease: everything but the creation is on this one object.

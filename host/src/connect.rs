@@ -1,0 +1,60 @@
+//! The client of the API server: kube's own stack, over connections that send at once.
+//!
+//! kube leaves Nagle's algorithm on: a small packet then waits until the one before it was acknowledged, and the other side takes its time
+//! for that (40 ms on Linux). A resumed TLS session begins with two small packets in a row, the end of the handshake and the
+//! request, and no answer between them: the first request of each further connection would wait.
+
+use hyper_timeout::TimeoutConnector;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::ConfigExt as _;
+use tower::{BoxError, ServiceBuilder};
+
+/// A client as `config` wants it, that never retries.
+///
+/// # Errors
+/// What `config` names cannot be used: certificates, credentials.
+pub(crate) fn client(mut config: kube::Config) -> Result<kube::Client, kube::Error> {
+    config.default_retry = false;
+    // kube alone knows how to go through a proxy, and when a certificate ends that a program gave.
+    if config.proxy_url.is_some() || config.auth_info.exec.is_some() {
+        return kube::Client::try_from(config);
+    }
+    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp())?);
+    connector.set_connect_timeout(config.connect_timeout);
+    connector.set_read_timeout(config.read_timeout);
+    connector.set_write_timeout(config.write_timeout);
+    connector.set_reset_reader_on_write(config.reset_reader_on_write);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(legacy::Builder::new(TokioExecutor::new()).build(connector));
+    Ok(kube::Client::new(service, config.default_namespace))
+}
+
+fn tcp() -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    // TLS is above it.
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_small_packet_waits_for_nobody() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let uri: http::Uri = format!("https://{address}").parse().expect("valid");
+        let stream = tcp().oneshot(uri).await.expect("it listens");
+        assert!(stream.inner().nodelay().expect("a socket"));
+    }
+}
