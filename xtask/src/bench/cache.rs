@@ -36,7 +36,12 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     let scope = if bench.quick {
         Scope { objects: 2_000, many: 5_000, rounds: 1, settle: Duration::from_secs(4) }
     } else {
-        Scope { objects: 10_000, many: 100_000, rounds: 5, settle: Duration::from_secs(15) }
+        Scope {
+            objects: 10_000,
+            many: 100_000,
+            rounds: bench.rounds.unwrap_or(5),
+            settle: Duration::from_secs(15),
+        }
     };
     let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
     let mut report = Report::new("cache");

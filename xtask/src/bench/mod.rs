@@ -49,7 +49,7 @@ pub(crate) struct Bench {
     /// Few rounds, to see that it works.
     #[arg(long)]
     quick: bool,
-    /// failover: crashes of ours; of everything else there are at most as many. storm, latency: rounds, 3 unless said.
+    /// failover: crashes of ours; of everything else there are at most as many. storm, latency, resync: rounds, 3 unless said; cache: 5.
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
     /// failover, cache, coldstart, storm, latency, resync: who takes part, in this order.

