@@ -16,7 +16,7 @@ use windlass_core::ports::{ApplyError, Written};
 use crate::answer::{Failed, is_status};
 use crate::request::{Actor, Call, MERGE, RequestError, delete_options, object_path, with_preconditions};
 use crate::wire::Reply;
-use crate::writer::{Verb, Writer, parse};
+use crate::writer::{Verb, Writer, parse_meta};
 
 /// The resourceVersion with which an apply creates or conflicts and never
 /// overwrites: no object has ever had it, as etcd's first revision is never one's.
@@ -93,13 +93,12 @@ impl Writer {
         // object that does not exist.
         let patch = json!({ "metadata": { "finalizers": finalizers } });
         let call = merge_call(&target, &patch);
-        let object = self.write_existing(scope, Verb::Finalizers, &target, call).await?;
-        let meta = object.meta();
+        let meta = self.write_existing(scope, Verb::Finalizers, &target, call).await?;
         if meta.deleting && meta.finalizers().next().is_none() {
             scope.gone(&target.object, &target.uid);
         } else {
             scope.primary.version = meta.resource_version.clone();
-            scope.wrote(&target.object, meta, None);
+            scope.wrote(&target.object, &meta, None);
         }
         Ok(())
     }
@@ -112,20 +111,20 @@ impl Writer {
         body: &Value,
         wanted: &str,
     ) -> Result<(), ApplyError> {
-        let object = self.write_existing(scope, verb, target, apply_call(target, body, "")).await?;
+        let meta = self.write_existing(scope, verb, target, apply_call(target, body, "")).await?;
         let wanted = Wanted { status: false, hash: wanted };
-        scope.wrote(&target.object, object.meta(), Some(&wanted));
+        scope.wrote(&target.object, &meta, Some(&wanted));
         Ok(())
     }
 
     async fn status(&self, scope: &mut Scope<'_>, body: &Value, wanted: &str) -> Result<(), ApplyError> {
         let target = scope.primary.clone();
         let call = apply_call(&target, body, "/status");
-        let object = self.write_existing(scope, Verb::Status, &target, call).await?;
+        let meta = self.write_existing(scope, Verb::Status, &target, call).await?;
         self.status_written(&target.uid);
-        scope.primary.version = object.meta().resource_version.clone();
+        scope.primary.version = meta.resource_version.clone();
         let wanted = Wanted { status: true, hash: wanted };
-        scope.wrote(&target.object, object.meta(), Some(&wanted));
+        scope.wrote(&target.object, &meta, Some(&wanted));
         Ok(())
     }
 
@@ -133,8 +132,8 @@ impl Writer {
         let what = named(Verb::Orphan, &target.object);
         match self.write_once(scope, Verb::Orphan, merge_call(target, patch)).await {
             Ok(reply) => {
-                let object = self.parsed(scope, &reply, target, &what).await?;
-                scope.wrote(&target.object, object.meta(), None);
+                let meta = self.parsed(scope, &reply, target, &what).await?;
+                scope.wrote(&target.object, &meta, None);
                 Ok(())
             }
             Err(failed) if failed.code == Some(404) => {
@@ -155,10 +154,10 @@ impl Writer {
         match self.write_once(scope, Verb::Delete, call).await {
             Ok(reply) if is_status(&reply) => scope.gone(&target.object, &target.uid),
             Ok(reply) => {
-                let object = self.parsed(scope, &reply, target, &what).await?;
-                if object.meta().deleting {
+                let meta = self.parsed(scope, &reply, target, &what).await?;
+                if meta.deleting {
                     // Finalizers or a grace period: it stays for a while.
-                    scope.wrote(&target.object, object.meta(), None);
+                    scope.wrote(&target.object, &meta, None);
                 } else {
                     scope.gone(&target.object, &target.uid);
                 }
@@ -185,10 +184,10 @@ impl Writer {
         let call = object_path(kind, object)
             .and_then(|path| Ok(Call::apply(path, with_preconditions(body, None, NEVER)?)));
         let reply = self.write_once(scope, Verb::Create, call).await;
-        match reply.and_then(|reply| parse(&reply, object)) {
+        match reply.and_then(|reply| parse_meta(&reply, object)) {
             Ok(made) => {
                 let wanted = Wanted { status: false, hash: wanted };
-                scope.wrote(object, made.meta(), Some(&wanted));
+                scope.wrote(object, &made, Some(&wanted));
                 Ok(())
             }
             Err(failed) if failed.code == Some(409) => {
@@ -285,14 +284,14 @@ impl Writer {
             && ours(meta.annotation(ANNOTATION_PRIMARY), &key.primary())
     }
 
-    /// A write to an object that exists, whose answer is that object.
+    /// A write to an object that exists; the metadata that it has now.
     async fn write_existing(
         &self,
         scope: &mut Scope<'_>,
         verb: Verb,
         target: &Target,
         call: Result<Call, RequestError>,
-    ) -> Result<Object, ApplyError> {
+    ) -> Result<Meta, ApplyError> {
         let what = named(verb, &target.object);
         match self.write_once(scope, verb, call).await {
             Ok(reply) => self.parsed(scope, &reply, target, &what).await,
@@ -311,16 +310,16 @@ impl Writer {
         self.write(verb, call?, &scope.actor(self), scope.claim).await
     }
 
-    /// The object in an answer; one that is not it leaves the outcome unknown.
+    /// The metadata of the object in an answer; one that is not it leaves the outcome unknown.
     async fn parsed(
         &self,
         scope: &mut Scope<'_>,
         reply: &Reply,
         target: &Target,
         what: &str,
-    ) -> Result<Object, ApplyError> {
-        let failed = match parse(reply, &target.object) {
-            Ok(object) if object.meta().uid == target.uid => return Ok(object),
+    ) -> Result<Meta, ApplyError> {
+        let failed = match parse_meta(reply, &target.object) {
+            Ok(meta) if meta.uid == target.uid => return Ok(meta),
             Ok(_) => Failed::garbled(reply, "another uid than was asked for"),
             Err(failed) => failed,
         };

@@ -12,7 +12,7 @@ use windlass_core::class::Class;
 use windlass_core::key::ObjectRef;
 use windlass_core::kind::Kind;
 use windlass_core::name::PluginName;
-use windlass_core::object::{Object, hash64};
+use windlass_core::object::{Meta, Object, ObjectError, hash64};
 
 use crate::answer::{Failed, refused, told_to_wait};
 use crate::events::Events;
@@ -335,10 +335,23 @@ impl Writer {
 
 /// Reads the object in an answer, which must be the one that was asked for.
 pub(crate) fn parse(reply: &Reply, asked: &ObjectRef) -> Result<Object, Failed> {
+    read_as(reply, asked, |text| Object::parse(&asked.gvk, text), Object::meta)
+}
+
+/// As [`parse`], for the answer to a write: nothing but the metadata is of interest.
+pub(crate) fn parse_meta(reply: &Reply, asked: &ObjectRef) -> Result<Meta, Failed> {
+    read_as(reply, asked, Meta::parse, |meta| meta)
+}
+
+fn read_as<T>(
+    reply: &Reply,
+    asked: &ObjectRef,
+    read: impl FnOnce(&str) -> Result<T, ObjectError>,
+    meta: impl FnOnce(&T) -> &Meta,
+) -> Result<T, Failed> {
     let text = std::str::from_utf8(&reply.body).map_err(|_| Failed::garbled(reply, "not UTF-8"))?;
-    let object = Object::parse(&asked.gvk, text)
-        .map_err(|error| Failed::garbled(reply, &crate::wire::chain(&error)))?;
-    let meta = object.meta();
+    let object = read(text).map_err(|error| Failed::garbled(reply, &crate::wire::chain(&error)))?;
+    let meta = meta(&object);
     if meta.name != asked.name || meta.uid.is_empty() || meta.resource_version.is_empty() {
         return Err(Failed::garbled(reply, "another object than was asked for"));
     }

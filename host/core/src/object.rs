@@ -219,19 +219,43 @@ impl Object {
 
     /// Its kind, as it says in its own text.
     pub fn gvk(&self) -> Option<Gvk> {
-        #[derive(Deserialize)]
-        struct Types<'a> {
-            #[serde(rename = "apiVersion", borrow)]
-            api_version: Cow<'a, str>,
-            #[serde(borrow)]
-            kind: Cow<'a, str>,
-        }
-        let types: Types<'_> = serde_json::from_str(&self.json).ok()?;
-        Gvk::from_api_version(&types.api_version, &types.kind).ok()
+        let (api_version, kind) = self.types()?;
+        Gvk::from_api_version(api_version, kind).ok()
+    }
+
+    /// Whether it is of this kind, in maybe another version.
+    pub fn is_of(&self, gvk: &Gvk) -> bool {
+        let group = |api_version: &str| api_version.split_once('/').map_or(0, |(group, _)| group.len());
+        self.types().is_some_and(|(api_version, kind)| {
+            api_version[..group(api_version)] == *gvk.group && *kind == *gvk.kind
+        })
+    }
+
+    /// `apiVersion` and `kind`: they come first in its text, as [`parse`](Self::parse) put them there, and
+    /// neither has anything that would have to be escaped.
+    fn types(&self) -> Option<(&str, &str)> {
+        let (api_version, rest) = self.json.strip_prefix(r#"{"apiVersion":""#)?.split_once('"')?;
+        let (kind, _) = rest.strip_prefix(r#","kind":""#)?.split_once('"')?;
+        Some((api_version, kind))
     }
 }
 
 impl Meta {
+    /// Reads the metadata of an object and nothing else: for answers to writes.
+    ///
+    /// # Errors
+    /// As [`Object::parse`].
+    pub fn parse(text: &str) -> Result<Self, ObjectError> {
+        #[derive(Deserialize)]
+        struct Whole<'a> {
+            #[serde(borrow)]
+            metadata: Option<&'a RawValue>,
+        }
+        let whole: Whole<'_> = serde_json::from_str(text)?;
+        let metadata = whole.metadata.ok_or(ObjectError::Missing("metadata"))?;
+        Self::from_raw(serde_json::from_str(metadata.get())?)
+    }
+
     fn from_raw(raw: RawMeta<'_>) -> Result<Self, ObjectError> {
         let labels = raw.labels.unwrap_or_default();
         let mut annotations = raw.annotations.unwrap_or_default();
@@ -457,6 +481,27 @@ mod tests {
         want["metadata"].as_object_mut().expect("object").remove("managedFields");
         assert_eq!(object.value(), want);
         assert_eq!(object.gvk(), Some(config_map()));
+    }
+
+    #[test]
+    fn its_kind_is_read_from_where_parse_has_put_it() {
+        let of = |gvk: &str| gvk.parse::<Gvk>().expect("valid");
+        let deployment = Object::parse(&of("apps/v1/Deployment"), CHILD).expect("valid");
+        assert_eq!(deployment.gvk(), Some(of("apps/v1/Deployment")));
+        assert!(deployment.is_of(&of("apps/v1/Deployment")) && deployment.is_of(&of("apps/v1beta1/Deployment")));
+        for other in ["v1/Deployment", "apps/v1/Deploymen", "app/v1/Deployment", "apps/v1/ConfigMap"] {
+            assert!(!deployment.is_of(&of(other)), "{other}");
+        }
+        assert!(Object::parse(&config_map(), CHILD).expect("valid").is_of(&config_map()));
+    }
+
+    #[test]
+    fn metadata_alone_is_read_as_with_its_object() {
+        let (whole, meta) = (Object::parse(&config_map(), CHILD).expect("valid"), Meta::parse(CHILD).expect("valid"));
+        assert_eq!(format!("{meta:?}"), format!("{:?}", whole.meta()));
+        for bad in ["", "[]", "{}", r#"{"metadata":{}}"#, r#"{"metadata":null}"#, r#"{"metadata":{"name":"a"}"#] {
+            assert!(Meta::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

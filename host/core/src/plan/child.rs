@@ -1,5 +1,8 @@
 //! One child of a decision: from a guest's text to a configuration that may be applied.
 
+use std::collections::BTreeMap;
+
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::identity::{identity, kind_of, metadata_of};
@@ -146,39 +149,48 @@ fn finish(kind: Kind, object: ObjectRef, body: Map<String, Value>) -> Child {
     Child { kind, object, body, wanted }
 }
 
-/// A hash of a value that does not depend on the order of its fields.
+/// A hash of a value that does not depend on the order of its fields. It is kept on objects
+/// (`windlass.dev/applied`): another one for the same value would write all of them anew.
 pub(super) fn hash_of(value: &Value) -> String {
-    let mut text = String::new();
+    let mut text = Vec::with_capacity(1024);
     write_sorted(value, &mut text);
-    format!("{:016x}", hash64(text.as_bytes()))
+    format!("{:016x}", hash64(&text))
 }
 
-fn write_sorted(value: &Value, out: &mut String) {
+/// Without a text for each part: each child of each decision comes through here.
+fn write_sorted(value: &Value, out: &mut Vec<u8>) {
     match value {
         Value::Object(fields) => {
-            let mut names: Vec<_> = fields.keys().collect();
-            names.sort_unstable();
-            out.push('{');
-            for name in names {
-                out.push_str(&Value::from(name.as_str()).to_string());
-                out.push(':');
-                write_sorted(&fields[name], out);
-                out.push(',');
+            out.push(b'{');
+            if fields.keys().is_sorted() {
+                fields.iter().for_each(|(name, value)| write_field(name, value, out));
+            } else {
+                let sorted: BTreeMap<_, _> = fields.iter().collect();
+                sorted.into_iter().for_each(|(name, value)| write_field(name, value, out));
             }
-            out.push('}');
+            out.push(b'}');
         }
         Value::Array(items) => {
-            out.push('[');
+            out.push(b'[');
             for item in items {
                 write_sorted(item, out);
-                out.push(',');
+                out.push(b',');
             }
-            out.push(']');
+            out.push(b']');
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
-            out.push_str(&value.to_string())
-        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => write_json(value, out),
     }
+}
+
+fn write_field(name: &str, value: &Value, out: &mut Vec<u8>) {
+    write_json(name, out);
+    out.push(b':');
+    write_sorted(value, out);
+    out.push(b',');
+}
+
+fn write_json<T: Serialize + ?Sized>(scalar: &T, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, scalar).expect("a text or a number can be written, and a vector takes all");
 }
 
 /// A name of a guest's in a message: in quotes, printable, short.

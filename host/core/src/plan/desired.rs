@@ -119,7 +119,7 @@ fn child_step(inputs: &Inputs<'_>, child: Child) -> Result<Option<Step>, PlanErr
     let seen = inputs.children.iter().find(|seen| {
         seen.meta().name == object.name
             && seen.meta().namespace == object.namespace
-            && seen.gvk().is_some_and(|gvk| gvk.is_same_kind(&object.gvk))
+            && seen.is_of(&object.gvk)
     });
     let Some(seen) = seen else {
         return Ok(Some(Step::Create { kind, object, body, wanted }));

@@ -1,5 +1,7 @@
 //! A child's metadata: what the guest may say, and the inventory that the host adds.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 
 use super::child::{refuse, shown};
@@ -105,7 +107,10 @@ fn strings(object: &ObjectRef, field: &str, value: Value) -> Result<Map<String, 
             return refuse(Code::ReservedField, format!("{} is not a plugin's to set; leave it out", at()));
         }
         // Of annotations the API server judges the key in lower case.
-        let judged = if field == "labels" { key.clone() } else { key.to_ascii_lowercase() };
+        let judged = match field {
+            "labels" => Cow::Borrowed(key.as_str()),
+            _ => Cow::Owned(key.to_ascii_lowercase()),
+        };
         if !is_qualified(&judged) {
             let expected = "[domain/]name, the name of letters, digits, '-', '_' and '.', at most 63 bytes";
             return refuse(Code::UnsupportedField, format!("{} is no key: expected {expected}", at()));

@@ -127,6 +127,13 @@ fn decision(children: &[Value]) -> Decision {
 }
 
 #[test]
+fn the_hash_of_a_configuration_is_of_this_text_for_as_long_as_objects_carry_it() {
+    let value = json!({"b": {"y": null, "x": [1, "two\n\u{fc}", -0.5, true, {}]}, "a\"": []});
+    let text = r#"{"a\"":[],"b":{"x":[1,"two\nü",-0.5,true,{},],"y":null,},}"#;
+    assert_eq!(super::child::hash_of(&value), format!("{:016x}", crate::object::hash64(text.as_bytes())));
+}
+
+#[test]
 fn a_missing_child_is_created_with_our_inventory_and_owner() {
     let Step::Create { object, body, wanted, .. } = World::new().child(config("v")).expect("allowed") else {
         panic!("not a create")
