@@ -488,7 +488,9 @@ mod tests {
         let of = |gvk: &str| gvk.parse::<Gvk>().expect("valid");
         let deployment = Object::parse(&of("apps/v1/Deployment"), CHILD).expect("valid");
         assert_eq!(deployment.gvk(), Some(of("apps/v1/Deployment")));
-        assert!(deployment.is_of(&of("apps/v1/Deployment")) && deployment.is_of(&of("apps/v1beta1/Deployment")));
+        assert!(
+            deployment.is_of(&of("apps/v1/Deployment")) && deployment.is_of(&of("apps/v1beta1/Deployment"))
+        );
         for other in ["v1/Deployment", "apps/v1/Deploymen", "app/v1/Deployment", "apps/v1/ConfigMap"] {
             assert!(!deployment.is_of(&of(other)), "{other}");
         }
@@ -497,9 +499,12 @@ mod tests {
 
     #[test]
     fn metadata_alone_is_read_as_with_its_object() {
-        let (whole, meta) = (Object::parse(&config_map(), CHILD).expect("valid"), Meta::parse(CHILD).expect("valid"));
+        let (whole, meta) =
+            (Object::parse(&config_map(), CHILD).expect("valid"), Meta::parse(CHILD).expect("valid"));
         assert_eq!(format!("{meta:?}"), format!("{:?}", whole.meta()));
-        for bad in ["", "[]", "{}", r#"{"metadata":{}}"#, r#"{"metadata":null}"#, r#"{"metadata":{"name":"a"}"#] {
+        for bad in
+            ["", "[]", "{}", r#"{"metadata":{}}"#, r#"{"metadata":null}"#, r#"{"metadata":{"name":"a"}"#]
+        {
             assert!(Meta::parse(bad).is_err(), "{bad}");
         }
     }

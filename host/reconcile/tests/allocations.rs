@@ -57,7 +57,7 @@ const KEYS: usize = 64;
 /// Of a pass that is skipped: its place in the queue and in the loop, the look at the cache.
 const SKIPPED_MOST: usize = 15;
 /// Of a pass that asks a plugin and plans, and finds nothing to do.
-const NO_OP_MOST: usize = 210;
+const NO_OP_MOST: usize = 125;
 /// Of a resync that looks at a thousand keys and skips them: room for the fingerprints of a page, and a few a page.
 const RESYNC_MOST: usize = 340;
 /// What a thousand keys more add: nothing a key.

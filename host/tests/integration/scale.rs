@@ -43,6 +43,48 @@ async fn five_hundred_objects_at_once_converge_without_a_duplicate() {
 }
 
 #[tokio::test]
+async fn fifty_objects_at_once_cost_their_children_once_and_no_status_from_before_them() {
+    let scene = Scene::fresh("cost").await;
+    scene.install_webapp().await;
+    scene.replicas(1, &[]).await;
+    let mark = scene.mark();
+    let apps = (0..50).map(|i| {
+        let scene = &scene;
+        async move { scene.webapp(&format!("a{i}"), json!({"replicas": 0, "config": {"I": "1"}})).await }
+    });
+    futures::stream::iter(apps).buffer_unordered(32).collect::<Vec<_>>().await;
+    scene
+        .until("every object is as it should be", || async {
+            let apps = scene.list("WebApp", "").await;
+            let ready = apps.iter().filter(|a| crate::scene::condition(a, "Ready") == Some("True")).count();
+            (ready == 50).then_some(())
+        })
+        .await;
+    scene.silence().await;
+    let mut writes: BTreeMap<(String, String), usize> = BTreeMap::new();
+    for write in scene.writes_since(mark).iter().filter(|write| (200..300).contains(&write.code())) {
+        let Some(object) = write.object_ref.as_ref().filter(|o| o.namespace == scene.namespace) else {
+            continue;
+        };
+        if object.resource != "webapps" {
+            *writes.entry((object.resource.clone(), object.name.clone())).or_default() += 1;
+            continue;
+        }
+        // The Deployment's controller changes what there is to say, so there may be several of them. But the first
+        // is already about the children: what was decided before they were there was not worth a write.
+        let said = write.request_object.as_ref().map_or("", |sent| sent.get());
+        assert_eq!(object.subresource, "status", "{}", write.request_uri);
+        assert!(said.contains("\"RollingOut\"") || said.contains("\"RolledOut\""), "{said}");
+    }
+    // Fewer where the API server was too slow to answer a write that it carried out.
+    assert!(writes.values().all(|n| *n == 1), "a child was written twice: {writes:?}");
+    for kind in ["ConfigMap", "Deployment", "Service"] {
+        let children = scene.list(kind, "labelSelector=windlass.dev/owned-by=webapp").await;
+        assert_eq!(children.len(), 50, "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn a_forced_resync_of_a_converged_fleet_asks_and_writes_nothing() {
     let scene = Scene::fresh("resync").await;
     scene.install_webapp().await;

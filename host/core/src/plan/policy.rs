@@ -100,7 +100,10 @@ fn beside_host(inputs: &Inputs<'_>, object: &ObjectRef) -> Result<(), PlanError>
 pub(super) fn is_reserved_key(key: &str) -> bool {
     let domain = key.split_once('/').map_or("", |(domain, _)| domain);
     // A domain below ours is whoever's group it is, such as the example plugin's.
-    domain.eq_ignore_ascii_case(DOMAIN) || key.starts_with("system:") || key.contains("/system:") || FOREIGN_KEYS.contains(&key)
+    domain.eq_ignore_ascii_case(DOMAIN)
+        || key.starts_with("system:")
+        || key.contains("/system:")
+        || FOREIGN_KEYS.contains(&key)
 }
 
 #[cfg(test)]
