@@ -152,7 +152,7 @@ pub enum CallError {
     /// The plugin is no longer serving; its keys are gone with it.
     #[error("plugin {0} is not serving")]
     NotServing(PluginName),
-    /// The plugin is quarantined: ask again after this long.
+    /// The plugin is quarantined, or its failures on this object have cost too much of late: ask again after this long.
     #[error("the plugin is left alone for another {} s", .0.as_secs_f64().ceil())]
     Resting(Duration),
 }
