@@ -59,7 +59,7 @@ pub(crate) fn worker(flags: WorkerFlags) -> ExitCode {
         lane_stack_bytes: flags.limits.stack_bytes + FRAMES_BYTES,
     };
     let courtesy = Courtesy { after: Courtesy::AFTER, step_back };
-    ended("worker", serve(&serving, || Engine::new(&flags.limits).map(|engine| engine.courteous(courtesy))))
+    ended("worker", serve(&serving, || Engine::new(&flags.limits)?.courteous(courtesy)))
 }
 
 /// Compiles one component.

@@ -16,6 +16,9 @@ use crate::ticker::TICK;
 /// Wall time of a call as a multiple of its CPU time: 2 s by default.
 const WALL_PER_CPU: u32 = 2;
 
+/// CPU time for which a call that keeps growing may put off stepping back.
+const GROWS_FOR: Duration = Duration::from_millis(64);
+
 /// The time that one call may use. Lives on the thread that runs the call.
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -24,12 +27,27 @@ pub(crate) struct Budget {
     wall_start: Instant,
     /// What is still to be done once the call has taken long.
     courtesy: Option<Courtesy>,
+    has_stepped_back: bool,
+    /// Bytes of memory that it held at the last look.
+    memory_bytes: usize,
 }
 
 impl Budget {
     /// Begins now, on this thread.
     pub(crate) fn start(cpu: Duration, courtesy: Option<Courtesy>) -> Self {
-        Self { cpu, cpu_start: thread_cpu(), wall_start: Instant::now(), courtesy }
+        Self {
+            cpu,
+            cpu_start: thread_cpu(),
+            wall_start: Instant::now(),
+            courtesy,
+            has_stepped_back: false,
+            memory_bytes: 0,
+        }
+    }
+
+    /// Whether the call's thread is behind all others by now.
+    pub(crate) fn has_stepped_back(&self) -> bool {
+        self.has_stepped_back
     }
 
     /// CPU time used so far.
@@ -37,12 +55,15 @@ impl Budget {
         thread_cpu().saturating_sub(self.cpu_start)
     }
 
-    /// Ticks after which it is worth looking again. A call that has taken long steps back.
+    /// Ticks after which it is worth looking again, for a call that holds so many bytes of memory. One that has taken long steps
+    /// back, but not as long as it grows: whoever waits for a processor while it holds the lock on the process's
+    /// memory map has everybody wait.
     ///
     /// # Errors
     /// E202 when the time is used up.
-    pub(crate) fn look(&mut self) -> Result<u64> {
+    pub(crate) fn look(&mut self, memory_bytes: usize) -> Result<u64> {
         let used = self.used();
+        let grows = memory_bytes > std::mem::replace(&mut self.memory_bytes, memory_bytes);
         let wall = self.wall_start.elapsed();
         let wall_limit = self.cpu * WALL_PER_CPU;
         if used < self.cpu && wall < wall_limit {
@@ -50,8 +71,10 @@ impl Budget {
             if let Some(courtesy) = self.courtesy {
                 match courtesy.after.checked_sub(used) {
                     Some(patience) if !patience.is_zero() => left = left.min(patience),
+                    _ if grows && used < GROWS_FOR => left = left.min(TICK),
                     _ => {
                         self.courtesy = None;
+                        self.has_stepped_back = true;
                         (courtesy.step_back)(self.wall_start + wall_limit, used);
                     }
                 }
@@ -130,23 +153,46 @@ mod tests {
             },
         };
         let mut budget = Budget::start(Duration::from_secs(10), Some(courtesy));
-        let ticks = budget.look().expect("just begun");
+        let ticks = budget.look(0).expect("just begun");
         assert!((1..=4).contains(&ticks), "the next look is when it might be long: {ticks}");
         spin(&budget, Courtesy::AFTER / 2);
-        assert!((1..=2).contains(&budget.look().expect("time left")));
+        assert!((1..=2).contains(&budget.look(0).expect("time left")));
         assert_eq!(STEPPED_BACK.get(), 0);
         for _ in 0..3 {
             spin(&budget, Courtesy::AFTER);
-            assert!(budget.look().expect("time left") > 1000, "there is nothing to look for soon");
+            assert!(budget.look(0).expect("time left") > 1000, "there is nothing to look for soon");
         }
         assert_eq!(STEPPED_BACK.get(), 1);
     }
 
     #[test]
+    fn a_call_that_grows_does_not_step_back_meanwhile() {
+        let courtesy = Courtesy {
+            after: Courtesy::AFTER,
+            step_back: |_, used| {
+                assert!(used >= Courtesy::AFTER);
+                STEPPED_BACK.set(STEPPED_BACK.get() + 1);
+            },
+        };
+        let mut budget = Budget::start(Duration::from_secs(10), Some(courtesy));
+        for memory in 1..4 {
+            spin(&budget, Courtesy::AFTER + TICK * memory);
+            assert_eq!(budget.look(memory as usize).expect("time left"), 1, "it may be over soon");
+            assert!(!budget.has_stepped_back());
+        }
+        budget.look(3).expect("time left");
+        assert_eq!((STEPPED_BACK.get(), budget.has_stepped_back()), (1, true));
+        let mut endless = Budget::start(Duration::from_secs(10), Some(courtesy));
+        spin(&endless, GROWS_FOR);
+        endless.look(1).expect("time left");
+        assert!(endless.has_stepped_back(), "one that grows all the time");
+    }
+
+    #[test]
     fn time_that_is_left_is_given_back_as_ticks() {
-        let left = Budget::start(Duration::from_secs(10), None).look().expect("just begun");
+        let left = Budget::start(Duration::from_secs(10), None).look(0).expect("just begun");
         assert!((4900..=5000).contains(&left), "{left}");
-        let error = Budget::start(Duration::ZERO, None).look().expect_err("nothing to use");
+        let error = Budget::start(Duration::ZERO, None).look(0).expect_err("nothing to use");
         assert_eq!(error.downcast_ref::<Refusal>().expect("ours").code, Code::Timeout);
     }
 }

@@ -69,10 +69,21 @@ pub(crate) fn call<R>(
     let _ticking = sandbox.running();
     let mut store = store(sandbox, limits, given);
     let result = ask(&mut store);
-    let mut inside = store.into_data();
+    match sandbox.teardown() {
+        Some(teardown) if store.data().budget.has_stepped_back() => {
+            let ended = ended(result, store.data_mut(), limits);
+            teardown.drop(store);
+            ended
+        }
+        _ => ended(result, &mut store.into_data(), limits),
+    }
+}
+
+/// What the host has seen of a call that is over.
+fn ended<R>(result: wasmtime::Result<R>, inside: &mut Inside, limits: &Limits) -> Ended<R> {
     inside.output.finish();
     Ended {
-        result: result.map_err(|e| refusal(&e, &inside, limits)),
+        result: result.map_err(|e| refusal(&e, inside, limits)),
         read_clock: inside.clock.was_read(),
         lines: inside.output.take_lines(),
         dropped_bytes: inside.output.dropped() as u64,
@@ -90,9 +101,9 @@ fn refusal(error: &Error, inside: &Inside, limits: &Limits) -> Refusal {
 }
 
 fn store(sandbox: &Sandbox, limits: &Limits, given: Given<'_>) -> Store<Inside> {
-    let mut budget = Budget::start(limits.cpu, sandbox.courtesy);
+    let mut budget = Budget::start(limits.cpu, sandbox.courtesy());
     // Even without any time there is a first tick, at which the call ends.
-    let ticks = budget.look().unwrap_or(1);
+    let ticks = budget.look(0).unwrap_or(1);
     let inside = Inside {
         limiter: Limiter::new(limits),
         budget,
@@ -108,6 +119,9 @@ fn store(sandbox: &Sandbox, limits: &Limits, given: Given<'_>) -> Store<Inside> 
     store.set_hostcall_fuel(limits.decision_bytes);
     store.set_max_component_handles(HANDLES_MAX);
     store.set_epoch_deadline(ticks);
-    store.epoch_deadline_callback(|mut store| store.data_mut().budget.look().map(UpdateDeadline::Continue));
+    store.epoch_deadline_callback(|mut store| {
+        let Inside { budget, limiter, .. } = store.data_mut();
+        budget.look(limiter.memory_used()).map(UpdateDeadline::Continue)
+    });
     store
 }

@@ -15,6 +15,7 @@ use crate::bindings::floor::Floor;
 use crate::call::Inside;
 use crate::courtesy::Courtesy;
 use crate::proof::deadlines_hold;
+use crate::teardown::Teardown;
 use crate::ticker::{Running, Ticker};
 use crate::tiers;
 use crate::worlds::{Guest, World, world_of};
@@ -41,6 +42,9 @@ pub enum EngineError {
     /// Without ticks there are no deadlines.
     #[error("start the epoch ticker")]
     Ticker(#[source] std::io::Error),
+    /// Calls that have taken long could not be cleared away.
+    #[error("start the teardown thread")]
+    Teardown(#[source] std::io::Error),
     /// Deadlines do not end what they should.
     #[error("{0}")]
     Deadline(String),
@@ -56,7 +60,7 @@ pub(crate) struct Sandbox {
     worlds: &'static [&'static World],
     ticker: Ticker,
     /// What is done with calls that take long; nothing where the threads are somebody else's.
-    pub(crate) courtesy: Option<Courtesy>,
+    courteous: Option<(Courtesy, Teardown)>,
 }
 
 impl Sandbox {
@@ -72,7 +76,22 @@ impl Sandbox {
         let running = ticker.run();
         deadlines_hold(&engine).map_err(EngineError::Deadline)?;
         drop(running);
-        Ok(Self { engine, linker, worlds, ticker, courtesy: None })
+        Ok(Self { engine, linker, worlds, ticker, courteous: None })
+    }
+
+    /// Has calls that take long step back like this.
+    pub(crate) fn be_courteous(&mut self, courtesy: Courtesy) -> Result<(), EngineError> {
+        self.courteous = Some((courtesy, Teardown::start().map_err(EngineError::Teardown)?));
+        Ok(())
+    }
+
+    pub(crate) fn courtesy(&self) -> Option<Courtesy> {
+        self.courteous.as_ref().map(|(courtesy, _)| *courtesy)
+    }
+
+    /// Who clears away what is left of a call that has stepped back.
+    pub(crate) fn teardown(&self) -> Option<&Teardown> {
+        self.courteous.as_ref().map(|(_, teardown)| teardown)
     }
 
     pub(crate) fn engine(&self) -> &Engine {

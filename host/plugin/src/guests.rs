@@ -41,11 +41,13 @@ impl Engine {
         Self::serving(maxima, SERVED)
     }
 
-    /// The same with courtesy towards calls that take less.
-    #[must_use]
-    pub fn courteous(mut self, courtesy: Courtesy) -> Self {
-        self.sandbox.courtesy = Some(courtesy);
-        self
+    /// The same with courtesy towards calls that take less. To be called at normal priority.
+    ///
+    /// # Errors
+    /// [`EngineError::Teardown`]: no further thread.
+    pub fn courteous(mut self, courtesy: Courtesy) -> Result<Self, EngineError> {
+        self.sandbox.be_courteous(courtesy)?;
+        Ok(self)
     }
 
     /// The same for other versions of the contract.

@@ -48,6 +48,7 @@ mod proof;
 mod rest;
 mod signature;
 mod source;
+mod teardown;
 mod ticker;
 mod tiers;
 pub mod verify;

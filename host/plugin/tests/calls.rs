@@ -2,16 +2,19 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use support::{Guest, NOTHING, Objects, answer, any_snapshot, load, pass, refused, tight};
-use windlass_core::code::Code;
+use windlass_core::code::{Code, Refusal};
 use windlass_core::decision::{Decision, Verdict};
-use windlass_core::guests::Called;
+use windlass_core::guests::{Call, Called, Guests, Load, LoadId, Text, Texts};
+use windlass_core::key::ObjectRef;
 use windlass_core::limits::Limits;
+use windlass_core::manifest::Manifest;
 use windlass_core::plan::Policy;
+use windlass_core::reads::Query;
 use windlass_plugin::{CompileHere, Courtesy, Engine, LimitMaxima, Loader, Plugin, Scratch, Setup};
 use windlass_worker::frame::Buffer;
 use windlass_worker::message::Said;
@@ -188,7 +191,7 @@ fn a_guest_that_loops_steps_back_and_one_that_does_not_never_does() {
     let maxima = LimitMaxima::default();
     let engine = Engine::new(&maxima.largest(&limits)).expect("an engine");
     let loader = Loader::new(Setup {
-        guests: Arc::new(engine.courteous(Courtesy { after: Courtesy::AFTER, step_back })),
+        guests: Arc::new(engine.courteous(Courtesy { after: Courtesy::AFTER, step_back }).expect("a thread")),
         compile: Arc::new(CompileHere),
         artefacts: Arc::new(Scratch::new().expect("a directory")),
         defaults: limits,
@@ -204,6 +207,73 @@ fn a_guest_that_loops_steps_back_and_one_that_does_not_never_does() {
     assert_eq!(STEPPED_BACK.load(Ordering::Relaxed), 1, "once a call");
     asked().expect("decides");
     assert_eq!(STEPPED_BACK.load(Ordering::Relaxed), 1);
+}
+
+/// An engine that says on which thread the last of each call was dropped.
+struct Watched {
+    engine: Engine,
+    dropped_on: Arc<Mutex<Vec<String>>>,
+}
+
+/// What a call reads from; the last of it to go.
+struct Last {
+    texts: Arc<dyn Texts>,
+    dropped_on: Arc<Mutex<Vec<String>>>,
+}
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        self.dropped_on.lock().expect("sound").push(name);
+    }
+}
+
+impl Texts for Last {
+    fn get(&self, of: &ObjectRef) -> Result<Option<Text>, Refusal> {
+        self.texts.get(of)
+    }
+
+    fn list(&self, query: &Query) -> Result<Vec<Text>, Refusal> {
+        self.texts.list(query)
+    }
+}
+
+impl Guests for Watched {
+    fn load(&self, load: &Load) -> Result<Manifest, Refusal> {
+        self.engine.load(load)
+    }
+
+    fn call(&self, call: &Call<'_>, texts: Arc<dyn Texts>) -> Called {
+        self.engine.call(call, Arc::new(Last { texts, dropped_on: Arc::clone(&self.dropped_on) }))
+    }
+
+    fn unload(&self, id: LoadId) {
+        self.engine.unload(id);
+    }
+}
+
+#[test]
+fn what_is_left_of_a_call_that_stepped_back_is_dropped_at_normal_priority() {
+    let limits = Limits { cpu: Duration::from_secs(1), ..Limits::default() };
+    let maxima = LimitMaxima::default();
+    let engine = Engine::new(&maxima.largest(&limits)).expect("an engine");
+    let courtesy = Courtesy { after: Courtesy::AFTER, step_back: |_, _| {} };
+    let dropped_on = Arc::<Mutex<Vec<String>>>::default();
+    let engine = engine.courteous(courtesy).expect("a thread");
+    let loader = Loader::new(Setup {
+        guests: Arc::new(Watched { engine, dropped_on: Arc::clone(&dropped_on) }),
+        compile: Arc::new(CompileHere),
+        artefacts: Arc::new(Scratch::new().expect("a directory")),
+        defaults: limits,
+        maxima,
+        policy: Policy::default(),
+    });
+    let good = reconciling(&loader, NOTHING);
+    let bad = reconciling(&loader, "(loop (br 0)) unreachable");
+    good.decide(&pass("probe"), &any_snapshot(), Arc::new(Objects::default())).expect("decides");
+    assert_eq!(refused(&bad, &any_snapshot()).code, Code::Timeout);
+    let here = std::thread::current().name().expect("a test").to_owned();
+    assert_eq!(*dropped_on.lock().expect("sound"), [here, "teardown".to_owned()]);
 }
 
 #[test]

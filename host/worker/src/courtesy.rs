@@ -8,7 +8,9 @@
 //!
 //! A call of which there is no reason to think that it ends in time, because its plugin has used up its
 //! time and not shown better since, goes to `SCHED_IDLE` instead: whoever wakes up then runs at once, while a thread that is only nice
-//! first uses up its slice of some milliseconds. On a busy machine it may wait for seconds, which would be wrong for
+//! first uses up its slice of some milliseconds. What holds others up all the same is what the two share in the kernel, the map of the
+//! process's memory: so no call steps back while its memory grows, and what is left of one that has is given back by a
+//! thread of normal priority (`windlass_plugin`). On a busy machine it may wait for seconds, which would be wrong for
 //! a plugin that works; its deadline is looked at by somebody else meanwhile.
 
 use std::cell::RefCell;
