@@ -4,6 +4,9 @@
 //! of its own that all ask for the same mischief: it loops, grabs memory, panics, or floods the log. Each time it is another build of it, so
 //! that what the host has learned of the last one does not help it: the failures come before it is left alone, and all are
 //! in the figures.
+//!
+//! In one more phase the neighbour is calm: as many changes, and it does what it should. What the others feel of that is what
+//! any further work costs them, and how far two phases of this machine differ by themselves.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -24,10 +27,17 @@ use super::{Bench, ratio};
 use crate::plugin::Package;
 use crate::{build, root};
 
-/// The bad ones: a fixture, and what its objects ask for.
-const BAD: [(&str, &str); 4] =
-    [("loops", "tight"), ("hungry", "pieces"), ("traps", "trap"), ("noisy", "flood")];
-/// What stands for the phases without a bad one.
+/// The neighbours: what they are called, a fixture, and what its objects ask for. The first one is bad and loops.
+const NEIGHBOURS: [(&str, &str, &str); 5] = [
+    ("loops", "loops", "tight"),
+    ("hungry", "hungry", "pieces"),
+    ("traps", "traps", "trap"),
+    ("noisy", "noisy", "flood"),
+    (CALM, "loops", "calm"),
+];
+/// The neighbour that is not bad.
+const CALM: &str = "calm";
+/// What stands for the phases without a neighbour.
 const NOBODY: &str = "nobody";
 /// Objects of the bad one.
 const OBJECTS: usize = 20;
@@ -45,8 +55,10 @@ struct Scope {
     kills: usize,
 }
 
-/// A bad plugin.
+/// A bad plugin, or the calm one.
 struct Bad {
+    called: &'static str,
+    /// The plugin's name.
     name: &'static str,
     mode: &'static str,
     package: Package,
@@ -77,8 +89,13 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Scope { sizes, rounds: 5, phase: Duration::from_secs(15), kills: 10 }
     };
     let stamp = Stamp::build()?;
-    let bad = BAD.map(|(name, mode)| {
-        Ok(Bad { name, mode, package: Package::of(&component("windlass-fixtures", Some(name))?, None)? })
+    let bad = NEIGHBOURS.map(|(called, name, mode)| {
+        Ok(Bad {
+            called,
+            name,
+            mode,
+            package: Package::of(&component("windlass-fixtures", Some(name))?, None)?,
+        })
     });
     let bad = bad.into_iter().collect::<Result<Vec<_>>>()?;
     let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
@@ -132,7 +149,7 @@ async fn measure(
             order.reverse();
         }
         for bad in order {
-            let name = bad.map_or(NOBODY, |bad| bad.name);
+            let name = bad.map_or(NOBODY, |bad| bad.called);
             let (flowed, watched) = phase.play(bad, round).await?;
             eprintln!("round {}, beside {name}: p99 {:?} ms, lost {}", round + 1, flowed.p99_ms, flowed.lost);
             report.rounds.push(json!({
@@ -160,6 +177,11 @@ async fn measure(
             "others_p99_ratio",
             "p99 of change -> effect of the good ones beside a bad one, over that of the same round beside nobody; median over rounds; the worst of the bad ones",
         ),
+        (
+            "others_p99_ratio_calm",
+            "the same beside a neighbour that has as many changes and does what it should",
+        ),
+        ("over_calm", "the p99 beside a bad one over that of the same round beside the calm one"),
     ] {
         report.conditions.insert(what.to_owned(), json!(says));
     }
@@ -330,6 +352,7 @@ struct Found {
     /// The p99 of this round, beside whom.
     round: std::collections::BTreeMap<&'static str, f64>,
     ratios: std::collections::BTreeMap<&'static str, Vec<f64>>,
+    over_calm: std::collections::BTreeMap<&'static str, Vec<f64>>,
     /// Wall time and CPU of single loops beyond the limit, in milliseconds.
     killed_ms: Vec<(f64, f64)>,
     loops: Option<Watched>,
@@ -341,10 +364,10 @@ impl Found {
     fn add(&mut self, beside: &'static str, flowed: Flowed, watched: Watched) {
         self.round.extend(flowed.p99_ms.map(|p99| (beside, p99)));
         self.lost += flowed.lost;
-        if beside != NOBODY {
+        if beside != NOBODY && beside != CALM {
             self.host_rss_delta = self.host_rss_delta.max(watched.host_rss_most - watched.host_rss_before);
         }
-        if beside == BAD[0].0 {
+        if beside == NEIGHBOURS[0].0 {
             self.loops = Some(watched);
         }
         self.took.entry(beside).or_default().extend(flowed.took_ms);
@@ -353,20 +376,25 @@ impl Found {
     /// Ends a round.
     fn compare(&mut self) {
         let round = std::mem::take(&mut self.round);
-        let Some(nobody) = round.get(NOBODY) else { return };
-        for (bad, p99) in round.iter().filter(|(beside, _)| **beside != NOBODY) {
-            self.ratios.entry(bad).or_default().push(p99 / nobody);
+        let (Some(nobody), Some(calm)) = (round.get(NOBODY), round.get(CALM)) else { return };
+        for (beside, p99) in round.iter().filter(|(beside, _)| **beside != NOBODY) {
+            self.ratios.entry(beside).or_default().push(p99 / nobody);
+            if *beside != CALM {
+                self.over_calm.entry(beside).or_default().push(p99 / calm);
+            }
         }
     }
 
     fn figures(&self) -> Map<String, Value> {
         let mut figures = Map::new();
-        let medians: Vec<_> = self.ratios.values().filter_map(|ratios| ratio::median(ratios)).collect();
-        let worst = medians.iter().copied().max_by(f64::total_cmp);
+        let bad = self.ratios.iter().filter(|(beside, _)| **beside != CALM);
+        let worst = bad.filter_map(|(_, ratios)| ratio::median(ratios)).max_by(f64::total_cmp);
         figures.insert("others_p99_ratio".to_owned(), json!(worst));
         for (bad, ratios) in &self.ratios {
             figures.insert(format!("others_p99_ratio_{bad}"), ratio::spread(ratios));
         }
+        let over_calm = self.over_calm.iter().map(|(bad, ratios)| ((*bad).to_owned(), ratio::spread(ratios)));
+        figures.insert("over_calm".to_owned(), Value::Object(over_calm.collect()));
         let hundredth = |value: f64| (value * 100.0).round() / 100.0;
         let most =
             |of: fn(&(f64, f64)) -> f64| self.killed_ms.iter().map(of).max_by(f64::total_cmp).map(hundredth);

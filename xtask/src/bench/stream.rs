@@ -41,6 +41,8 @@ pub(crate) struct Flowed {
     pub(crate) took_ms: Vec<f64>,
     pub(crate) p50_ms: Option<f64>,
     pub(crate) p99_ms: Option<f64>,
+    /// The longest of those that were sent in each second of the stream.
+    pub(crate) worst_ms: Vec<f64>,
     /// Changes that the API server took.
     pub(crate) made: usize,
     /// Changes that it did not, or for which there was no room.
@@ -156,6 +158,7 @@ fn judge(observer: &Observer, targets: &[Target], sent: &[Sent], left_out: usize
     let mut took_ms: Vec<_> = took.map(milliseconds).collect();
     took_ms.sort_by(f64::total_cmp);
     Flowed {
+        worst_ms: worst(&made, |change| when(change.target, &change.text).copied()),
         p50_ms: quantile(&took_ms, 0.5),
         p99_ms: quantile(&took_ms, 0.99),
         made: made.len(),
@@ -164,6 +167,20 @@ fn judge(observer: &Observer, targets: &[Target], sent: &[Sent], left_out: usize
         lost,
         took_ms,
     }
+}
+
+/// The longest time from sending to effect of each second, in milliseconds; 0 where nothing was sent.
+fn worst(made: &[&Sent], effect: impl Fn(&Sent) -> Option<Instant>) -> Vec<f64> {
+    let mut worst = Vec::new();
+    let Some(began) = made.iter().map(|change| change.at).min() else { return worst };
+    for change in made {
+        let second = usize::try_from((change.at - began).as_secs()).unwrap_or(usize::MAX);
+        if let Some(at) = effect(change).filter(|_| second < 3600) {
+            worst.resize(worst.len().max(second + 1), 0.0);
+            worst[second] = worst[second].max(milliseconds(at.saturating_duration_since(change.at)));
+        }
+    }
+    worst
 }
 
 /// Makes a change only when the one before it has been followed, on a few objects at once. Gives back changes a second.
