@@ -117,7 +117,7 @@ impl Quarantine {
         let ward = wards.breakers.get_mut(&key.plugin)?;
         match &called.result {
             Err(CallError::Refused(refusal)) => {
-                let cost = cost(refusal.code, called.used.cpu, took);
+                let cost = failure_of(called, took);
                 ward.pace.failed(Boottime.now(), hash(key), cost);
                 if cost >= DEAR {
                     ward.breaker.was_dear();
@@ -195,6 +195,14 @@ impl Quarantine {
     fn wards(&self) -> MutexGuard<'_, Wards> {
         // Nothing in here panics half way through a change.
         self.wards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a call has cost of a processor, if it has failed.
+pub(crate) fn failure_of(called: &Called, took: Duration) -> Duration {
+    match &called.result {
+        Err(CallError::Refused(refusal)) => cost(refusal.code, called.used.cpu, took),
+        _ => Duration::ZERO,
     }
 }
 

@@ -15,6 +15,7 @@ use windlass_core::sampling::is_sampled;
 use windlass_plugin::{Asked, Plugin, publish};
 
 use crate::observe::Observed;
+use crate::quarantine::failure_of;
 
 /// How often it is looked whether a flood is over.
 const LOOK: Duration = Duration::from_secs(1);
@@ -58,6 +59,7 @@ impl Told {
             took: asked.took,
             used: asked.called.used,
             snapshot_bytes: snapshot_bytes as u64,
+            failure: failure_of(&asked.called, asked.took),
         };
         metrics.called(Instant::now(), name, &call, limits);
     }

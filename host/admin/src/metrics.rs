@@ -29,6 +29,7 @@ use windlass_core::name::PluginName;
 use self::series::Series;
 
 type FloatGauge = Gauge<f64, AtomicU64>;
+type FloatCounter = Counter<f64, AtomicU64>;
 type Durations<L> = Series<L, Histogram>;
 
 /// `controller`: the plugin.

@@ -22,7 +22,7 @@ use windlass_core::ports::CallError;
 
 use super::peaks::Peaks;
 use super::series::Series;
-use super::{FloatGauge, OfPlugin, counter, durations, gauge, one, whole};
+use super::{FloatCounter, FloatGauge, OfPlugin, counter, durations, gauge, one, whole};
 
 /// `plugin` and `code`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -87,6 +87,8 @@ pub struct CallNow {
     pub used: Used,
     /// JSON of the snapshot, in bytes.
     pub snapshot_bytes: u64,
+    /// What it has cost of a processor, if it was ended by the host or refused for what it answered; else nothing.
+    pub failure: Duration,
 }
 
 /// How a call ended, in one word: `decided`; `fault`, the plugin answered with one of its
@@ -120,6 +122,7 @@ pub struct PluginMetrics {
     quarantined: Gauge,
     calls: Series<OfResult, Counter>,
     call_seconds: Series<OfPlugin, Histogram>,
+    failure_seconds: Series<OfPlugin, FloatCounter>,
     errors: Series<OfCode, Counter>,
     memory: Series<OfPlugin, Gauge>,
     limit_ratio: Series<OfLimit, FloatGauge>,
@@ -137,6 +140,11 @@ impl PluginMetrics {
             quarantined: one(r, "windlass_plugin_quarantined", "Plugins that are not called for a while"),
             calls: counter(r, "windlass_plugin_calls", "Calls into a plugin that have ended, by how"),
             call_seconds: durations(r, "windlass_plugin_call_seconds", "Time of a call into a plugin"),
+            failure_seconds: one(
+                r,
+                "windlass_plugin_failure_seconds",
+                "Time of a processor that calls have cost which the host ended",
+            ),
             errors: counter(r, "windlass_plugin_errors", "What plugins did wrong, by code"),
             memory: gauge(
                 r,
@@ -159,6 +167,10 @@ impl PluginMetrics {
         let name = plugin.as_str().to_owned();
         self.calls.get_or_create(&OfResult { plugin: name.clone(), result: call.result }).inc();
         self.call_seconds.get_or_create(&OfPlugin { plugin: name }).observe(call.took.as_secs_f64());
+        if !call.failure.is_zero() {
+            let of = OfPlugin { plugin: plugin.as_str().to_owned() };
+            self.failure_seconds.get_or_create(&of).inc_by(call.failure.as_secs_f64());
+        }
         let [memory, cpu, snapshot, decision, log] = call.shares(limits);
         let values = [memory, cpu, snapshot, decision, log, call.used.memory_bytes as f64];
         let mut peaks = self.peaks();
@@ -242,6 +254,7 @@ impl PluginMetrics {
         self.state.retain(|of, _| is_there(&of.plugin));
         self.calls.retain(|of, _| is_there(&of.plugin));
         self.call_seconds.retain(|of, _| is_there(&of.plugin));
+        self.failure_seconds.retain(|of, _| is_there(&of.plugin));
         self.errors.retain(|of, _| is_there(&of.plugin));
         self.memory.retain(|of, _| is_there(&of.plugin));
         self.limit_ratio.retain(|of, _| is_there(&of.plugin));
@@ -300,6 +313,7 @@ mod tests {
             took: cpu * 2,
             used: Used { cpu, memory_bytes: memory, decision_bytes: 1 << 20, log_bytes: 16 << 10 },
             snapshot_bytes: 2 << 20,
+            failure: Duration::ZERO,
         }
     }
 
@@ -329,6 +343,10 @@ mod tests {
                 "windlass_plugin_limit_ratio{plugin=\"webapp\",limit=\"log\"} 1.0",
             ],
         );
+        assert!(!metrics.text().contains("windlass_plugin_failure_seconds_total{"), "nothing failed");
+        let failed = CallNow { failure: Duration::from_millis(1500), ..call(1, Duration::from_secs(1)) };
+        metrics.plugins().called(now, &webapp, &failed, &limits);
+        expect(&metrics.text(), &["windlass_plugin_failure_seconds_total{plugin=\"webapp\"} 1.5"]);
         let quiet = metrics.text_at(now + Duration::from_secs(90));
         expect(&quiet, &["windlass_plugin_limit_ratio{plugin=\"webapp\",limit=\"memory\"} 0.0"]);
     }
