@@ -3,6 +3,9 @@
 //! kube leaves Nagle's algorithm on: a small packet then waits until the one before it was acknowledged, and the other side takes its time
 //! for that (40 ms on Linux). A resumed TLS session begins with two small packets in a row, the end of the handshake and the
 //! request, and no answer between them: the first request of each further connection would wait.
+//!
+//! Each watch has a connection of its own, which lists once and then is silent for most of its life: what it holds while it is silent is
+//! what a kind costs (`tests/connection_memory.rs` counts it).
 
 use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy;
@@ -10,6 +13,11 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::ConfigExt as _;
 use tower::{BoxError, ServiceBuilder};
+
+/// What a connection reads at once, and the longest head of an answer that it takes, in bytes. Without a bound hyper doubles it with each
+/// read that fills it, up to 400 KiB, and keeps what the longest list took for as long as the connection lives: 100 KiB on average,
+/// half of a host's memory. It is the least that hyper takes; heads of the API server's have less than 1 KiB.
+const READ_MAX_BYTES: usize = 8 << 10;
 
 /// A client as `config` wants it, that never retries.
 ///
@@ -31,7 +39,9 @@ pub(crate) fn client(mut config: kube::Config) -> Result<kube::Client, kube::Err
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
         .map_err(BoxError::from)
-        .service(legacy::Builder::new(TokioExecutor::new()).build(connector));
+        .service(
+            legacy::Builder::new(TokioExecutor::new()).http1_max_buf_size(READ_MAX_BYTES).build(connector),
+        );
     Ok(kube::Client::new(service, config.default_namespace))
 }
 
