@@ -109,7 +109,7 @@ fn accepted_in(secret: &Object) -> Result<Accepted, Failed> {
         let message = format!("key {key:?} is not what a host writes ({why}): remove it or put it right");
         Failed::new(Class::Permanent, windlass_core::code::printable(&message, 512))
     };
-    let Data { data } = serde_json::from_str(secret.json()).map_err(|e| broken("data", &e))?;
+    let Data { data } = serde_json::from_str(&secret.json()).map_err(|e| broken("data", &e))?;
     let entries = data.unwrap_or_default().into_iter().map(|(key, value)| {
         let plugin = PluginName::try_new(&key).map_err(|e| broken(&key, &e))?;
         let text = STANDARD.decode(value).map_err(|e| broken(&key, &e))?;

@@ -141,7 +141,7 @@ impl Called {
 /// The JSON of one object, without a copy where the cache holds it.
 #[derive(Clone, Debug)]
 pub enum Text {
-    /// The cache's own.
+    /// The cache's own, of an object that is not packed.
     Held(Arc<Object>),
     /// Out of another process.
     Own(Box<str>),
@@ -152,8 +152,18 @@ impl Deref for Text {
 
     fn deref(&self) -> &str {
         match self {
-            Text::Held(object) => object.json(),
+            // Made of no other: see `from`.
+            Text::Held(object) => object.plain_json().unwrap_or_default(),
             Text::Own(text) => text,
+        }
+    }
+}
+
+impl From<Arc<Object>> for Text {
+    fn from(object: Arc<Object>) -> Self {
+        match object.json() {
+            Cow::Owned(text) => Self::Own(text.into()),
+            Cow::Borrowed(_) => Self::Held(object),
         }
     }
 }
@@ -177,11 +187,11 @@ pub struct Reading(pub Arc<dyn Reader>);
 
 impl Texts for Reading {
     fn get(&self, of: &ObjectRef) -> Result<Option<Text>, Refusal> {
-        Ok(self.0.get(of)?.map(Text::Held))
+        Ok(self.0.get(of)?.map(Text::from))
     }
 
     fn list(&self, query: &Query) -> Result<Vec<Text>, Refusal> {
-        Ok(self.0.list(query)?.into_iter().map(Text::Held).collect())
+        Ok(self.0.list(query)?.into_iter().map(Text::from).collect())
     }
 }
 

@@ -10,6 +10,7 @@
 //! our annotations, finalizers and managers lie in one text with their ends beside it
 //! ([`packed`]), and names are shared with whoever indexes by them.
 
+mod body;
 mod packed;
 
 use std::borrow::Cow;
@@ -24,6 +25,8 @@ use sha2::{Digest as _, Sha256};
 use crate::key::{Key, ObjectRef};
 use crate::kind::Gvk;
 use crate::name::{ANNOTATION_APPLIED, ANNOTATION_PRIMARY, LABEL_HOST, LABEL_OWNED_BY};
+pub use body::Base;
+use body::Body;
 use packed::Packed;
 
 /// The number that was given last, to whatever was read.
@@ -33,7 +36,7 @@ static NUMBERS: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug)]
 pub struct Object {
     number: u64,
-    json: Box<str>,
+    json: Body,
     meta: Meta,
 }
 
@@ -154,12 +157,28 @@ impl Object {
         }
         json.push('}');
         // A copy of exactly its length: cut short, it would leave a gap where `managedFields` were.
-        Ok(Self { number: next_number(), json: Box::from(&*json), meta })
+        Ok(Self { number: next_number(), json: Body::Plain(Box::from(&*json)), meta })
     }
 
-    /// The object as JSON text, without `managedFields`.
-    pub fn json(&self) -> &str {
-        &self.json
+    /// The object as JSON text, without `managedFields`. Borrowed unless it has been [packed](Self::pack).
+    pub fn json(&self) -> Cow<'_, str> {
+        self.json.text()
+    }
+
+    /// As [`json`](Self::json); `None` if it has been packed.
+    pub(crate) fn plain_json(&self) -> Option<&str> {
+        self.json.plain()
+    }
+
+    /// Bytes of [`json`](Self::json), without making it.
+    pub fn json_bytes(&self) -> usize {
+        self.json.length()
+    }
+
+    /// Holds its text as what it has that those in `base` do not, if that is less; a text that is not like them joins
+    /// them, as far as there is room. All of one base have to be of one kind. Takes microseconds.
+    pub fn pack(&mut self, base: &mut Arc<Base>) {
+        self.json.pack(base);
     }
 
     /// Names this version as it was read this time: above zero, and no two objects of a process
@@ -182,7 +201,7 @@ impl Object {
     /// Bytes that it takes in memory, without what an allocator adds and without its name and
     /// namespace, which whoever indexes by them has as well.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + self.json.len() + self.meta.held_bytes()
+        size_of::<Self>() + self.json.held_bytes() + self.meta.held_bytes()
     }
 
     /// Uses these instead of its own name and namespace, which are the same: thousands of objects
@@ -195,20 +214,14 @@ impl Object {
 
     /// The object as a value; for pure code that compares fields.
     pub fn value(&self) -> serde_json::Value {
-        serde_json::from_str(&self.json).unwrap_or_default()
+        serde_json::from_str(&self.json.text()).unwrap_or_default()
     }
 
     /// The scalar at this path of names, as a field selector compares it; `None` when there is none.
     pub fn field(&self, path: &str) -> Option<Cow<'_, str>> {
-        let mut text = &*self.json;
-        for name in path.split('.') {
-            let fields: Fields<'_> = serde_json::from_str(text).ok()?;
-            text = fields.get(name)?.get();
-        }
-        match text.as_bytes().first()? {
-            b'"' => serde_json::from_str::<Text<'_>>(text).ok().map(|text| text.0),
-            b'{' | b'[' | b'n' => None,
-            _ => Some(Cow::Borrowed(text)),
+        match self.json.text() {
+            Cow::Borrowed(text) => field(text, path),
+            Cow::Owned(text) => field(&text, path).map(|value| Cow::Owned(value.into_owned())),
         }
     }
 
@@ -234,7 +247,8 @@ impl Object {
     /// `apiVersion` and `kind`: they come first in its text, as [`parse`](Self::parse) put them there, and
     /// neither has anything that would have to be escaped.
     fn types(&self) -> Option<(&str, &str)> {
-        let (api_version, rest) = self.json.strip_prefix(r#"{"apiVersion":""#)?.split_once('"')?;
+        let (api_version, rest) =
+            self.json.beginning().strip_prefix(r#"{"apiVersion":""#)?.split_once('"')?;
         let (kind, _) = rest.strip_prefix(r#","kind":""#)?.split_once('"')?;
         Some((api_version, kind))
     }
@@ -354,6 +368,19 @@ impl Meta {
         let uids = [Some(&self.uid), Some(&self.resource_version), self.controller_uid.as_ref()];
         let uids: usize = uids.into_iter().flatten().map(|text| counts + text.len()).sum();
         uids + self.packed.bytes() + size_of_val(&*self.entries)
+    }
+}
+
+/// As [`Object::field`], of a text.
+fn field<'t>(mut text: &'t str, path: &str) -> Option<Cow<'t, str>> {
+    for name in path.split('.') {
+        let fields: Fields<'_> = serde_json::from_str(text).ok()?;
+        text = fields.get(name)?.get();
+    }
+    match text.as_bytes().first()? {
+        b'"' => serde_json::from_str::<Text<'_>>(text).ok().map(|text| text.0),
+        b'{' | b'[' | b'n' => None,
+        _ => Some(Cow::Borrowed(text)),
     }
 }
 
@@ -517,7 +544,7 @@ mod tests {
         let came = Object::parse_metadata(&gvk, &partial.replace(r#""data":{"k":"v \u00fc"}"#, r#""x":1"#))
             .expect("valid");
         let whole = Object::parse(&gvk, CHILD).expect("valid");
-        let cut = Object::parse_metadata(&gvk, whole.json()).expect("valid");
+        let cut = Object::parse_metadata(&gvk, &whole.json()).expect("valid");
         assert_eq!(came.json(), cut.json());
         assert_eq!(came.gvk(), Some(gvk));
         assert!(came.value().get("data").is_none() && came.value().get("x").is_none());

@@ -18,8 +18,8 @@ pub struct Snapshot {
 impl Snapshot {
     /// Bytes of JSON that a plugin is handed.
     pub fn bytes(&self) -> usize {
-        self.primary.json().len()
-            + self.children.iter().map(|c| c.json().len()).sum::<usize>()
+        self.primary.json_bytes()
+            + self.children.iter().map(|c| c.json_bytes()).sum::<usize>()
             + self.settings.as_ref().map_or(0, |s| s.len())
     }
 }

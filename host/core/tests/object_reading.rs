@@ -107,7 +107,7 @@ proptest! {
         want["kind"] = "Deployment".into();
         want["metadata"].as_object_mut().expect("an object").remove("managedFields");
         let object = Object::parse(&kind(), &drawn.text).expect("an object");
-        let have: Value = serde_json::from_str(object.json()).expect("JSON");
+        let have: Value = serde_json::from_str(&object.json()).expect("JSON");
         prop_assert_eq!(have, want);
         // The last of a name counts, as everywhere.
         let labels: std::collections::BTreeMap<_, _> = drawn.labels.iter().map(|(n, v)| (read(n), read(v))).collect();
@@ -137,7 +137,7 @@ proptest! {
         let garbled = format!("{}{byte}{}", &drawn.text[..cut], &drawn.text[cut..]);
         if let Ok(object) = Object::parse(&kind(), &garbled) {
             // Half a surrogate and 1e999 are JSON, although not everybody can hold them.
-            prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(object.json()).is_ok());
+            prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(&object.json()).is_ok());
         }
     }
 }

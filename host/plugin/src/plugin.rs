@@ -275,8 +275,8 @@ impl Plugin {
             seed: Cow::Borrowed(&snapshot.primary.meta().uid),
             // Before 1970 only on a machine without a clock: 0 is as good as any.
             now: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
-            primary: snapshot.primary.json().into(),
-            children: snapshot.children.iter().map(|child| Cow::Borrowed(child.json())).collect(),
+            primary: snapshot.primary.json(),
+            children: snapshot.children.iter().map(|child| child.json()).collect(),
             settings: snapshot.settings.as_deref().map(Cow::Borrowed),
         }
     }

@@ -122,7 +122,7 @@ impl<C: Cache> Recorder<C> {
             return Some(object);
         }
         // It was parsed when it came: its own text is an object.
-        Object::parse_metadata(kind, object.json()).ok().map(Arc::new)
+        Object::parse_metadata(kind, &object.json()).ok().map(Arc::new)
     }
 
     /// Watches an object, and then looks at it.

@@ -201,7 +201,7 @@ impl KindCache {
     }
 
     /// Takes an object as it is now, if there is room. One that nobody needs any more is let go.
-    pub(crate) fn put(&self, round: u64, object: Object, budget: &Budget) -> Put {
+    pub(crate) fn put(&self, round: u64, mut object: Object, budget: &Budget) -> Put {
         let put = self.change(round, |state| {
             if state.full {
                 return Put::NoNews;
@@ -216,6 +216,9 @@ impl KindCache {
                     first,
                 });
             }
+            // Before it is asked whether there is room: packed is how it is held.
+            state.objects.pack(&mut object);
+            let meta = object.meta();
             let before = state.objects.get(&meta.namespace, &meta.name).map_or(0, |held| held_bytes(held));
             let grows = held_bytes(&object).saturating_sub(before);
             if grows > 0 && budget.exceeds(grows) {

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use windlass_core::key::Key;
 use windlass_core::kind::Gvk;
-use windlass_core::object::Object;
+use windlass_core::object::{Base, Object};
 
 use crate::budget::Total;
 use crate::owned::Owned;
@@ -37,6 +37,10 @@ pub(crate) struct Objects {
     /// Where the children of each key are; nothing any more once the kind is let go.
     owned: Option<Arc<Owned>>,
     ends: VecDeque<(Name, u64)>,
+    /// What objects of this kind have in common.
+    base: Arc<Base>,
+    /// Bytes of it and of those before it, which objects may still be packed against.
+    bases_bytes: usize,
     len: usize,
     bytes: usize,
     json_bytes: usize,
@@ -65,6 +69,8 @@ impl Objects {
             by_name: BTreeMap::new(),
             owned: Some(owned),
             ends: VecDeque::new(),
+            base: Arc::default(),
+            bases_bytes: 0,
             len: 0,
             bytes: 0,
             json_bytes: 0,
@@ -129,6 +135,22 @@ impl Objects {
         self.rewound = rewound;
         // A list is newer than every end that was seen.
         self.ends.clear();
+    }
+
+    /// Packs an object that is to be taken, unless it is no news.
+    pub(crate) fn pack(&mut self, object: &mut Object) {
+        let held = self.get(&object.meta().namespace, &object.meta().name);
+        if held.is_some_and(|held| is_old_news(held, object, self.rewound)) {
+            return;
+        }
+        let before = Arc::clone(&self.base);
+        object.pack(&mut self.base);
+        if !Arc::ptr_eq(&before, &self.base) {
+            let bytes = self.base.bytes();
+            self.bases_bytes += bytes;
+            self.bytes += bytes;
+            self.total.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 
     /// Takes an object; `None` when that is no news.
@@ -234,13 +256,18 @@ impl Objects {
             self.len += 1;
             self.bytes += held_bytes(object);
             self.total.fetch_add(held_bytes(object), Ordering::Relaxed);
-            self.json_bytes += object.json().len();
+            self.json_bytes += object.json_bytes();
         }
         if let Some(object) = old {
             self.len -= 1;
             self.bytes -= held_bytes(object);
             self.total.fetch_sub(held_bytes(object), Ordering::Relaxed);
-            self.json_bytes -= object.json().len();
+            self.json_bytes -= object.json_bytes();
+        }
+        if self.len == 0 {
+            self.bytes -= self.bases_bytes;
+            self.total.fetch_sub(self.bases_bytes, Ordering::Relaxed);
+            (self.base, self.bases_bytes) = (Arc::default(), 0);
         }
         if let Some(owned) = &self.owned {
             let owner = |object| self.of_owner(object);
@@ -332,7 +359,7 @@ mod tests {
     fn a_body_that_was_missing_is_news_at_the_same_version() {
         let gvk = "v1/ConfigMap".parse().expect("valid");
         let whole = || object("a", 5, None);
-        let bare = || Object::parse_metadata(&gvk, whole().json()).expect("an object");
+        let bare = || Object::parse_metadata(&gvk, &whole().json()).expect("an object");
         let mut objects = objects();
         assert!(objects.put(bare()).is_some() && objects.put(bare()).is_none());
         assert!(objects.put(whole()).is_some() && objects.put(whole()).is_none());
@@ -417,6 +444,37 @@ mod tests {
         assert_eq!(objects.clear().len(), 2);
         assert_eq!((objects.len(), objects.bytes(), objects.json_bytes()), (0, 0, 0));
         assert!(owned.is_empty());
+    }
+
+    #[test]
+    fn objects_of_one_template_take_less_than_their_texts_and_are_read_as_they_came() {
+        let mut objects = objects();
+        let came = |number: u64| {
+            let mut text = object(&format!("a-{number}"), number + 1, Some("ns/x")).json().into_owned();
+            text.truncate(text.len() - 1);
+            let said: Vec<String> = (0..200).map(|line| format!("line {}", line * 7919)).collect();
+            text.push_str(&format!(r#","data":{{"text":"{}"}}}}"#, said.join(" ")));
+            Object::parse(&"v1/ConfigMap".parse().expect("valid"), &text).expect("an object")
+        };
+        for number in 0..500 {
+            let mut object = came(number);
+            objects.pack(&mut object);
+            assert!(objects.put(object).is_some());
+        }
+        for number in 0..500 {
+            let held = objects.get("ns", &format!("a-{number}")).expect("held");
+            assert_eq!(held.json(), came(number).json());
+            assert!(held.is_of(&"v1/ConfigMap".parse().expect("valid")));
+        }
+        assert!(
+            objects.bytes() < objects.json_bytes() / 3,
+            "{} of {}",
+            objects.bytes(),
+            objects.json_bytes()
+        );
+        assert_eq!(objects.total.load(Ordering::Relaxed), objects.bytes());
+        objects.clear();
+        assert_eq!((objects.bytes(), objects.total.load(Ordering::Relaxed)), (0, 0));
     }
 
     #[test]

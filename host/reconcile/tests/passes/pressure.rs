@@ -19,7 +19,7 @@ async fn while_the_api_server_wants_nothing_of_a_plugin_it_is_not_even_asked() {
 #[tokio::test(start_paused = true)]
 async fn changes_of_a_status_within_a_moment_become_one_write() {
     let world = World::leader(|_, snapshot, _| {
-        let web: Value = serde_json::from_str(snapshot.primary.json()).expect("an object");
+        let web: Value = serde_json::from_str(&snapshot.primary.json()).expect("an object");
         let status = Some(json!({ "n": web["spec"]["n"] }).to_string());
         Ok(Verdict::Decision(Decision { status, ..Decision::default() }))
     });
