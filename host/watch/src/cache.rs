@@ -302,6 +302,18 @@ impl ClusterCache {
         lists.iter().for_each(|query| into.list(self.listed(query, |objects| Listed::of(objects))));
     }
 
+    /// Makes the names of what somebody asks for those that are held already: what came out of another process brought texts of its own,
+    /// and is remembered for as long as the key reads it.
+    fn use_known_names(&self, object: &mut ObjectRef) {
+        let Some(kind) = self.of(&object.gvk) else { return };
+        object.gvk = kind.gvk.clone();
+        let held = kind.with_objects(|objects| objects.get(&object.namespace, &object.name).cloned());
+        if let Some(held) = held {
+            object.namespace = held.meta().namespace.clone();
+            object.name = held.meta().name.clone();
+        }
+    }
+
     fn next_round(&self) -> u64 {
         self.rounds.fetch_add(1, Ordering::Relaxed)
     }
@@ -392,7 +404,10 @@ impl Cache for ClusterCache {
         self.interest().replace(key, reads);
     }
 
-    fn add_read(&self, key: &Key, read: Read) {
+    fn add_read(&self, key: &Key, mut read: Read) {
+        if let Read::Object(object) = &mut read {
+            self.use_known_names(object);
+        }
         self.interest().add(key, read);
     }
 }

@@ -155,6 +155,9 @@ impl Interest {
             }
             missing(&new.objects, &old.objects).for_each(|object| self.index_object(key, object));
             missing(&new.lists, &old.lists).for_each(|query| self.index_list(key, query));
+        } else {
+            // The same, but with the names that the index has, too.
+            new = old;
         }
         if new != Held::default() {
             self.by_key.insert(key.clone(), new);
@@ -405,6 +408,17 @@ mod tests {
             assert_eq!(interest.of_each(&key(plugin, "").plugin, &primaries), each, "{plugin}");
         }
         assert!(interest.of_each(&key("p", "").plugin, &[]).is_empty());
+    }
+
+    #[test]
+    fn a_key_that_reads_the_same_again_keeps_the_names_that_the_index_has() {
+        let mut interest = Interest::default();
+        let a = key("p", "a");
+        interest.add(&a, Read::Object(object("x")));
+        interest.replace(&a, Reads { objects: [object("x")].into(), ..Reads::default() });
+        let (indexed, _) = interest.objects.get_key_value(&object("x")).expect("it was read");
+        let held = &interest.by_key[&a].objects[0];
+        assert!(Arc::ptr_eq(&indexed.name, &held.name) && Arc::ptr_eq(&indexed.gvk.kind, &held.gvk.kind));
     }
 
     #[test]

@@ -112,3 +112,19 @@ fn what_a_key_stands_on_is_found_without_a_look_at_any_kind() {
     assert_ne!(seen, Fingerprint::default());
     assert_eq!((kinds.len(), children), (104, 6));
 }
+
+#[test]
+fn what_is_read_is_remembered_under_the_names_that_the_cache_has() {
+    let cache = crowded();
+    let key = Key::new(PluginName::try_new("p").expect("a name"), "ns", "a");
+    // As it comes out of another process: with texts of its own.
+    let read = ObjectRef { gvk: gvk("v1/Service"), namespace: "ns".into(), name: "b".into() };
+    cache.add_read(&key, Read::Object(read.clone()));
+    cache.watch_reads(&key, Reads { objects: [read.clone()].into(), ..Reads::default() });
+    let (objects, _) = cache.interest().of(&key).expect("it reads");
+    let held = cache.object(&read).expect("it is there");
+    assert_eq!(objects, [read]);
+    assert!(Arc::ptr_eq(&objects[0].name, &held.meta().name));
+    assert!(Arc::ptr_eq(&objects[0].namespace, &held.meta().namespace));
+    assert!(Arc::ptr_eq(&objects[0].gvk.kind, &cache.of(&objects[0].gvk).expect("wanted").gvk.kind));
+}
