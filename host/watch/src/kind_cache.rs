@@ -368,6 +368,23 @@ mod tests {
     }
 
     #[test]
+    fn there_is_room_for_an_object_as_it_is_held_and_not_as_it_came() {
+        let long = |name: &str| {
+            let said: Vec<String> = (0..400).map(|line| format!("line {}", line * 7919)).collect();
+            let data = format!(r#","data":{{"a":"{}"}}}}"#, said.join(" "));
+            let text = object(3).json().replace("\"name\":\"a\"", &format!("\"name\":\"{name}\""));
+            let text = format!("{}{data}", text.strip_suffix('}').expect("an object"));
+            Object::parse(&"v1/Pod".parse().expect("valid"), &text).expect("an object")
+        };
+        let budget = Budget::new(Some(held_bytes(&long("a")) * 2));
+        let kind = kind(&budget, need(&[]));
+        kind.begin(0, false);
+        for name in ["a", "b", "c", "d", "e"] {
+            assert!(matches!(kind.put(0, long(name), &budget), Put::News { .. }), "{name}");
+        }
+    }
+
+    #[test]
     fn what_a_replaced_driver_says_is_ignored() {
         let budget = Budget::new(None);
         let kind = kind(&budget, need(&[("a", "1")]));
