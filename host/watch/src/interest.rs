@@ -34,13 +34,18 @@ struct Held {
     lists: Vec<Query>,
 }
 
+impl Held {
+    /// The same without room for more.
+    fn exact(mut self) -> Self {
+        self.objects.shrink_to_fit();
+        self
+    }
+}
+
 impl From<Reads> for Held {
     fn from(reads: Reads) -> Self {
-        let exact = |mut objects: Vec<ObjectRef>| {
-            objects.shrink_to_fit();
-            objects
-        };
-        Self { objects: exact(reads.objects.into_iter().collect()), lists: reads.lists.into_iter().collect() }
+        Self { objects: reads.objects.into_iter().collect(), lists: reads.lists.into_iter().collect() }
+            .exact()
     }
 }
 
@@ -157,7 +162,7 @@ impl Interest {
             missing(&new.lists, &old.lists).for_each(|query| self.index_list(key, query));
         } else {
             // The same, but with the names that the index has, too.
-            new = old;
+            new = old.exact();
         }
         if new != Held::default() {
             self.by_key.insert(key.clone(), new);
@@ -419,6 +424,7 @@ mod tests {
         let (indexed, _) = interest.objects.get_key_value(&object("x")).expect("it was read");
         let held = &interest.by_key[&a].objects[0];
         assert!(Arc::ptr_eq(&indexed.name, &held.name) && Arc::ptr_eq(&indexed.gvk.kind, &held.gvk.kind));
+        assert_eq!(interest.by_key[&a].objects.capacity(), 1);
     }
 
     #[test]
