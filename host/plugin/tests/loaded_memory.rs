@@ -36,7 +36,7 @@ static COUNTING: Counting = Counting;
 
 /// Components that are loaded one after the other.
 const LOADS: usize = 10;
-/// Bytes each: what wasmtime reads out of an artefact, types and names for the most part (61 KB of 64), and what links it.
+/// Bytes each: what wasmtime reads out of an artefact, types and names for the most part (59 KB of 64), and what links it.
 const MOST: usize = 80 << 10;
 
 #[test]
