@@ -12,14 +12,12 @@
 
 mod body;
 mod packed;
+mod read;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 
 use crate::key::{Key, ObjectRef};
@@ -28,6 +26,7 @@ use crate::name::{ANNOTATION_APPLIED, ANNOTATION_PRIMARY, LABEL_HOST, LABEL_OWNE
 pub use body::Base;
 use body::Body;
 use packed::Packed;
+use read::{Fields, Text, Wanted, Whole};
 
 /// The number that was given last, to whatever was read.
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
@@ -76,47 +75,6 @@ pub enum ObjectError {
     Missing(&'static str),
 }
 
-#[derive(Deserialize)]
-struct RawMeta<'a> {
-    name: Option<Arc<str>>,
-    namespace: Option<Arc<str>>,
-    uid: Option<Arc<str>>,
-    #[serde(rename = "resourceVersion")]
-    resource_version: Option<Arc<str>>,
-    generation: Option<i64>,
-    #[serde(rename = "deletionTimestamp", borrow)]
-    deletion_timestamp: Option<&'a RawValue>,
-    #[serde(borrow)]
-    labels: Option<BTreeMap<Text<'a>, Text<'a>>>,
-    #[serde(borrow)]
-    annotations: Option<BTreeMap<Text<'a>, Text<'a>>>,
-    #[serde(borrow)]
-    finalizers: Option<Vec<Text<'a>>>,
-    #[serde(rename = "ownerReferences")]
-    owner_references: Option<Vec<RawOwner>>,
-    #[serde(rename = "managedFields", borrow)]
-    managed_fields: Option<Vec<RawEntry<'a>>>,
-}
-
-#[derive(Deserialize)]
-struct RawOwner {
-    uid: Arc<str>,
-    #[serde(default)]
-    controller: bool,
-}
-
-#[derive(Deserialize)]
-struct RawEntry<'a> {
-    #[serde(borrow, default)]
-    manager: Text<'a>,
-    #[serde(borrow, default)]
-    operation: Text<'a>,
-    #[serde(borrow, default)]
-    subresource: Text<'a>,
-    #[serde(rename = "fieldsV1", borrow)]
-    fields: Option<&'a RawValue>,
-}
-
 impl Object {
     /// Reads one object. Items of a list carry no `apiVersion` and `kind` of their
     /// own: they are filled in from `gvk`, so that a plugin always sees them.
@@ -137,22 +95,21 @@ impl Object {
     }
 
     fn parse_part(gvk: &Gvk, text: &str, metadata_only: bool) -> Result<Self, ObjectError> {
-        let fields: Fields<'_> = serde_json::from_str(text)?;
-        let metadata = fields.get("metadata").ok_or(ObjectError::Missing("metadata"))?;
-        let mut meta = Meta::from_raw(serde_json::from_str(metadata.get())?)?;
+        let wanted = if metadata_only { Wanted::Metadata } else { Wanted::All };
+        let (whole, metadata) = Whole::read(text, wanted)?;
+        let mut meta = metadata.meta()?;
         meta.metadata_only = metadata_only;
-        let mut json =
-            String::with_capacity(if metadata_only { metadata.get().len() } else { text.len() } + 128);
-        json.push('{');
-        for (name, text) in [("apiVersion", gvk.api_version()), ("kind", gvk.kind.to_string())] {
-            push_field(&mut json, name, &format!("\"{text}\""));
+        let mut json = String::with_capacity(text.len() + 128);
+        let group = if gvk.group.is_empty() { [""; 2] } else { [&gvk.group, "/"] };
+        for part in [r#"{"apiVersion":""#, group[0], group[1], &gvk.version, r#"","kind":""#, &gvk.kind, "\""]
+        {
+            json.push_str(part);
         }
-        for (name, value) in &fields.0 {
-            match &**name {
-                "apiVersion" | "kind" => {}
-                "metadata" => push_without_managed_fields(&mut json, value.get())?,
-                _ if metadata_only => {}
-                _ => push_field(&mut json, name, value.get()),
+        for (name, value) in &whole.fields {
+            match (&**name, value) {
+                ("apiVersion" | "kind", _) => {}
+                (_, Some(value)) => push_field(&mut json, name, value.get()),
+                (_, None) => push_metadata(&mut json, &metadata.fields),
             }
         }
         json.push('}');
@@ -260,45 +217,8 @@ impl Meta {
     /// # Errors
     /// As [`Object::parse`].
     pub fn parse(text: &str) -> Result<Self, ObjectError> {
-        #[derive(Deserialize)]
-        struct Whole<'a> {
-            #[serde(borrow)]
-            metadata: Option<&'a RawValue>,
-        }
-        let whole: Whole<'_> = serde_json::from_str(text)?;
-        let metadata = whole.metadata.ok_or(ObjectError::Missing("metadata"))?;
-        Self::from_raw(serde_json::from_str(metadata.get())?)
-    }
-
-    fn from_raw(raw: RawMeta<'_>) -> Result<Self, ObjectError> {
-        let labels = raw.labels.unwrap_or_default();
-        let mut annotations = raw.annotations.unwrap_or_default();
-        annotations.retain(|name, _| name.0.starts_with("windlass.dev/"));
-        let finalizers = raw.finalizers.unwrap_or_default();
-        let fields = raw.managed_fields.unwrap_or_default();
-        let ours: Vec<&RawEntry<'_>> = fields.iter().filter(|entry| entry.is_ours()).collect();
-        Ok(Self {
-            name: raw.name.ok_or(ObjectError::Missing("metadata.name"))?,
-            namespace: raw.namespace.unwrap_or_default(),
-            uid: raw.uid.unwrap_or_default(),
-            resource_version: raw.resource_version.unwrap_or_default(),
-            generation: raw.generation.unwrap_or(0),
-            deleting: raw.deletion_timestamp.is_some(),
-            metadata_only: false,
-            controller_uid: raw
-                .owner_references
-                .unwrap_or_default()
-                .into_iter()
-                .find(|owner| owner.controller)
-                .map(|owner| owner.uid),
-            packed: Packed::new(
-                labels.iter().map(|(name, value)| (&*name.0, &*value.0)),
-                annotations.iter().map(|(name, value)| (&*name.0, &*value.0)),
-                finalizers.iter().map(|finalizer| &*finalizer.0),
-                ours.iter().map(|entry| &*entry.manager.0),
-            ),
-            entries: ours.iter().map(|entry| (entry.subresource.0 == "status", entry.hash())).collect(),
-        })
+        let (_, metadata) = Whole::read(text, Wanted::Metadata)?;
+        metadata.meta()
     }
 
     /// Labels, ordered by name.
@@ -393,16 +313,6 @@ fn find<'m>(pairs: impl Iterator<Item = (&'m str, &'m str)>, wanted: &str) -> Op
     pairs.into_iter().find(|(name, _)| *name == wanted).map(|(_, value)| value)
 }
 
-impl RawEntry<'_> {
-    fn is_ours(&self) -> bool {
-        self.operation.0 == "Apply" && self.manager.0.starts_with("windlass/")
-    }
-
-    fn hash(&self) -> u64 {
-        hash64(self.fields.map_or("", |f| f.get()).as_bytes())
-    }
-}
-
 /// A `resourceVersion` as a number; 0 when it is not one.
 pub fn version_number(text: &str) -> u64 {
     text.parse().unwrap_or(0)
@@ -414,15 +324,13 @@ pub fn hash64(bytes: &[u8]) -> u64 {
     u64::from_be_bytes([sum[0], sum[1], sum[2], sum[3], sum[4], sum[5], sum[6], sum[7]])
 }
 
-fn push_without_managed_fields(out: &mut String, metadata: &str) -> Result<(), serde_json::Error> {
-    let fields: Fields<'_> = serde_json::from_str(metadata)?;
+fn push_metadata(out: &mut String, fields: &Fields<'_>) {
     push_name(out, "metadata");
     out.push('{');
-    for (name, value) in fields.0.iter().filter(|(name, _)| name != "managedFields") {
+    for (name, value) in &fields.0 {
         push_field(out, name, value.get());
     }
     out.push('}');
-    Ok(())
 }
 
 fn push_field(out: &mut String, name: &str, value: &str) {
@@ -443,43 +351,6 @@ fn push_name(out: &mut String, name: &str) {
         out.push_str(&serde_json::Value::from(name).to_string());
     }
     out.push(':');
-}
-
-/// A text that is borrowed from the JSON where nothing in it was escaped. (Derived code
-/// borrows a `Cow` by itself only where it is a field, not within a map or a list.)
-#[derive(Deserialize, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// The fields of one JSON object in order, their values unparsed.
-struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'a> Fields<'a> {
-    fn get(&self, name: &str) -> Option<&'a RawValue> {
-        // The last one, as every JSON parser of Kubernetes has it.
-        self.0.iter().rev().find(|(n, _)| n == name).map(|(_, v)| *v)
-    }
-}
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Visit;
-        impl<'de> serde::de::Visitor<'de> for Visit {
-            type Value = Fields<'de>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields = Vec::new();
-                while let Some((name, value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
-                    fields.push((name.0, value));
-                }
-                Ok(Fields(fields))
-            }
-        }
-        from.deserialize_map(Visit)
-    }
 }
 
 #[cfg(test)]

@@ -267,20 +267,33 @@ impl<'a, T: Target> Reflector<'a, T> {
                 line = stream.line() => line?,
             };
             let Some(line) = line else { break };
-            let event = Event::parse(&line)?;
-            self.progress.event(matches!(event, Event::Bookmark(_)));
-            let version = match event {
-                Event::Bookmark(version) => Ok(version.as_ref().into()),
-                Event::Put(text) => self.target.put(text),
-                Event::Gone(text) => self.target.gone(text),
-            };
-            match version {
+            match self.take(&line)? {
                 Ok(version) => advanced |= self.advance(&version),
                 Err(error) => self.skipped(&error),
             }
             self.unless_full().await;
         }
         Ok(advanced)
+    }
+
+    /// Takes one line of a watch; the answer is the version that it brings.
+    fn take(&mut self, line: &[u8]) -> Result<Result<Box<str>, ObjectError>, GetError> {
+        let at_a_glance = match Event::at_a_glance(line) {
+            Some(Event::Put(text)) => self.target.put(text).ok(),
+            Some(Event::Gone(text)) => self.target.gone(text).ok(),
+            Some(Event::Bookmark(_)) | None => None,
+        };
+        if let Some(version) = at_a_glance {
+            self.progress.event(false);
+            return Ok(Ok(version));
+        }
+        let event = Event::parse(line)?;
+        self.progress.event(matches!(event, Event::Bookmark(_)));
+        Ok(match event {
+            Event::Bookmark(version) => Ok(version.as_ref().into()),
+            Event::Put(text) => self.target.put(text),
+            Event::Gone(text) => self.target.gone(text),
+        })
     }
 
     /// Moves the cursor; never back, whatever a bookmark says.

@@ -143,6 +143,18 @@ impl Stream {
 }
 
 impl<'a> Event<'a> {
+    /// The event that a line is which looks as every API server writes it: then the object has yet to be read, and
+    /// with it whether the line is JSON at all. Nothing for any other line, which is for [`parse`](Self::parse).
+    pub(crate) fn at_a_glance(line: &'a [u8]) -> Option<Self> {
+        let (event, rest) = std::str::from_utf8(line).ok()?.strip_prefix(r#"{"type":""#)?.split_once('"')?;
+        let object = rest.strip_prefix(r#","object":"#)?.trim_ascii_end().strip_suffix('}')?;
+        match event {
+            "ADDED" | "MODIFIED" => Some(Self::Put(object)),
+            "DELETED" => Some(Self::Gone(object)),
+            _ => None,
+        }
+    }
+
     /// Reads one line of a watch.
     ///
     /// # Errors
@@ -178,6 +190,28 @@ mod tests {
         assert!(matches!(parse(r#"{"object":{},"type":"DELETED"}"#), Ok(Event::Gone("{}"))));
         let bookmark = r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9"}}}"#;
         assert!(matches!(parse(bookmark), Ok(Event::Bookmark(v)) if v == "9"));
+    }
+
+    #[test]
+    fn what_is_seen_at_a_glance_is_what_is_read() {
+        for line in [
+            r#"{"type":"ADDED","object":{"a":1}}"#,
+            "{\"type\":\"MODIFIED\",\"object\":{\"a\":\"}\"}} \r",
+            r#"{"type":"DELETED","object":{}}"#,
+        ] {
+            let (seen, read) = (Event::at_a_glance(line.as_bytes()), Event::parse(line.as_bytes()));
+            assert_eq!(format!("{:?}", seen.expect(line)), format!("{:?}", read.expect(line)));
+        }
+        for other in [
+            r#"{"object":{},"type":"ADDED"}"#,
+            r#"{"type":"BOOKMARK","object":{}}"#,
+            r#"{"type":"ERROR","object":{}}"#,
+            r#"{"type":"ADDED","object":{"#,
+            r#"{"type":"ADDED", "object":{}}"#,
+            "",
+        ] {
+            assert!(Event::at_a_glance(other.as_bytes()).is_none(), "{other}");
+        }
     }
 
     #[test]

@@ -16,6 +16,11 @@ pub(super) struct Packed {
 /// Rows whose end is noted; the last row ends with the texts.
 const NOTED: usize = 3;
 
+/// Room while they are packed: few objects have more bytes of text, or more texts.
+const TEXT_BYTES: usize = 512;
+/// See [`TEXT_BYTES`].
+const TEXTS: usize = 32;
+
 impl Packed {
     /// Packs all. A JSON text of an object is below 4 GiB, so its parts are.
     pub(super) fn new<'a>(
@@ -24,7 +29,8 @@ impl Packed {
         finalizers: impl Iterator<Item = &'a str>,
         managers: impl Iterator<Item = &'a str>,
     ) -> Self {
-        let (mut text, mut ends) = (String::new(), vec![0; NOTED]);
+        let (mut text, mut ends) = (String::with_capacity(TEXT_BYTES), Vec::with_capacity(TEXTS));
+        ends.resize(NOTED, 0);
         let mut push = |ends: &mut Vec<u32>, one: &str| {
             text.push_str(one);
             ends.push(text.len() as u32);
