@@ -80,6 +80,8 @@ struct Lanes {
     idle: Vec<Lane>,
     open: usize,
     max: usize,
+    /// Threads that wait for one. To wake nobody is a call of the kernel all the same, and hardly anybody ever waits.
+    awaited: usize,
 }
 
 impl Lanes {
@@ -138,7 +140,7 @@ impl Worker {
                 number,
                 process,
                 control: Mutex::new((control, buffer)),
-                lanes: Mutex::new(Lanes { idle: Vec::new(), open: 0, max: lanes_max }),
+                lanes: Mutex::new(Lanes { idle: Vec::new(), open: 0, max: lanes_max, awaited: 0 }),
                 free: Condvar::new(),
                 loaded: Mutex::default(),
                 doom: OnceLock::new(),
@@ -336,17 +338,24 @@ impl Worker {
             if left.is_zero() {
                 return Err(Lost::NotAsked);
             }
+            lanes.awaited += 1;
             let (held, _) =
                 self.free.wait_timeout(lanes, left.min(LOOK_AGAIN)).unwrap_or_else(PoisonError::into_inner);
             lanes = held;
+            lanes.awaited -= 1;
         }
     }
 
     /// Puts a lane aside for the next call.
     pub(crate) fn check_in(&self, mut lane: Lane) {
         lane.settle();
-        lock(&self.lanes).put(lane, IDLE_MAX);
-        self.free.notify_one();
+        let mut lanes = lock(&self.lanes);
+        lanes.put(lane, IDLE_MAX);
+        let is_awaited = lanes.awaited > 0;
+        drop(lanes);
+        if is_awaited {
+            self.free.notify_one();
+        }
     }
 
     /// Whether a new lane was closed because the process has no room for it: it goes on
@@ -402,7 +411,7 @@ mod tests {
     fn a_lane_that_nobody_uses_is_closed() {
         let (control, _other) = UnixStream::pair().expect("sockets");
         let control = Wire::patient(control);
-        let mut lanes = Lanes { idle: Vec::new(), open: 3, max: 3 };
+        let mut lanes = Lanes { idle: Vec::new(), open: 3, max: 3, awaited: 0 };
         for _ in 0..3 {
             lanes.put(Lane::open(&control).expect("a lane"), IDLE_MAX);
         }
