@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, header};
 use kube::client::Body;
 use serde::ser::SerializeMap;
@@ -17,12 +18,17 @@ use windlass_core::plan::Target;
 pub(crate) const APPLY: &str = "application/apply-patch+yaml";
 pub(crate) const MERGE: &str = "application/merge-patch+json";
 pub(crate) const JSON: &str = "application/json";
+/// An answer with nothing but the object's metadata, from whoever can give it.
+const META: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
 
 /// The extra under which the fence looks for the claim. Header names are sent in
 /// lower case; the API server lowers them anyway before it decodes the `%2f`.
 const EXTRA_CLAIM: &str = "impersonate-extra-windlass.dev%2fclaim";
 /// The extra that names the plugin and its digest in the audit log.
 const EXTRA_PLUGIN: &str = "impersonate-extra-windlass.dev%2fplugin";
+
+/// Room for all parameters of a write.
+const QUERY_BYTES: usize = 128;
 
 /// Why a request was not built: nothing has been sent.
 #[derive(Debug, thiserror::Error)]
@@ -91,50 +97,76 @@ impl<'a> Actor<'a> {
 pub(crate) struct Call {
     pub(crate) method: Method,
     pub(crate) path: String,
-    pub(crate) query: Vec<(&'static str, String)>,
+    pub(crate) query: Vec<(&'static str, &'static str)>,
     pub(crate) content_type: Option<&'static str>,
-    pub(crate) body: Vec<u8>,
+    /// What is answered.
+    accept: &'static str,
+    pub(crate) body: Bytes,
 }
 
 impl Call {
     /// A read.
     pub(crate) fn get(path: String) -> Self {
-        Self { method: Method::GET, path, query: Vec::new(), content_type: None, body: Vec::new() }
+        Self {
+            method: Method::GET,
+            path,
+            query: Vec::new(),
+            content_type: None,
+            accept: JSON,
+            body: Bytes::new(),
+        }
     }
 
     /// A write of `body`; the field manager is added when it is built.
     pub(crate) fn write(method: Method, path: String, content_type: &'static str, body: Vec<u8>) -> Self {
-        Self { method, path, query: Vec::new(), content_type: Some(content_type), body }
+        Self {
+            method,
+            path,
+            query: Vec::new(),
+            content_type: Some(content_type),
+            accept: JSON,
+            body: body.into(),
+        }
+    }
+
+    /// Only the metadata of the object is of interest in the answer: half of it or less, for both sides.
+    pub(crate) fn answered_with_metadata(self) -> Self {
+        Self { accept: META, ..self }
     }
 
     /// Server-side apply with force. Unknown fields are warned of, not refused: the
     /// API server may be older than the plugin.
     pub(crate) fn apply(path: String, body: Vec<u8>) -> Self {
         let mut call = Self::write(Method::PATCH, path, APPLY, body);
-        call.query.push(("force", "true".to_owned()));
-        call.query.push(("fieldValidation", "Warn".to_owned()));
+        call.query.extend([("force", "true"), ("fieldValidation", "Warn")]);
         call
     }
 
     /// The request as `actor`, which the API server gives up after `timeout`.
-    pub(crate) fn build(self, actor: &Actor<'_>, timeout: Duration) -> Result<Request<Body>, RequestError> {
-        let mut uri = self.path;
-        // Whole milliseconds, rounded down: never later than the claim.
-        let timeout = format!("{}ms", timeout.as_millis().max(1));
-        let writes = self.method != Method::GET && self.method != Method::DELETE;
-        let manager = writes.then(|| ("fieldManager", actor.field_manager()));
-        let pairs = self.query.into_iter().chain(manager).chain([("timeout", timeout)]);
-        for (position, (name, value)) in pairs.enumerate() {
-            uri.push(if position == 0 { '?' } else { '&' });
+    pub(crate) fn build(&self, actor: &Actor<'_>, timeout: Duration) -> Result<Request<Body>, RequestError> {
+        let mut uri = String::with_capacity(self.path.len() + QUERY_BYTES);
+        uri.push_str(&self.path);
+        let mut separator = '?';
+        let mut push = |name: &str, value: &str| {
+            uri.push(separator);
+            separator = '&';
             uri.push_str(name);
             uri.push('=');
-            push_encoded(&mut uri, &value);
+            push_encoded(&mut uri, value);
+        };
+        self.query.iter().for_each(|(name, value)| push(name, value));
+        if self.method != Method::GET && self.method != Method::DELETE {
+            push("fieldManager", &actor.field_manager());
         }
-        let mut request = Request::builder().method(self.method).uri(uri).header(header::ACCEPT, JSON);
+        // Whole milliseconds, rounded down: never later than the claim.
+        push("timeout", &format!("{}ms", timeout.as_millis().max(1)));
+        let accept = HeaderValue::from_static(self.accept);
+        let mut request =
+            Request::builder().method(self.method.clone()).uri(uri).header(header::ACCEPT, accept);
         if let Some(content_type) = self.content_type {
-            request = request.header(header::CONTENT_TYPE, content_type);
+            request = request.header(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         }
-        Ok(actor.headers(request)?.body(Body::from(self.body))?)
+        Ok(actor.headers(request)?.body(Body::from(self.body.clone()))?)
     }
 }
 
@@ -295,6 +327,7 @@ mod tests {
         assert_eq!(header("impersonate-extra-windlass.dev%2Fclaim"), "host-0/7");
         assert_eq!(header("impersonate-extra-windlass.dev%2Fplugin"), format!("webapp@{digest}"));
         assert_eq!(header("content-type"), APPLY);
+        assert_eq!(header("accept"), JSON);
         assert!(!request.headers().contains_key("user-agent"), "it stays the client's");
     }
 

@@ -181,8 +181,9 @@ impl Writer {
         wanted: &str,
     ) -> Result<(), ApplyError> {
         let what = named(Verb::Create, object);
-        let call = object_path(kind, object)
-            .and_then(|path| Ok(Call::apply(path, with_preconditions(body, None, NEVER)?)));
+        let call = object_path(kind, object).and_then(|path| {
+            Ok(Call::apply(path, with_preconditions(body, None, NEVER)?).answered_with_metadata())
+        });
         let reply = self.write_once(scope, Verb::Create, call).await;
         match reply.and_then(|reply| parse_meta(&reply, object)) {
             Ok(made) => {
@@ -378,13 +379,14 @@ impl Writer {
 
 fn apply_call(target: &Target, body: &Value, subresource: &str) -> Result<Call, RequestError> {
     let path = object_path(&target.kind, &target.object)? + subresource;
-    Ok(Call::apply(path, with_preconditions(body, Some(&target.uid), &target.version)?))
+    let body = with_preconditions(body, Some(&target.uid), &target.version)?;
+    Ok(Call::apply(path, body).answered_with_metadata())
 }
 
 fn merge_call(target: &Target, patch: &Value) -> Result<Call, RequestError> {
     let path = object_path(&target.kind, &target.object)?;
     let body = with_preconditions(patch, Some(&target.uid), &target.version)?;
-    Ok(Call::write(Method::PATCH, path, MERGE, body))
+    Ok(Call::write(Method::PATCH, path, MERGE, body).answered_with_metadata())
 }
 
 fn named(verb: Verb, object: &ObjectRef) -> String {

@@ -136,6 +136,9 @@ async fn every_write_names_what_it_saw_and_is_held_on_the_wire() {
         assert!(request.query.contains("timeout=5000ms"), "{}", request.query);
         assert_eq!(request.headers["impersonate-user"], "system:serviceaccount:sys:plugin-webapp");
         assert_eq!(request.headers["impersonate-extra-windlass.dev%2fclaim"], "host-0/3");
+        // A removal is answered with a Status, or with an object that stays for a while.
+        let for_metadata = request.headers["accept"].as_bytes().starts_with(b"application/json;as=Partial");
+        assert_eq!(for_metadata, request.method == "PATCH", "{} {}", request.method, request.path);
     }
     assert_eq!(api.gate.in_flight(), 0);
     assert_eq!(

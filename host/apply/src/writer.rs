@@ -292,7 +292,7 @@ impl Writer {
         let Config { request_timeout, least, .. } = self.config;
         let turn = self.pressure.turn(actor.plugin()).await.map_err(Failed::held)?;
         let permit = self.gate.permit(claim, self.clock.now(), request_timeout, least)?;
-        let request = call.clone().build(actor, permit.timeout)?;
+        let request = call.build(actor, permit.timeout)?;
         let reply = exchange(&self.client, request, permit.timeout).await?;
         turn.answered(told_to_wait(&reply));
         Ok((reply, permit.age))

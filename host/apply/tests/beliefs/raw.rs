@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use windlass_core::object::Meta;
 
-use crate::world::{World, config_map, deployment};
+use crate::world::{MANAGER, World, config_map, deployment};
 
 fn with(mut body: Value, uid: Option<&str>, version: &str) -> Value {
     body["metadata"]["resourceVersion"] = version.into();
@@ -190,5 +191,38 @@ async fn a_timeout_in_milliseconds_is_understood() -> Result<()> {
         world.send("PATCH", &good, "application/apply-patch+yaml", &config_map("c", "x")).await?.0,
         201
     );
+    Ok(())
+}
+
+/// What an answer to a write says of the object is what the object says of itself: names and versions, and in bytes our own
+/// entry, odd names and all, whose hash is compared with what the watch brings later.
+#[tokio::test]
+async fn an_answer_of_metadata_alone_has_our_entry_as_the_object_has_it() -> Result<()> {
+    let world = World::without_rights("partial").await?;
+    let mut odd = config_map("c", "x");
+    odd["data"] = json!({"k": "x", "a.b_c-d": "<&>", "0": "\u{fc}"});
+    let web_app = json!({
+        "apiVersion": "apply.windlass.dev/v1", "kind": "WebApp", "metadata": {"name": "a"},
+        "spec": {"x": 1, "<&>": {"\u{fc} \"": [{"z": 1, "a": null}]}, "B": {}, "a": [1]},
+    });
+    for (path, body) in [
+        (world.config_map_path("c"), odd),
+        (world.path("/apis/apps/v1", "deployments", "d"), deployment("d", 1)),
+        (world.webapp_path(), web_app),
+    ] {
+        let (code, text) = world.apply_for_metadata(&path, &body).await?;
+        let answer: Value = serde_json::from_str(&text)?;
+        assert_eq!((code, &answer["kind"]), (201, &json!("PartialObjectMetadata")), "{text}");
+        assert!(answer.get("spec").or(answer.get("data")).is_none(), "{text}");
+        let (said, live) = (Meta::parse(&text)?, Meta::parse(&world.text(&path).await?)?);
+        assert_eq!((&said.name, &said.uid, said.deleting), (&live.name, &live.uid, false));
+        assert!(said.version() <= live.version() && said.version() > 0);
+        assert!(said.entry(MANAGER, false).is_some());
+        assert_eq!(said.entry(MANAGER, false), live.entry(MANAGER, false), "{text}");
+        let late = with(body, None, "1");
+        let (code, refused) = world.apply_for_metadata(&path, &late).await?;
+        let refused: Value = serde_json::from_str(&refused)?;
+        assert_eq!((code, &refused["kind"]), (409, &json!("Status")), "{refused}");
+    }
     Ok(())
 }

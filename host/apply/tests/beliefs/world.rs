@@ -188,20 +188,41 @@ subjects: [{{ kind: ServiceAccount, name: plugin-webapp, namespace: {namespace} 
         content_type: &str,
         body: &Value,
     ) -> Result<Answer> {
+        let (code, text) = self.send_for("application/json", method, path, content_type, body).await?;
+        Ok((code, serde_json::from_str(&text).context("a JSON answer")?))
+    }
+
+    /// As [`send`](Self::send), asks for `accept`; the answer as it came.
+    async fn send_for(
+        &self,
+        accept: &str,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: &Value,
+    ) -> Result<(u16, String)> {
         let request = Request::builder()
             .method(method)
             .uri(path)
+            .header("accept", accept)
             .header("content-type", content_type)
             .body(kube::client::Body::from(serde_json::to_vec(body)?))?;
         let response = self.client.send(request).await?;
         let code = response.status().as_u16();
         let bytes = response.into_body().collect_bytes().await?;
-        Ok((code, serde_json::from_slice(&bytes).context("a JSON answer")?))
+        Ok((code, String::from_utf8(bytes.into()).context("text")?))
     }
 
     pub(crate) async fn apply(&self, path: &str, body: &Value) -> Result<Answer> {
         let path = format!("{path}?fieldManager={}&force=true", MANAGER.replace('/', "%2F"));
         self.send("PATCH", &path, "application/apply-patch+yaml", body).await
+    }
+
+    /// The same; what is answered is the metadata, byte for byte.
+    pub(crate) async fn apply_for_metadata(&self, path: &str, body: &Value) -> Result<(u16, String)> {
+        let path = format!("{path}?fieldManager={}&force=true", MANAGER.replace('/', "%2F"));
+        let accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+        self.send_for(accept, "PATCH", &path, "application/apply-patch+yaml", body).await
     }
 
     pub(crate) async fn merge(&self, path: &str, body: &Value) -> Result<Answer> {
@@ -210,6 +231,11 @@ subjects: [{{ kind: ServiceAccount, name: plugin-webapp, namespace: {namespace} 
 
     pub(crate) async fn get(&self, path: &str) -> Result<Answer> {
         self.send("GET", path, "application/json", &Value::Null).await
+    }
+
+    /// An object byte for byte.
+    pub(crate) async fn text(&self, path: &str) -> Result<String> {
+        Ok(self.send_for("application/json", "GET", path, "application/json", &Value::Null).await?.1)
     }
 
     pub(crate) async fn object(&self, of: &str, path: &str) -> Result<Object> {
