@@ -129,7 +129,7 @@ impl Call {
         }
     }
 
-    /// Only the metadata of the object is of interest in the answer: half of it or less, for both sides.
+    /// Only the metadata of the object is of interest in the answer: the rest is then not even sent.
     pub(crate) fn answered_with_metadata(self) -> Self {
         Self { accept: META, ..self }
     }
