@@ -329,9 +329,14 @@ impl<'de> VariantAccess<'de> for Content<'de> {
 ///
 /// # Errors
 /// Permanent, naming `whose` text it is; the contract promises that it does not happen.
-#[cfg_attr(not(target_family = "wasm"), allow(dead_code))]
 pub(crate) fn parse(text: &str, whose: &str) -> Result<Value, Fault> {
     serde_json::from_str(text).map_err(|error| Fault::permanent(format!("{whose}: {error}")))
+}
+
+/// The JSON of a value. Not by its `Display`, which takes longer.
+pub(crate) fn written(value: &Value) -> String {
+    // Every value has one: this cannot fail.
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 #[cfg(test)]

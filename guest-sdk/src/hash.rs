@@ -1,5 +1,6 @@
 //! A short name for data, to roll pods when it changes.
 
+use crate::decode::written;
 use serde::Serialize;
 
 /// Offset basis of the 64-bit FNV-1a hash.
@@ -26,7 +27,7 @@ const PRIME: u64 = 0x0000_0100_0000_01b3;
 pub fn hash_of(data: &impl Serialize) -> String {
     // By way of a value, whose maps are sorted.
     let text = match serde_json::to_value(data) {
-        Ok(value) => value.to_string(),
+        Ok(value) => written(&value),
         Err(error) => panic!("data to hash has no JSON form: {error}"),
     };
     let hash = text.bytes().fold(BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));

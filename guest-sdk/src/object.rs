@@ -1,12 +1,16 @@
 //! Any Kubernetes object, without its Rust type.
 //!
 //! Typed models of Kubernetes' own kinds are large, and a reconciler looks at three fields of
-//! them. So an object stays JSON, with accessors for what reconcilers look at.
+//! them. So an object stays JSON, with accessors for what reconcilers look at. One that the host hands over stays text
+//! until somebody looks at more of it than its kind: of most children nobody does, and values would be most of
+//! the work of a pass.
 
 use crate::{Fault, decode};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned};
 use serde_json::Value;
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// A Kubernetes object as JSON.
 ///
@@ -21,21 +25,56 @@ use std::collections::BTreeMap;
 /// assert_eq!(deployment.number("/status/readyReplicas"), 2);
 /// assert_eq!(deployment.number("/status/updatedReplicas"), 0);
 /// ```
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(transparent)]
-pub struct Object(Value);
+#[derive(Clone)]
+pub struct Object(Form);
+
+/// How the JSON is there.
+#[derive(Clone)]
+enum Form {
+    /// As the host handed it over.
+    Text(Box<Text>),
+    /// As values.
+    Tree(Value),
+}
+
+/// An object as text.
+#[derive(Clone)]
+struct Text {
+    text: String,
+    /// It as values, once somebody has asked for them.
+    tree: OnceCell<Value>,
+}
 
 impl Object {
+    /// What the host says an object is; `whose` names it in the fault.
+    ///
+    /// # Errors
+    /// Permanent if it is no JSON; the contract promises that it does not happen.
+    pub(crate) fn parse(text: String, whose: &str) -> Result<Self, Fault> {
+        match types(&text) {
+            Some(_) => Ok(Self(Form::Text(Box::new(Text { text, tree: OnceCell::new() })))),
+            None => decode::parse(&text, whose).map(Self::from),
+        }
+    }
+
+    /// `apiVersion` and `kind`, as far as they are known without values.
+    fn types(&self) -> Option<(&str, &str)> {
+        match &self.0 {
+            Form::Text(text) => types(&text.text),
+            Form::Tree(_) => None,
+        }
+    }
+
     /// The `apiVersion`; empty if there is none.
     #[must_use]
     pub fn api_version(&self) -> &str {
-        self.text("/apiVersion").unwrap_or_default()
+        self.types().map_or_else(|| self.text("/apiVersion").unwrap_or_default(), |(version, _)| version)
     }
 
     /// The `kind`; empty if there is none.
     #[must_use]
     pub fn kind(&self) -> &str {
-        self.text("/kind").unwrap_or_default()
+        self.types().map_or_else(|| self.text("/kind").unwrap_or_default(), |(_, kind)| kind)
     }
 
     /// The name; empty if there is none.
@@ -53,19 +92,19 @@ impl Object {
     /// The value of a label.
     #[must_use]
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.0.get("metadata")?.get("labels")?.get(key)?.as_str()
+        self.as_value().get("metadata")?.get("labels")?.get(key)?.as_str()
     }
 
     /// The value of an annotation.
     #[must_use]
     pub fn annotation(&self, key: &str) -> Option<&str> {
-        self.0.get("metadata")?.get("annotations")?.get(key)?.as_str()
+        self.as_value().get("metadata")?.get("annotations")?.get(key)?.as_str()
     }
 
     /// What stands at a JSON pointer (RFC 6901) such as `/spec/ports/0/port`.
     #[must_use]
     pub fn at(&self, pointer: &str) -> Option<&Value> {
-        self.0.pointer(pointer)
+        self.as_value().pointer(pointer)
     }
 
     /// The text at a JSON pointer; nothing if there is none or it is no text.
@@ -114,25 +153,68 @@ impl Object {
     /// The JSON itself.
     #[must_use]
     pub fn as_value(&self) -> &Value {
-        &self.0
+        match &self.0 {
+            Form::Text(text) => text.tree.get_or_init(|| values(&text.text)),
+            Form::Tree(value) => value,
+        }
     }
 
     /// The JSON itself, by value.
     #[must_use]
     pub fn into_value(self) -> Value {
-        self.0
+        match self.0 {
+            Form::Text(text) => text.tree.into_inner().unwrap_or_else(|| values(&text.text)),
+            Form::Tree(value) => value,
+        }
+    }
+}
+
+/// `apiVersion` and `kind` of an object whose text begins with them, as all do that the host hands over. Neither has
+/// anything in it that would have to be escaped.
+fn types(text: &str) -> Option<(&str, &str)> {
+    let (api_version, rest) = text.strip_prefix(r#"{"apiVersion":""#)?.split_once('"')?;
+    let (kind, _) = rest.strip_prefix(r#","kind":""#)?.split_once('"')?;
+    (!api_version.contains('\\') && !kind.contains('\\')).then_some((api_version, kind))
+}
+
+/// The values of an object's text.
+///
+/// # Panics
+/// If it is no JSON; the contract promises that it does not happen.
+fn values(text: &str) -> Value {
+    match decode::parse(text, "an object of the host") {
+        Ok(value) => value,
+        Err(fault) => panic!("{fault}"),
+    }
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("Object").field(self.as_value()).finish()
+    }
+}
+
+impl PartialEq for Object {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_value() == other.as_value()
+    }
+}
+
+impl Serialize for Object {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.as_value().serialize(serializer)
     }
 }
 
 impl From<Value> for Object {
     fn from(value: Value) -> Self {
-        Self(value)
+        Self(Form::Tree(value))
     }
 }
 
 impl From<Object> for Value {
     fn from(object: Object) -> Self {
-        object.0
+        object.into_value()
     }
 }
 
@@ -193,6 +275,36 @@ mod tests {
         assert_eq!(object.annotation("note"), Some("x"));
         assert_eq!(object.annotation("none"), None);
         assert_eq!(object.namespace(), "");
+    }
+
+    #[test]
+    fn text_of_the_host_is_the_object_that_its_values_are() {
+        let values = deployment();
+        let text = Object::parse(values.as_value().to_string(), "a child").expect("an object");
+        assert_eq!((text.api_version(), text.kind()), ("apps/v1", "Deployment"));
+        assert!(matches!(&text.0, Form::Text(text) if text.tree.get().is_none()), "so much is known without");
+        assert_eq!((text.name(), text.namespace()), ("hello", ""));
+        assert_eq!(text.label("app.kubernetes.io/name"), Some("webapp"));
+        assert_eq!(text, values);
+        assert_eq!(text.into_value(), values.into_value());
+    }
+
+    #[test]
+    fn text_that_begins_otherwise_is_read_all_the_same() {
+        for odd in [
+            r#"{"kind":"A","apiVersion":"v1"}"#,
+            r#"{"apiVersion":"v1","kind":7,"metadata":null}"#,
+            r#"{"apiVersion":"v\u0031","kind":"A"}"#,
+            r#" {"apiVersion":"v1","kind":"A"}"#,
+            "[]",
+        ] {
+            let object = Object::parse(odd.to_owned(), "a child").expect("JSON");
+            let values = Object::from(serde_json::from_str::<Value>(odd).expect("JSON"));
+            assert_eq!((object.api_version(), object.kind()), (values.api_version(), values.kind()), "{odd}");
+            assert_eq!(object, values);
+        }
+        let fault = Object::parse("{".to_owned(), "a child").expect_err("no JSON");
+        assert!(fault.to_string().starts_with("a child: EOF"), "{fault}");
     }
 
     #[test]

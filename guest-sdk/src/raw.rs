@@ -3,7 +3,8 @@
 //! The generated bindings only exist on wasm. Tests of the host reach through them for what the
 //! SDK makes impossible, such as a decision that is not JSON.
 
-use crate::{Cache, Fault, Finalization, Kind, Primary, Snapshot};
+use crate::decode::written;
+use crate::{Cache, Decision, Fault, Finalization, Kind, Object, Primary, Snapshot, decode};
 
 /// A reconciler's function.
 pub type Reconcile<T> = fn(&Snapshot<T>, &Cache) -> Result<crate::Decision, Fault>;
@@ -19,6 +20,29 @@ pub const fn primary_of<T: Primary>(_: Reconcile<T>) -> Kind {
 /// Compiles only if the finalize step is about the same kind as the reconciler.
 pub const fn finalizer_of<T: Primary>(_: Reconcile<T>, _: Finalize<T>) {}
 
+/// The snapshot of the JSON that a component is given.
+///
+/// # Errors
+/// Permanent if the primary does not fit the author's struct, or a text is no JSON.
+pub fn lift<T: Primary>(
+    primary: &str,
+    children: Vec<String>,
+    settings: Option<&str>,
+) -> Result<Snapshot<T>, Fault> {
+    let primary = decode::parse(primary, "the primary")?;
+    let children =
+        children.into_iter().map(|text| Object::parse(text, "a child")).collect::<Result<_, _>>()?;
+    let settings = settings.map(|text| decode::parse(text, "settings.yaml")).transpose()?;
+    Snapshot::with(primary, children, settings)
+}
+
+/// The children and the status of a decision as the JSON that a component gives back.
+#[must_use]
+pub fn texts(decision: &Decision) -> (Vec<String>, Option<String>) {
+    let children = decision.children.iter().map(|child| written(child.as_value()));
+    (children.collect(), decision.status.as_ref().map(written))
+}
+
 #[cfg(target_family = "wasm")]
 pub use self::wasm::*;
 
@@ -27,7 +51,8 @@ pub use self::wasm::*;
 mod wasm {
     use super::{Finalize, Reconcile};
     use crate::manifest::{Manifest, Scope, Unwanted};
-    use crate::{Cache, Decision, Fault, Finalization, Kind, Notice, Object, Primary, Snapshot, decode, log};
+    use crate::{Cache, Decision, Fault, Finalization, Kind, Notice, Object, Primary, Snapshot, log};
+    use std::mem::{self, ManuallyDrop};
 
     /// The bindings that `wit/` describes.
     #[allow(
@@ -110,10 +135,9 @@ mod wasm {
         snapshot: types::Snapshot,
         reconcile: Reconcile<T>,
     ) -> Result<types::Decision, types::Fault> {
-        lift(&snapshot)
-            .and_then(|snapshot| reconcile(&snapshot, &Cache::of_the_host()))
-            .map(decision)
-            .map_err(fault)
+        // Kept to the end of the call, as all memory is: to give back what is thrown away anyway costs time.
+        let snapshot = ManuallyDrop::new(lift(snapshot).map_err(fault)?);
+        reconcile(&snapshot, &Cache::of_the_host()).map(decision).map_err(fault)
     }
 
     /// Calls the author's finalize step.
@@ -125,7 +149,7 @@ mod wasm {
         finalize: Finalize<T>,
     ) -> Result<types::Finalization, types::Fault> {
         let outcome =
-            lift(&snapshot).and_then(|snapshot| finalize(&snapshot, &Cache::of_the_host())).map_err(fault)?;
+            lift(snapshot).and_then(|snapshot| finalize(&snapshot, &Cache::of_the_host())).map_err(fault)?;
         Ok(match outcome {
             Finalization::Done => types::Finalization::Done,
             Finalization::Pending(wanted) => types::Finalization::Pending(decision(wanted)),
@@ -141,20 +165,18 @@ mod wasm {
     }
 
     /// The snapshot as the author sees it.
-    fn lift<T: Primary>(snapshot: &types::Snapshot) -> Result<Snapshot<T>, Fault> {
-        let primary = decode::parse(&snapshot.primary, "the primary")?;
-        let children =
-            snapshot.children.iter().map(|text| decode::parse(text, "a child")).collect::<Result<_, _>>()?;
-        let settings =
-            snapshot.settings.as_ref().map(|text| decode::parse(text, "settings.yaml")).transpose()?;
-        Snapshot::new(primary, children, settings)
+    fn lift<T: Primary>(snapshot: types::Snapshot) -> Result<Snapshot<T>, Fault> {
+        super::lift(&snapshot.primary, snapshot.children, snapshot.settings.as_deref())
     }
 
     /// The decision as it crosses the boundary.
     fn decision(decision: Decision) -> types::Decision {
+        let (children, status) = super::texts(&decision);
+        // As the snapshot is.
+        mem::forget((decision.children, decision.status));
         types::Decision {
-            children: decision.children.iter().map(text).collect(),
-            status: decision.status.map(|status| status.to_string()),
+            children,
+            status,
             notices: decision.notices.into_iter().map(notice).collect(),
             // The host clamps it and says so; here it only has to fit.
             requeue_after_ms: decision
@@ -201,15 +223,10 @@ mod wasm {
         types::Label { key: key.to_owned(), value: value.to_owned() }
     }
 
-    /// The object as JSON text.
-    fn text(object: &Object) -> String {
-        object.as_value().to_string()
-    }
-
     /// What the host says an object is; by contract that is JSON.
-    fn object(text: &str) -> Object {
-        match decode::parse(text, "an object from the cache") {
-            Ok(value) => Object::from(value),
+    fn object(text: String) -> Object {
+        match Object::parse(text, "an object from the cache") {
+            Ok(object) => object,
             Err(fault) => panic!("{fault}"),
         }
     }
@@ -221,7 +238,7 @@ mod wasm {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         })
-        .map(|text| object(&text))
+        .map(object)
     }
 
     /// Asks the host for a list.
@@ -231,7 +248,7 @@ mod wasm {
             namespace: namespace.map(str::to_owned),
             labels: labels.iter().map(|(key, value)| label(key, value)).collect(),
         };
-        cache::list(&query).iter().map(|text| object(text)).collect()
+        cache::list(&query).into_iter().map(object).collect()
     }
 
     /// Hands the host a log line.

@@ -84,18 +84,20 @@ impl<T: Primary> Snapshot<T> {
     /// Permanent, with the path of what does not fit the author's struct. The same text becomes a
     /// Warning Event on the object when the host calls.
     pub fn new(primary: Value, children: Vec<Value>, settings: Option<Value>) -> Result<Self, Fault> {
+        Self::with(primary, children.into_iter().map(Object::from).collect(), settings)
+    }
+
+    /// The same with children as the host hands them over.
+    pub(crate) fn with(
+        primary: Value,
+        children: Vec<Object>,
+        settings: Option<Value>,
+    ) -> Result<Self, Fault> {
         let whose = format!("this {}", T::KIND.kind);
         let typed = decode::decode(&primary, &whose)?;
         let meta = primary.get("metadata").unwrap_or(&Value::Null);
         let meta = if meta.is_null() { Meta::default() } else { decode::decode(meta, "its metadata")? };
-        Ok(Self {
-            typed,
-            meta,
-            raw: Object::from(primary),
-            children: children.into_iter().map(Object::from).collect(),
-            settings,
-            fixed_time: None,
-        })
+        Ok(Self { typed, meta, raw: Object::from(primary), children, settings, fixed_time: None })
     }
 
     /// A snapshot for a test, without children. What is left out of `apiVersion`, `kind` and

@@ -1,9 +1,13 @@
 //! What a plugin costs: compile, call and memory, for `plugins/webapp`.
 //!
 //! `cargo run --release -p windlass-plugin --example decision_time`. Figures of a
-//! debug build say little about the host and nothing about the compiler.
+//! debug build say little about the host and nothing about the compiler. What is decided about is in `webapp.json`: a WebApp
+//! and its children as a cluster has them.
+//!
+//! With paths of components behind `--` it compares those: each is asked in turn, round after round.
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +40,10 @@ impl Reader for Empty {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    let components: Vec<_> = std::env::args_os().skip(1).collect();
+    if !components.is_empty() {
+        return compare(&components);
+    }
     let component = std::fs::read(windlass_testbed::components::component("webapp", None)?)?;
     let name = PluginName::try_new("webapp")?;
     let source = Source::local(name.clone(), component.into(), None);
@@ -130,27 +138,66 @@ fn measure(
     Ok(())
 }
 
+/// What one call of each component uses, the least and the middle of 11 rounds that take turns.
+fn compare(components: &[OsString]) -> Result<(), Box<dyn Error>> {
+    let loader = Loader::in_process(Limits::default())?;
+    let name = PluginName::try_new("webapp")?;
+    let mut plugins = Vec::new();
+    for path in components {
+        let source = Source::local(name.clone(), std::fs::read(path)?.into(), None);
+        plugins.push((path, source.component.len(), loader.load(&source, &name)?, Vec::new()));
+    }
+    for _ in 0..11 {
+        for (_, _, plugin, used) in &mut plugins {
+            let snapshot = snapshot(&plugin.manifest().primary)?;
+            for _ in 0..CALLS / 10 {
+                decide(plugin, &snapshot, &name)?;
+            }
+            let before = used_by_this_thread()?;
+            for _ in 0..CALLS {
+                decide(plugin, &snapshot, &name)?;
+            }
+            let after = used_by_this_thread()?;
+            used.push(((after.0 - before.0) / CALLS as f64, (after.1 - before.1) / CALLS as f64));
+        }
+    }
+    for (path, bytes, _, mut used) in plugins {
+        used.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (least, middle) = (used[0], used[used.len() / 2]);
+        println!(
+            "{:>9} bytes, {:>6.1} µs of CPU time a call (least {:.1}), {:>5.1} page faults  {}",
+            bytes,
+            middle.0,
+            least.0,
+            middle.1,
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// Microseconds of CPU time, and page faults without reading from disk.
+fn used_by_this_thread() -> Result<(f64, f64), Box<dyn Error>> {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/thread-self/{name}"));
+    let (schedule, stat) = (read("schedstat")?, read("stat")?);
+    let cpu: f64 = schedule.split(' ').next().ok_or("no CPU time")?.parse()?;
+    let faults =
+        stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(7)).ok_or("no faults")?;
+    Ok((cpu / 1e3, faults.parse()?))
+}
+
 fn snapshot(kind: &Gvk) -> Result<Snapshot, Box<dyn Error>> {
-    let object = |gvk: &str, json: &Value| -> Result<Arc<Object>, Box<dyn Error>> {
-        Ok(Arc::new(Object::parse(&gvk.parse()?, &json.to_string())?))
+    let object = |gvk: &Gvk, json: &Value| -> Result<Arc<Object>, Box<dyn Error>> {
+        Ok(Arc::new(Object::parse(gvk, &json.to_string())?))
     };
-    let labels = json!({"app.kubernetes.io/name": "shop", "windlass.dev/owned-by": "webapp"});
-    let primary = json!({
-        "metadata": {"name": "shop", "namespace": "ns", "uid": "5d6a2d0e-9f5c-4a57-8c5b-0a3b7c1f2d11", "resourceVersion": "7", "generation": 1},
-        "spec": {"image": "example.com/shop:1", "replicas": 2, "port": 8080},
-    });
-    let deployment = json!({
-        "metadata": {"name": "shop", "namespace": "ns", "uid": "u-2", "resourceVersion": "8", "labels": labels},
-        "spec": {"replicas": 2, "template": {"spec": {"containers": [{"name": "app", "image": "example.com/shop:1"}]}}},
-        "status": {"replicas": 2, "readyReplicas": 2, "availableReplicas": 2, "observedGeneration": 1},
-    });
-    let service = json!({
-        "metadata": {"name": "shop", "namespace": "ns", "uid": "u-3", "resourceVersion": "9", "labels": labels},
-        "spec": {"ports": [{"port": 80, "targetPort": 8080}]},
-    });
+    let seen: Value = serde_json::from_str(include_str!("webapp.json"))?;
+    let children = seen["children"].as_object().ok_or("no children")?;
     Ok(Snapshot {
-        primary: object(&kind.to_string(), &primary)?,
-        children: vec![object("apps/v1/Deployment", &deployment)?, object("v1/Service", &service)?],
+        primary: object(kind, &seen["primary"])?,
+        children: children
+            .iter()
+            .map(|(kind, child)| object(&kind.parse()?, child))
+            .collect::<Result<_, _>>()?,
         settings: None,
     })
 }

@@ -174,6 +174,28 @@ fn equal_inputs_give_equal_bytes() {
     assert_eq!(bytes(&hello(spec.clone())), bytes(&hello(spec)));
 }
 
+/// What a cluster had, as text: also in the figures of `host/plugin/examples/decision_time.rs`.
+fn seen() -> (String, Vec<String>) {
+    let seen: Value =
+        serde_json::from_str(include_str!("../../../host/plugin/examples/webapp.json")).expect("JSON");
+    let children = seen["children"].as_object().expect("children by kind");
+    (seen["primary"].to_string(), children.values().map(Value::to_string).collect())
+}
+
+#[test]
+fn the_bytes_of_a_decision_stay_what_they_are() {
+    let (primary, children) = seen();
+    let app = windlass::raw::lift::<WebApp>(&primary, children.clone(), None).expect("it fits");
+    let parse = |text: &String| serde_json::from_str(text).expect("JSON");
+    let values = Snapshot::<WebApp>::new(parse(&primary), children.iter().map(parse).collect(), None)
+        .expect("it fits");
+    let bytes =
+        |app: Snapshot<WebApp>| windlass::raw::texts(&decided(&app.with_time("2026-01-31T12:00:00Z")));
+    assert_eq!(bytes(app.clone()), bytes(values));
+    // A change would have every WebApp of every cluster applied once more: is that what is meant?
+    assert_eq!(windlass::hash_of(&bytes(app)), "2d62a3f148ff221e");
+}
+
 #[test]
 fn a_converged_webapp_never_reads_the_clock_again() {
     let app = hello(json!({ "image": "web:1" }));
