@@ -46,9 +46,12 @@ fn play(line: &str, tier: Tier, output: &mut File) -> Result<(), Refusal> {
         "empty" => {}
         "refuse" => return Err(Refusal::new(Code::ForbiddenImport, "wasi:sockets")),
         "pretend" => return Err(Refusal::new(Code::WorkerDied, "a code that is not the compiler's")),
-        "spin" => loop {
-            std::hint::black_box(number);
-        },
+        "spin" => {
+            for _ in 1..number {
+                std::thread::spawn(spin);
+            }
+            spin();
+        }
         "sleep" => std::thread::sleep(Duration::from_secs(3600)),
         "hoard" => hoard(),
         "abort" => std::process::abort(),
@@ -62,6 +65,12 @@ fn play(line: &str, tier: Tier, output: &mut File) -> Result<(), Refusal> {
         other => panic!("{other} is no verb"),
     }
     Ok(())
+}
+
+fn spin() {
+    loop {
+        std::hint::black_box(0);
+    }
 }
 
 fn write(to: &mut File, bytes: u64) {

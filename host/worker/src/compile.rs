@@ -193,7 +193,7 @@ impl CompileChild {
         let memory = || Failed::Memory(format!("{ended} within {} MiB", data_bytes >> 20));
         match ended {
             Ended::Signalled(SIGXCPU) => self.too_slow(after),
-            // Nobody here has killed it: the kernel has, for its CPU time or for the pod's memory.
+            // Nobody here has killed it: the kernel has, for the pod's memory, or for its CPU time if it does not listen to that limit's signal.
             Ended::Signalled(SIGKILL) if after >= cpu => self.too_slow(after),
             // What a program does that gets no memory.
             Ended::Signalled(SIGKILL | SIGABRT) => memory(),

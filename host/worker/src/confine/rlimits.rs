@@ -48,7 +48,12 @@ pub(super) fn lower(what: &Confinement) -> Vec<Limit> {
 fn set(name: &str, resource: Resource, value: u64) -> Limit {
     // Never above what was there: raising needs a privilege.
     let value = getrlimit(resource).maximum.map_or(value, |most| most.min(value));
-    let failed = setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) }).err();
+    // At the maximum of CPU time the kernel kills without a word; a second below it says which limit it was.
+    let maximum = match resource {
+        Resource::Cpu => getrlimit(resource).maximum.map_or(value + 1, |most| most.min(value + 1)),
+        _ => value,
+    };
+    let failed = setrlimit(resource, Rlimit { current: Some(value), maximum: Some(maximum) }).err();
     Limit { name: name.to_owned(), value, failed: failed.map(|errno| errno.to_string()) }
 }
 
