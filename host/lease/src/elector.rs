@@ -8,7 +8,9 @@
 //!   whole lease duration after they *saw* the Lease change. Both count on their own
 //!   clock; no timestamp of another machine is ever read.
 //! * A Lease that is gone, or whose holder was emptied by hand, is waited for like a held
-//!   one: only a release, which follows the last write, is taken at once.
+//!   one: only a release, which follows the last write, is taken at once. An answer that there is none
+//!   counts only if it was asked for after the last Lease was seen, and a create that is refused shows
+//!   that there was one.
 //! * A process that has ended holds nothing: evidence of that frees the Lease that names
 //!   it, for a compare-and-swap as ever. Silence is no evidence.
 //! * One request at a time. After an outcome that is unknown the Lease is read first.

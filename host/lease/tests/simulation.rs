@@ -211,3 +211,23 @@ fn what_is_broken_is_found() {
         assert!(found.is_some(), "{mutant} was not found");
     }
 }
+
+/// Found by the test above once: an answer from before the Lease was made came after the Lease itself and was
+/// taken for news, so that its deletion was none.
+#[test]
+fn an_answer_that_is_older_than_what_was_seen_opens_no_second_gate() {
+    let faults = Faults {
+        seed: 2_608_951_917_196_180_028,
+        loss: 0,
+        slow: 146,
+        repeat: 0,
+        evidence: 0,
+        mutant: None,
+        rates: vec![-9_900; 3],
+        script: vec![(429, Deed::Cut(2, 2_634)), (1_937, Deed::Delete)],
+        until_ms: 40_000,
+    };
+    let mut world = World::new(faults, tight());
+    world.run(CALM_MS);
+    assert_no_overlap(&world.reigns).expect("one gate at a time");
+}

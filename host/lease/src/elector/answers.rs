@@ -7,6 +7,7 @@ use windlass_core::claim::{BootTime, Claim, Term};
 use super::{Elector, Holding, Own, Preparation, Request, State};
 use crate::mutant::Mutant;
 use crate::record::{Copy, Lease};
+use crate::seen::Occupant;
 use crate::step::{Failure, Leadership, Order, Purpose};
 
 impl Elector {
@@ -30,6 +31,7 @@ impl Elector {
                 (self.stale, self.unsure) = (false, false);
                 self.observe(now, Copy::Present(lease), orders);
             }
+            (Request::Read, Err(Failure::Absent)) if self.was_seen_since(pending.sent) => self.stale = true,
             (Request::Read, Err(Failure::Absent)) => {
                 (self.stale, self.unsure) = (false, false);
                 self.observe(now, self.gone(), orders);
@@ -46,11 +48,18 @@ impl Elector {
                 }
             }
             (Request::Write { create: false, .. }, Err(Failure::Absent)) => {
-                self.observe(now, self.gone(), orders);
+                match self.was_seen_since(pending.sent) {
+                    true => self.stale = true,
+                    false => self.observe(now, self.gone(), orders),
+                }
             }
             (Request::Write { .. }, Err(Failure::Conflict)) => {
                 // Perhaps with itself: something on the way may have sent it twice.
                 (self.stale, self.own.unsure) = (true, true);
+                // Should it be gone again by the time that it is looked for, somebody may hold it all the same.
+                if let Some(seen) = self.seen.as_mut().filter(|seen| create && seen.copy.lease().is_none()) {
+                    (seen.occupant, seen.since) = (Occupant::Other, now);
+                }
             }
             (request, Err(failure)) => {
                 self.stale = true;
@@ -63,6 +72,12 @@ impl Elector {
             }
         }
         self.create_out &= !(create && definite);
+    }
+
+    /// Whether there was a Lease that was not known yet at `sent`. An absence that was asked for then may be older than it, and says
+    /// nothing of how long nobody has renewed.
+    fn was_seen_since(&self, sent: BootTime) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.copy.lease().is_some() && seen.since > sent)
     }
 
     /// An absence that was found by asking: it is later than the copy before it.

@@ -93,6 +93,36 @@ fn a_deleted_lease_is_waited_for_by_standbys() {
 }
 
 #[test]
+fn an_absence_that_was_asked_for_before_the_lease_was_seen_is_asked_for_again() {
+    let mut desk = Desk::new(true);
+    let first = read(&desk.tick(0));
+    desk.tell(20, Input::Observed(present(50, "other")));
+    // From before the Lease was made, and slower than the watch.
+    let second = read(&desk.fail(26, first, Failure::Absent));
+    // It may have been renewed until now, and is deleted.
+    desk.fail(2_000, second, Failure::Absent);
+    desk.tell(15_030, Input::Heard);
+    assert!(desk.wake_at.unwrap() >= at(17_000), "a lease time after it was seen to be gone");
+    assert_eq!(write(&desk.tick(17_010)).base, None);
+}
+
+#[test]
+fn a_create_that_is_refused_shows_that_somebody_holds_it() {
+    let mut desk = Desk::new(true);
+    let id = read(&desk.tick(0));
+    desk.fail(0, id, Failure::Absent);
+    let making = write(&desk.tick(10));
+    let looking = read(&desk.fail(20, making.id, Failure::Conflict));
+    assert!(
+        !has_requests(&desk.fail(30, looking, Failure::Absent)),
+        "deleted at once, and held all the same"
+    );
+    desk.tell(15_000, Input::Heard);
+    assert!(desk.wake_at.unwrap() >= at(15_020));
+    assert_eq!(write(&desk.tick(15_030)).base, None);
+}
+
+#[test]
 fn junk_in_the_term_is_no_term() {
     for junk in ["", "seven", "-3", "99999999999999999999999", "18446744073709551615", "1e3"] {
         let mut desk = Desk::new(true);
