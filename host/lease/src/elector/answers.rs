@@ -48,7 +48,8 @@ impl Elector {
                 }
             }
             (Request::Write { create: false, .. }, Err(Failure::Absent)) => {
-                match self.was_seen_since(pending.sent) {
+                // A leader whose Lease may be gone ends its term; it need not know since when.
+                match self.was_seen_since(pending.sent) && !matches!(self.state, State::Holding(_)) {
                     true => self.stale = true,
                     false => self.observe(now, self.gone(), orders),
                 }
