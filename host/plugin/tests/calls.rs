@@ -179,6 +179,27 @@ fn kept(called: &Called) -> u64 {
     called.lines.iter().map(|line| line.text.len() as u64).sum()
 }
 
+/// On a busy machine wall time, twice that, must not be over before the call has taken long.
+fn a_second() -> Limits {
+    Limits { cpu: Duration::from_secs(1), ..Limits::default() }
+}
+
+fn courteous(step_back: fn(Instant, Duration)) -> Engine {
+    let engine = Engine::new(&LimitMaxima::default().largest(&a_second())).expect("an engine");
+    engine.courteous(Courtesy { after: Courtesy::AFTER, step_back }).expect("a thread")
+}
+
+fn loading(guests: Arc<dyn Guests>) -> Loader {
+    Loader::new(Setup {
+        guests,
+        compile: Arc::new(CompileHere),
+        artefacts: Arc::new(Scratch::new().expect("a directory")),
+        defaults: a_second(),
+        maxima: LimitMaxima::default(),
+        policy: Policy::default(),
+    })
+}
+
 #[test]
 fn a_guest_that_loops_steps_back_and_one_that_does_not_never_does() {
     static STEPPED_BACK: AtomicU32 = AtomicU32::new(0);
@@ -186,18 +207,7 @@ fn a_guest_that_loops_steps_back_and_one_that_does_not_never_does() {
         assert!(until > Instant::now() && used >= Courtesy::AFTER, "{used:?}");
         STEPPED_BACK.fetch_add(1, Ordering::Relaxed);
     };
-    // On a busy machine wall time, twice that, must not be over before the call has taken long.
-    let limits = Limits { cpu: Duration::from_secs(1), ..Limits::default() };
-    let maxima = LimitMaxima::default();
-    let engine = Engine::new(&maxima.largest(&limits)).expect("an engine");
-    let loader = Loader::new(Setup {
-        guests: Arc::new(engine.courteous(Courtesy { after: Courtesy::AFTER, step_back }).expect("a thread")),
-        compile: Arc::new(CompileHere),
-        artefacts: Arc::new(Scratch::new().expect("a directory")),
-        defaults: limits,
-        maxima,
-        policy: Policy::default(),
-    });
+    let loader = loading(Arc::new(courteous(step_back)));
     let good = reconciling(&loader, NOTHING);
     let bad = reconciling(&loader, "(loop (br 0)) unreachable");
     let asked = || good.decide(&pass("probe"), &any_snapshot(), Arc::new(Objects::default()));
@@ -254,20 +264,9 @@ impl Guests for Watched {
 
 #[test]
 fn what_is_left_of_a_call_that_stepped_back_is_dropped_at_normal_priority() {
-    let limits = Limits { cpu: Duration::from_secs(1), ..Limits::default() };
-    let maxima = LimitMaxima::default();
-    let engine = Engine::new(&maxima.largest(&limits)).expect("an engine");
-    let courtesy = Courtesy { after: Courtesy::AFTER, step_back: |_, _| {} };
     let dropped_on = Arc::<Mutex<Vec<String>>>::default();
-    let engine = engine.courteous(courtesy).expect("a thread");
-    let loader = Loader::new(Setup {
-        guests: Arc::new(Watched { engine, dropped_on: Arc::clone(&dropped_on) }),
-        compile: Arc::new(CompileHere),
-        artefacts: Arc::new(Scratch::new().expect("a directory")),
-        defaults: limits,
-        maxima,
-        policy: Policy::default(),
-    });
+    let engine = courteous(|_, _| {});
+    let loader = loading(Arc::new(Watched { engine, dropped_on: Arc::clone(&dropped_on) }));
     let good = reconciling(&loader, NOTHING);
     let bad = reconciling(&loader, "(loop (br 0)) unreachable");
     good.decide(&pass("probe"), &any_snapshot(), Arc::new(Objects::default())).expect("decides");
