@@ -12,8 +12,10 @@ use crate::inside::{CompileFlags, WorkerFlags};
 mod limits;
 mod plugins;
 mod policy;
+mod reach;
 
 pub(crate) use plugins::PluginFlags;
+pub(crate) use reach::ReachFlags;
 
 /// A Kubernetes operator host: reconcilers are WebAssembly components.
 ///
@@ -135,6 +137,10 @@ pub(crate) struct Run {
     #[arg(long, env = "WINDLASS_SHUTDOWN_TIMEOUT", default_value = "20s", value_parser = duration)]
     pub(crate) shutdown_timeout: Duration,
 
+    /// Where the host works.
+    #[command(flatten)]
+    pub(crate) reach: ReachFlags,
+
     /// What plugins may use.
     #[command(flatten)]
     pub(crate) plugins: PluginFlags,
@@ -197,6 +203,7 @@ impl Run {
         if self.request_timeout.is_zero() {
             return Err("--request-timeout must be above zero".into());
         }
+        self.reach.namespaces()?;
         self.plugins.check()
     }
 }
@@ -341,14 +348,25 @@ mod tests {
         assert_eq!((limits.check.functions, limits.check.body_bytes), (100, 4096));
         let rules = plugins.bounds.quarantine();
         assert_eq!((rules.faults, rules.first.as_secs(), rules.most.as_secs()), (2, 3, 3600));
-        let policy = plugins.exceptions.policy().expect("valid");
+        let policy = plugins.exceptions.policy(Vec::new()).expect("valid");
         assert_eq!((policy.unreserved.len(), policy.strict, policy.beside_host), (3, true, true));
+    }
+
+    #[test]
+    fn the_namespaces_that_are_served_are_sorted_and_an_empty_value_says_nothing() {
+        let served = |flags: &[&str]| run(flags).expect("valid").reach.namespaces().expect("valid");
+        assert_eq!(served(&[]), [""; 0]);
+        assert_eq!(served(&["--namespaces", ""]), [""; 0]);
+        assert_eq!(served(&["--namespaces", "b,a,b"]), ["a", "b"]);
     }
 
     #[test]
     fn flags_that_cannot_work_are_refused_in_one_sentence() {
         for (flags, says) in [
             (&["--namespace", "A B"][..], "--namespace"),
+            (&["--namespaces", "a,B"][..], "--namespaces \"B\" must be a DNS label"),
+            (&["--namespaces", "a,,b"][..], "--namespaces \"\" must be a DNS label"),
+            (&["--namespaces", "a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q"][..], "at most 16"),
             (&["--request-timeout", "11s"][..], "--renew-deadline"),
             (&["--metrics-bind-address", ":8081"][..], "own port"),
             (&["--pulse-bind-address", ":8081"][..], "--pulse-bind-address are both"),

@@ -454,6 +454,7 @@ fn may_be_ours(code: Code) -> bool {
             | Code::InitTimeout
             | Code::CacheLimit
             | Code::FieldNotSelectable
+            | Code::OutsideNamespaces
     )
 }
 

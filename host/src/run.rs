@@ -126,7 +126,10 @@ impl Host {
         let probes = bind("--health-probe-bind-address", flags.health_probe_bind_address).await?;
         let metrics = bind("--metrics-bind-address", flags.metrics_bind_address).await?;
         // One for manifests and for plans: what a plugin was let in with is what it may write.
-        let policy = flags.plugins.exceptions.policy().map_err(End::Unusable)?;
+        let policy = {
+            let namespaces = flags.reach.namespaces();
+            namespaces.and_then(|served| flags.plugins.exceptions.policy(served)).map_err(End::Unusable)?
+        };
         let identity = driver::identity(&flags.pod_name);
         let gate = Gate::new();
         let (refused, heard) = mpsc::channel(REFUSALS_MAX);
@@ -136,7 +139,13 @@ impl Host {
         observed.narrows(&queue);
         let limit = cache_limit.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         let sink = queue.clone() as Arc<dyn Sink>;
-        let watches = Arc::new(Watches::new(client.clone(), &flags.namespace, sink, limit));
+        let watches = Arc::new(Watches::within(
+            client.clone(),
+            &flags.namespace,
+            policy.namespaces.clone(),
+            sink,
+            limit,
+        ));
         let told_of = Arc::new(Told::new(observed.clone(), flags.plugins.sampled()));
         let catalogue = Arc::new(Catalogue::new(observed.quarantine.clone(), told_of.clone()));
         let trusts = Arc::new(Trusts::new(verifier(flags)?, observed.clone()));
@@ -289,6 +298,7 @@ fn writer(
 ) -> Arc<Writer> {
     let config = windlass_apply::Config {
         request_timeout: flags.request_timeout,
+        claim_extras: flags.reach.claim_extras,
         ..windlass_apply::Config::new(flags.namespace.as_str(), identity.clone())
     };
     let clock: Arc<dyn BootClock> = Arc::new(Boottime);

@@ -108,6 +108,25 @@ fn every_fault_has_a_row_and_every_test_that_a_row_names_exists() {
 }
 
 #[test]
+fn every_threat_names_tests_that_exist() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("../docs/security.md")).expect("it is there");
+    let sources: String =
+        ["", "../cli", "../fuzz", "../testbed"].iter().map(|folder| sources(&root.join(folder))).collect();
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| T")).collect();
+    assert!(rows.len() >= 9, "{}", rows.len());
+    for row in rows {
+        let shown = row.trim_matches('|').rsplit('|').next().unwrap_or_default();
+        let tests: Vec<&str> =
+            shown.split('`').skip(1).step_by(2).filter(|name| !name.contains('/')).collect();
+        assert!(!tests.is_empty(), "{row}");
+        for test in tests {
+            assert!(sources.contains(&format!("fn {test}(")), "there is no test {test}: {row}");
+        }
+    }
+}
+
+#[test]
 fn every_fixture_is_tested() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = |folder: &str| -> String {

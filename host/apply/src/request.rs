@@ -170,6 +170,12 @@ impl Call {
     }
 }
 
+/// Leaves out what takes a right of the whole cluster to say.
+pub(crate) fn without_extras<T>(request: &mut Request<T>) {
+    request.headers_mut().remove(EXTRA_CLAIM);
+    request.headers_mut().remove(EXTRA_PLUGIN);
+}
+
 /// The path of one object.
 pub(crate) fn object_path(kind: &Kind, object: &ObjectRef) -> Result<String, RequestError> {
     checked(&object.name)?;

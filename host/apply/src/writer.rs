@@ -18,7 +18,7 @@ use crate::answer::{Failed, refused, told_to_wait};
 use crate::events::Events;
 use crate::pressure::Pressure;
 use crate::recent::Recent;
-use crate::request::{Actor, Call, object_path};
+use crate::request::{Actor, Call, object_path, without_extras};
 use crate::wire::{Reply, exchange};
 
 /// Different warnings of the API server that are remembered as logged.
@@ -54,6 +54,9 @@ pub struct Config {
     /// How long after a status write a plan that holds nothing but another status of the same object
     /// waits, so that several changes become one write. Default 100 ms; the first one never waits.
     pub status_every: Duration,
+    /// Whether a plugin's write says under which claim it is made and which component decided. Default true;
+    /// without it no fence lets it through.
+    pub claim_extras: bool,
     /// The host's namespace: where plugins' ServiceAccounts are, and the value of
     /// the label `windlass.dev/host` on children.
     pub host_namespace: Arc<str>,
@@ -71,6 +74,7 @@ impl Config {
             in_flight: 32,
             siblings: 8,
             status_every: Duration::from_millis(100),
+            claim_extras: true,
             host_namespace: host_namespace.into(),
             identity: identity.into(),
         }
@@ -292,7 +296,10 @@ impl Writer {
         let Config { request_timeout, least, .. } = self.config;
         let turn = self.pressure.turn(actor.plugin()).await.map_err(Failed::held)?;
         let permit = self.gate.permit(claim, self.clock.now(), request_timeout, least)?;
-        let request = call.build(actor, permit.timeout)?;
+        let mut request = call.build(actor, permit.timeout)?;
+        if !self.config.claim_extras {
+            without_extras(&mut request);
+        }
         let reply = exchange(&self.client, request, permit.timeout).await?;
         turn.answered(told_to_wait(&reply));
         Ok((reply, permit.age))

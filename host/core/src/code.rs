@@ -95,6 +95,8 @@ codes! {
     CacheLimit = 180,
     /// The API server does not select objects by a field that the manifest names.
     FieldNotSelectable = 181,
+    /// The plugin needs namespaces, or a kind that is in none, which this host does not serve.
+    OutsideNamespaces = 182,
     /// Another ConfigMap already carries a plugin of this name.
     DuplicatePlugin = 140,
     /// Two plugins want the same child for the same object; the one that made it keeps it.

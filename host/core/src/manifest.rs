@@ -126,6 +126,35 @@ impl Manifest {
         Ok(self)
     }
 
+    /// What is left of it in a host that serves these namespaces only; none: all of it. A scope that names no namespace
+    /// means those that are served; one that names others is the author's will, which cannot be done.
+    ///
+    /// # Errors
+    /// E182 with the scope.
+    pub fn within(mut self, namespaces: &[String]) -> Result<Self, Refusal> {
+        if namespaces.is_empty() {
+            return Ok(self);
+        }
+        let reads = self.reads.iter_mut().enumerate();
+        let reads = reads.map(|(i, read)| (format!("reads[{i}]"), &mut read.scope));
+        for (path, scope) in std::iter::once(("primary".to_owned(), &mut self.selects)).chain(reads) {
+            if let Some(outside) = scope.namespaces.iter().find(|one| !namespaces.contains(one)) {
+                let served = namespaces.join(", ");
+                return Err(Refusal::new(
+                    Code::OutsideNamespaces,
+                    format!(
+                        "{path}.namespaces: {outside}; this host serves {served} only (--namespaces): \
+                         leave the namespaces out of the manifest, or have the host serve this one"
+                    ),
+                ));
+            }
+            if scope.namespaces.is_empty() {
+                scope.namespaces = namespaces.to_vec();
+            }
+        }
+        Ok(self)
+    }
+
     /// Judges what it asks for by what the operator of this host allows.
     ///
     /// # Errors

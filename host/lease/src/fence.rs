@@ -11,8 +11,11 @@ use http_body_util::{BodyExt, Limited};
 use kube::client::Body;
 use serde_json::Value;
 
-/// Name of the policy and of its binding, in `deploy/components/fence`.
+/// Name of the policy and of its binding, in `deploy/components/fence`. Where `deploy/components/other-namespace` is
+/// used the host's namespace follows, after a dot.
 pub const FENCE: &str = "windlass-fence";
+/// The namespace that is shipped.
+const NAMESPACE: &str = "windlass-system";
 
 /// How long one look may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,14 +52,30 @@ impl Presence {
     }
 }
 
-/// Looks whether the fence stands for hosts in `namespace`: two reads, at most 5 s each.
+/// Looks whether the fence stands for hosts in `namespace`: two reads, at most 5 s each, and twice as many where
+/// it is not the namespace that is shipped.
 ///
 /// Cancel safety: may be dropped at any time.
 pub async fn look(client: &kube::Client, namespace: &str) -> Presence {
+    let [own, shipped] = [format!("{FENCE}.{namespace}"), FENCE.to_owned()];
+    if namespace == NAMESPACE {
+        return look_at(client, &shipped, namespace).await;
+    }
+    match look_at(client, &own, namespace).await {
+        Presence::Present => Presence::Present,
+        // A single host in another namespace may have kept the name; of both the own one is worth a word.
+        other => match look_at(client, &shipped, namespace).await {
+            Presence::Present => Presence::Present,
+            _ => other,
+        },
+    }
+}
+
+async fn look_at(client: &kube::Client, name: &str, namespace: &str) -> Presence {
     let found = async {
-        let policy = read(client, "validatingadmissionpolicies").await?;
-        let binding = read(client, "validatingadmissionpolicybindings").await?;
-        judge(&policy, &binding, namespace).map_err(Presence::Absent)
+        let policy = read(client, "validatingadmissionpolicies", name).await?;
+        let binding = read(client, "validatingadmissionpolicybindings", name).await?;
+        judge(&policy, &binding, name, namespace).map_err(Presence::Absent)
     };
     match found.await {
         Ok(()) => Presence::Present,
@@ -64,43 +83,43 @@ pub async fn look(client: &kube::Client, namespace: &str) -> Presence {
     }
 }
 
-/// Whether the two objects make a fence for `namespace`; if not, what is missing.
-fn judge(policy: &Value, binding: &Value, namespace: &str) -> Result<(), String> {
+/// Whether the two objects make a fence named `name` for `namespace`; if not, what is missing.
+fn judge(policy: &Value, binding: &Value, name: &str, namespace: &str) -> Result<(), String> {
     let spec = &policy["spec"];
     let account = format!("'system:serviceaccount:{namespace}:'");
     let conditions = spec["matchConditions"].as_array().map(Vec::as_slice).unwrap_or_default();
     let selects = |condition: &Value| condition["expression"].as_str().is_some_and(|e| e.contains(&account));
     if !conditions.iter().any(selects) {
-        return Err(format!("the policy {FENCE} is for another namespace than {namespace}"));
+        return Err(format!("the policy {name} is for another namespace than {namespace}"));
     }
     if !spec["paramKind"].is_null() {
-        return Err(format!("the policy {FENCE} has parameters: it is not the one that is shipped"));
+        return Err(format!("the policy {name} has parameters: it is not the one that is shipped"));
     }
     // The API server fills the default in.
     if spec["failurePolicy"] == "Ignore" {
-        return Err(format!("the policy {FENCE} lets a request pass when it fails"));
+        return Err(format!("the policy {name} lets a request pass when it fails"));
     }
-    if binding["spec"]["policyName"] != FENCE {
-        return Err(format!("the binding {FENCE} is for another policy"));
+    if binding["spec"]["policyName"] != name {
+        return Err(format!("the binding {name} is for another policy"));
     }
     let actions = binding["spec"]["validationActions"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !actions.iter().any(|action| action == "Deny") {
-        return Err(format!("the binding {FENCE} does not deny"));
+        return Err(format!("the binding {name} does not deny"));
     }
     if !binding["spec"]["matchResources"].is_null() {
-        return Err(format!("the binding {FENCE} is only for a part of the requests"));
+        return Err(format!("the binding {name} is only for a part of the requests"));
     }
     for object in [policy, binding] {
         if !object["metadata"]["deletionTimestamp"].is_null() {
-            return Err(format!("{FENCE} is being deleted"));
+            return Err(format!("{name} is being deleted"));
         }
     }
     Ok(())
 }
 
-async fn read(client: &kube::Client, plural: &str) -> Result<Value, Presence> {
-    let unknown = |why: String| Presence::Unknown(format!("{plural}/{FENCE} cannot be read: {why}"));
-    let path = format!("/apis/admissionregistration.k8s.io/v1/{plural}/{FENCE}");
+async fn read(client: &kube::Client, plural: &str, name: &str) -> Result<Value, Presence> {
+    let unknown = |why: String| Presence::Unknown(format!("{plural}/{name} cannot be read: {why}"));
+    let path = format!("/apis/admissionregistration.k8s.io/v1/{plural}/{name}");
     let request = Request::builder().method(Method::GET).uri(path).body(Body::empty());
     let request = request.map_err(|e| unknown(e.to_string()))?;
     let answer = async {
@@ -114,7 +133,7 @@ async fn read(client: &kube::Client, plural: &str) -> Result<Value, Presence> {
     match status {
         StatusCode::OK => serde_json::from_slice(&body).map_err(|e| unknown(e.to_string())),
         StatusCode::NOT_FOUND => Err(Presence::Absent(format!(
-            "{plural}/{FENCE} does not exist; deploy/components/fence brings it"
+            "{plural}/{name} does not exist; deploy/components/fence brings it"
         ))),
         StatusCode::FORBIDDEN => Err(unknown(
             "forbidden; deploy/components/fence grants it, and without that component there is no fence"
@@ -140,15 +159,15 @@ mod tests {
 
     #[test]
     fn a_fence_is_only_what_refuses_for_this_namespace() {
-        assert_eq!(judge(&policy(), &binding(), "sys"), Ok(()));
-        assert!(judge(&policy(), &binding(), "other").is_err());
+        assert_eq!(judge(&policy(), &binding(), FENCE, "sys"), Ok(()));
+        assert!(judge(&policy(), &binding(), FENCE, "other").is_err());
         let changed = |at: &str, to: Value| {
             let (mut policy, mut binding) = (policy(), binding());
             match at.strip_prefix("/policy") {
                 Some(at) => policy["spec"][at] = to,
                 None => binding["spec"][at] = to,
             }
-            judge(&policy, &binding, "sys")
+            judge(&policy, &binding, FENCE, "sys")
         };
         assert!(changed("/policyfailurePolicy", json!("Ignore")).is_err());
         assert!(changed("/policyparamKind", json!({"kind": "ConfigMap"})).is_err());

@@ -173,7 +173,9 @@ impl Loader {
             limits: source.limits.clone(),
         };
         // Judged again: whoever asked the guest ran a stranger's code.
+        let served = &self.setup.policy.namespaces;
         let manifest = self.setup.guests.load(&load).and_then(Manifest::check);
+        let manifest = manifest.and_then(|manifest| manifest.within(served));
         let manifest = manifest.inspect_err(|_| self.setup.guests.unload(load.id))?;
         Ok(self.loaded(load, kept, manifest))
     }

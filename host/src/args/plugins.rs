@@ -178,7 +178,7 @@ impl PluginFlags {
             return Err("--cache-limit must be above zero; leave it out for the default".into());
         }
         self.bounds.check()?;
-        self.exceptions.policy()?;
+        self.exceptions.policy(Vec::new())?;
         self.maxima().map(drop)
     }
 }

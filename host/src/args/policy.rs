@@ -32,15 +32,16 @@ pub(crate) struct PolicyFlags {
 }
 
 impl PolicyFlags {
-    /// The exceptions.
+    /// The exceptions, in a host that serves these namespaces; none: all.
     ///
     /// # Errors
     /// One sentence that names the flag: a kind that is none, or that needs no exception.
-    pub(crate) fn policy(&self) -> Result<Policy, String> {
+    pub(crate) fn policy(&self, namespaces: Vec<String>) -> Result<Policy, String> {
         let kinds = self.allow_reserved_kind.iter().map(|text| reserved(text));
         Ok(Policy {
             unreserved: kinds.collect::<Result<_, _>>()?,
             beside_host: self.allow_host_namespace,
+            namespaces,
             strict: self.strict_decisions,
         })
     }

@@ -143,3 +143,95 @@ async fn each_size_is_a_component_that_applies() {
     }
     assert!(read("deploy/base/deployment.yaml").contains("replicas: 3"));
 }
+
+/// Renders a folder of `deploy/` in the tree itself.
+async fn kustomize(control: &ControlPlane, folder: &std::path::Path) -> String {
+    let output = control.kubectl(&["kustomize", &folder.display().to_string()]).await.expect("kubectl runs");
+    assert!(output.status.success(), "{}: {}", folder.display(), String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// Applies it, and has every field that the API server does not know refused.
+async fn apply_strictly(control: &ControlPlane, what: &str, yaml: &str) {
+    let arguments = ["apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-"];
+    let output = control.kubectl_with_input(&arguments, yaml).await.expect("kubectl runs");
+    assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stderr);
+    // The fence's checks of types have nothing to say either.
+    assert!(!said.contains("Warning"), "{what}: {said}");
+}
+
+fn folders(of: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(of).unwrap_or_else(|e| panic!("{}: {e}", of.display())).flatten();
+    let mut all: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    all.sort();
+    all
+}
+
+#[tokio::test]
+async fn every_overlay_and_every_component_is_taken_by_a_strict_api_server_and_makes_pods() {
+    let control = ControlPlane::start(Options::default()).await.expect("a control plane");
+    let client = control.client().expect("a client");
+    let get = async |path: &str| -> Option<Value> {
+        client.request(http::Request::get(path).body(Vec::new()).expect("a request")).await.ok()
+    };
+    let deploy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let overlays = folders(&deploy.join("overlays"));
+    assert!(overlays.len() >= 3, "{overlays:?}");
+    for overlay in overlays {
+        let yaml = kustomize(&control, &overlay).await;
+        apply_strictly(&control, &overlay.display().to_string(), &yaml).await;
+        let namespace =
+            yaml.lines().find_map(|line| line.trim().strip_prefix("namespace: ")).expect("a namespace");
+        let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments/windlass");
+        let began = std::time::Instant::now();
+        // Under the restricted standard pods are admitted, or there are none.
+        loop {
+            let deployment = get(&path).await.expect("it was applied");
+            let (spec, status) = (&deployment["spec"], &deployment["status"]);
+            if status["readyReplicas"] == spec["replicas"]
+                && status["observedGeneration"] == deployment["metadata"]["generation"]
+            {
+                break;
+            }
+            assert!(began.elapsed().as_secs() < 60, "{}: {status:#}", overlay.display());
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+    let tree = tempfile::tempdir().expect("a directory");
+    copy(&deploy, &tree.path().join("deploy"));
+    for component in folders(&deploy.join("components")) {
+        let name = component.file_name().expect("a name").to_string_lossy().into_owned();
+        let overlay = tree.path().join(&name);
+        std::fs::create_dir(&overlay).expect("a directory");
+        let text = format!(
+            "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../deploy/base]\ncomponents: [../deploy/components/{name}]\n"
+        );
+        std::fs::write(overlay.join("kustomization.yaml"), text).expect("written");
+        apply_strictly(&control, &name, &kustomize(&control, &overlay).await).await;
+    }
+}
+
+#[tokio::test]
+async fn production_asks_for_the_memory_that_it_may_use_and_is_not_throttled() {
+    let control = tokio::task::spawn_blocking(windlass_testbed::shared)
+        .await
+        .expect("no panic")
+        .expect("a control plane");
+    let deploy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let yaml = kustomize(control, &deploy.join("overlays/production")).await;
+    let deployment =
+        yaml.split("\n---\n").find(|doc| doc.contains("\nkind: Deployment\n")).expect("a Deployment");
+    assert_eq!(deployment.matches("memory: 512Mi").count(), 2, "{deployment}");
+    assert_eq!(deployment.matches("cpu: ").count(), 1, "a request and no limit: {deployment}");
+    for said in [
+        "priorityClassName: windlass",
+        "readOnlyRootFilesystem: true",
+        "maxUnavailable: 0",
+        "topologySpreadConstraints:",
+    ] {
+        assert!(deployment.contains(said), "{said}");
+    }
+    // What ends a pod gives the host its whole drain: --shutdown-timeout is 20 s.
+    assert!(deployment.contains("terminationGracePeriodSeconds: 30"));
+}

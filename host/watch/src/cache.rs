@@ -38,6 +38,8 @@ use crate::progress::{Phase, WatchStatus};
 /// What is known of the cluster. Fed by [`Watches`](crate::watches::Watches).
 pub struct ClusterCache {
     host_namespace: Arc<str>,
+    /// The only ones that are looked at; none: all.
+    namespaces: Vec<String>,
     sink: Arc<dyn Sink>,
     kinds: RwLock<BTreeMap<Gvk, Arc<KindCache>>>,
     plugins: Mutex<BTreeMap<PluginName, Wanted>>,
@@ -65,9 +67,15 @@ pub struct Bill {
 }
 
 impl ClusterCache {
-    pub(crate) fn new(host_namespace: &str, sink: Arc<dyn Sink>, limit: Option<usize>) -> Self {
+    pub(crate) fn new(
+        host_namespace: &str,
+        namespaces: Vec<String>,
+        sink: Arc<dyn Sink>,
+        limit: Option<usize>,
+    ) -> Self {
         Self {
             host_namespace: host_namespace.into(),
+            namespaces,
             sink,
             kinds: RwLock::default(),
             plugins: Mutex::default(),
@@ -132,7 +140,7 @@ impl ClusterCache {
 
     /// Whether every wanted kind that exists and may be read has been listed.
     pub(crate) fn is_ready(&self) -> bool {
-        self.kinds().iter().all(|kind| kind.is_synced() || kind.progress.is_denied())
+        self.kinds().iter().all(|kind| kind.is_synced() || kind.is_denied())
     }
 
     /// All watched kinds.
@@ -256,10 +264,30 @@ impl ClusterCache {
         }
     }
 
+    /// Whether nothing is looked at that is in no namespace.
+    pub(crate) fn is_of_namespaces(&self) -> bool {
+        !self.namespaces.is_empty()
+    }
+
+    /// `kind` is in no namespace, and only namespaces are looked at: the plugins that need it are held.
+    pub(crate) fn out_of_reach(&self, kind: &KindCache) {
+        kind.progress.phase(Phase::Outside);
+        let served = self.namespaces.join(", ");
+        let text = format!(
+            "{}: objects of this kind are in no namespace, and this host serves {served} only (--namespaces): \
+             give the plugin to a host that serves the whole cluster",
+            kind.gvk
+        );
+        for plugin in &kind.need().users {
+            tracing::warn!(kind = %kind.gvk, %plugin, "the kind is in no namespace, and this host serves namespaces only");
+            self.budget.refuse(plugin, Refusal::new(Code::OutsideNamespaces, &text), Instant::now());
+        }
+    }
+
     /// Brings the watched kinds in line with the plugins, under their lock.
     fn require(&self, plugins: &BTreeMap<PluginName, Wanted>) {
         let manifests = plugins.iter().map(|(name, wanted)| (name, &*wanted.manifest));
-        let mut needs = needs(manifests, &self.host_namespace);
+        let mut needs = needs(manifests, &self.host_namespace, &self.namespaces);
         let mut kinds = self.kinds.write().unwrap_or_else(PoisonError::into_inner);
         kinds.retain(|gvk, kind| {
             let needed = needs.contains_key(gvk);
@@ -393,11 +421,11 @@ impl Cache for ClusterCache {
     }
 
     fn relist(&self, gvk: &Gvk) -> bool {
-        self.of(gvk).is_some_and(|kind| kind.anew.ask())
+        self.of(gvk).is_some_and(|kind| kind.ask_anew())
     }
 
     fn listed_since(&self, gvk: &Gvk, at: std::time::Instant) -> bool {
-        self.of(gvk).is_some_and(|kind| kind.anew.began_after(at))
+        self.of(gvk).is_some_and(|kind| kind.listed_since(at))
     }
 
     fn watch_reads(&self, key: &Key, reads: Reads) {

@@ -40,7 +40,7 @@ pub(crate) async fn judge(
         users.entry((path, value)).or_default().push(plugin.clone());
     }
     // Where the kind will be listed: there may be rights for no other place.
-    let namespace = need.wire().namespace.unwrap_or_default();
+    let namespace = need.wire().namespaces.into_iter().next().unwrap_or_default();
     let asked = Selection::all(served.clone()).metadata_only().in_namespace(&namespace);
     loop {
         let mut refused = false;

@@ -7,11 +7,11 @@ use windlass_core::kind::{Gvk, Kind};
 use windlass_core::object::Object;
 use windlass_core::ports::Written;
 
-use crate::anew::Anew;
 use crate::budget::Budget;
 use crate::needs::Need;
 use crate::objects::{Change, Objects, held_bytes};
-use crate::progress::{Progress, WatchStatus};
+use crate::part::{Part, Reach};
+use crate::progress::{Counters, Progress, WatchStatus};
 
 /// The era that began last, of whatever kind.
 static ERAS: AtomicU64 = AtomicU64::new(0);
@@ -20,8 +20,8 @@ static ERAS: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug)]
 pub(crate) struct KindCache {
     pub(crate) gvk: Gvk,
+    /// How the kind is doing where it is not for one of its parts to say.
     pub(crate) progress: Progress,
-    pub(crate) anew: Anew,
     state: RwLock<State>,
 }
 
@@ -53,14 +53,10 @@ struct State {
     presence: Presence,
     /// Changes with `presence` and when the past was rewritten.
     era: u64,
-    /// Whether a list with at least today's need has been read to its end.
-    listed: bool,
+    /// Where it is watched, and how far each has come. Never empty.
+    reaches: Vec<Reach>,
     /// There was no room for an object: what is held is not all, until a new driver lists again.
     full: bool,
-    /// The newest version that list or watch have reached.
-    newest: u64,
-    /// The version of the last list that was read to its end.
-    listed_at: u64,
     need: Arc<Need>,
     /// Names one driver with one selection: what an earlier one says is ignored.
     round: u64,
@@ -72,14 +68,12 @@ impl KindCache {
             objects,
             presence: Presence::Unknown,
             era: next_era(),
-            listed: false,
+            reaches: Reach::of(&need.wire().namespaces, &[], false),
             full: false,
-            newest: 0,
-            listed_at: 0,
             need: Arc::new(need),
             round,
         };
-        Self { gvk, progress: Progress::default(), anew: Anew::default(), state: RwLock::new(state) }
+        Self { gvk, progress: Progress::default(), state: RwLock::new(state) }
     }
 
     /// Says what is needed from now on. With other scopes than before, or when there was no
@@ -88,7 +82,13 @@ impl KindCache {
         let mut state = self.write();
         if state.need.scopes != need.scopes || state.full {
             state.round = round;
-            state.listed &= state.need.covers(&need);
+            let reaches = Reach::of(&need.wire().namespaces, &state.reaches, state.need.covers(&need));
+            let before = std::mem::replace(&mut state.reaches, reaches);
+            let stays = |reach: &&Reach| state.reaches.iter().any(|now| Arc::ptr_eq(&now.part, &reach.part));
+            before
+                .iter()
+                .filter(|reach| !stays(reach))
+                .for_each(|reach| self.progress.absorb(&reach.part.progress));
             state.full = false;
         }
         state.need = Arc::new(need);
@@ -122,7 +122,33 @@ impl KindCache {
     /// Whether absence from the cache means absence: listed, or not served at all.
     pub(crate) fn is_synced(&self) -> bool {
         let state = self.read();
-        state.listed || state.presence == Presence::Absent
+        state.is_listed() || state.presence == Presence::Absent
+    }
+
+    /// Whether the API server keeps refusing it, so that a person must act first.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.counters().is_denied()
+    }
+
+    /// The counters of the kind and of all its parts.
+    pub(crate) fn counters(&self) -> Counters {
+        let parts: Vec<Counters> = self.parts().iter().map(|part| part.progress.counters()).collect();
+        self.progress.counters().with_parts(&parts)
+    }
+
+    /// Where it is watched.
+    pub(crate) fn parts(&self) -> Vec<Arc<Part>> {
+        self.read().reaches.iter().map(|reach| reach.part.clone()).collect()
+    }
+
+    /// Asks for a list of every part. Answers whether nobody else had.
+    pub(crate) fn ask_anew(&self) -> bool {
+        self.parts().iter().filter(|part| part.anew.ask()).count() > 0
+    }
+
+    /// Whether of each part a list that is complete began after `at`.
+    pub(crate) fn listed_since(&self, at: std::time::Instant) -> bool {
+        self.parts().iter().all(|part| part.anew.began_after(at))
     }
 
     /// As [`Cache::era`](windlass_core::ports::Cache::era).
@@ -130,8 +156,9 @@ impl KindCache {
         self.read().era
     }
 
-    pub(crate) fn newest(&self) -> u64 {
-        self.read().newest
+    /// The newest version that a part has reached.
+    pub(crate) fn newest(&self, part: &Part) -> u64 {
+        self.read().reach(&part.namespace).map_or(0, |reach| reach.newest)
     }
 
     /// Runs `look` on the objects, under the lock: it must be short.
@@ -149,15 +176,17 @@ impl KindCache {
         if state.presence == Presence::Absent {
             return true;
         }
+        // Nothing comes from where nobody looks.
+        let Some(reach) = state.reach(&write.object.namespace) else { return true };
         let held = state.objects.get(&write.object.namespace, &write.object.name);
         let same = |object: &&Arc<Object>| object.meta().uid == write.uid;
         match (write.version, held) {
-            (None, None) => state.listed,
+            (None, None) => reach.listed,
             (None, Some(object)) => !same(&object) || object.meta().deleting,
             (Some(version), Some(object)) => object.meta().version() >= version,
             // What a list of a later time did not bring has ended, whether its end was heard of or not.
             (Some(version), None) => {
-                state.listed_at >= version
+                reach.listed_at >= version
                     || state.objects.has_ended(&write.object.namespace, &write.object.name, version)
             }
         }
@@ -167,7 +196,7 @@ impl KindCache {
     pub(crate) fn found(&self, round: u64, kind: Kind) -> bool {
         self.change(round, |state| {
             if state.presence == Presence::Absent {
-                state.listed = false;
+                state.unlist();
             }
             let now = Presence::Present(kind);
             let changed = matches!(&state.presence, Presence::Present(_)) && state.presence != now;
@@ -183,19 +212,21 @@ impl KindCache {
         self.change(round, |state| {
             let news = state.presence != Presence::Absent;
             state.turn(Presence::Absent);
-            state.listed = false;
+            state.unlist();
             (state.objects.clear(), news)
         })
         .unwrap_or_default()
     }
 
-    /// A list begins.
-    pub(crate) fn begin(&self, round: u64, rewound: bool) {
+    /// A list of a part begins.
+    pub(crate) fn begin(&self, round: u64, part: &Part, rewound: bool) {
         self.change(round, |state| {
-            state.objects.begin(rewound);
+            state.objects.begin(&part.namespace, rewound);
             if rewound {
-                (state.newest, state.listed_at) = (0, 0);
                 state.era = next_era();
+                if let Some(reach) = state.reach_mut(part) {
+                    (reach.newest, reach.listed_at) = (0, 0);
+                }
             }
         });
     }
@@ -208,8 +239,8 @@ impl KindCache {
             }
             let meta = object.meta();
             if !state.need.admits(&object) {
+                let first = !state.is_listed_at(&meta.namespace);
                 let gone = state.objects.remove(&meta.namespace, &meta.name, meta.version());
-                let first = !state.listed;
                 return gone.map_or(Put::NoNews, |change| Put::News {
                     change,
                     need: state.need.clone(),
@@ -223,11 +254,12 @@ impl KindCache {
             let grows = held_bytes(&object).saturating_sub(before);
             if grows > 0 && budget.exceeds(grows) {
                 state.full = true;
-                state.listed = false;
+                state.unlist();
                 return Put::Full;
             }
+            let first = !state.is_listed_at(&meta.namespace);
             match state.objects.put(object) {
-                Some(change) => Put::News { change, need: state.need.clone(), first: !state.listed },
+                Some(change) => Put::News { change, need: state.need.clone(), first },
                 None => Put::NoNews,
             }
         });
@@ -243,37 +275,46 @@ impl KindCache {
         })?
     }
 
-    /// The list is complete. Answers what it did not bring, and whether the kind
+    /// The list of a part is complete. Answers what it did not bring, and whether the kind
     /// is synced only now.
-    pub(crate) fn listed(&self, round: u64, version: u64) -> (Vec<Change>, bool) {
+    pub(crate) fn listed(&self, round: u64, part: &Part, version: u64) -> (Vec<Change>, bool) {
         self.change(round, |state| {
             if state.full {
                 // What it did not bring may only have had no room.
                 return (Vec::new(), false);
             }
-            let first = !state.listed;
-            state.listed = true;
-            self.anew.complete();
-            state.newest = state.newest.max(version);
-            state.listed_at = version;
-            (state.objects.sweep(version), first)
+            let before = state.is_listed();
+            if let Some(reach) = state.reach_mut(part) {
+                reach.listed = true;
+                reach.newest = reach.newest.max(version);
+                reach.listed_at = version;
+            }
+            part.anew.complete();
+            let State { objects, reaches, .. } = state;
+            let is_watched = |namespace: &str| reaches.iter().any(|reach| reach.part.reaches(namespace));
+            let gone = objects.sweep(&part.namespace, version, is_watched);
+            (gone, !before && state.is_listed())
         })
         .unwrap_or_default()
     }
 
-    /// Everything up to `version` has been seen.
-    pub(crate) fn reached(&self, round: u64, version: u64) {
-        self.change(round, |state| state.newest = state.newest.max(version));
+    /// Everything of a part up to `version` has been seen.
+    pub(crate) fn reached(&self, round: u64, part: &Part, version: u64) {
+        self.change(round, |state| {
+            if let Some(reach) = state.reach_mut(part) {
+                reach.newest = reach.newest.max(version);
+            }
+        });
     }
 
     pub(crate) fn status(&self) -> WatchStatus {
-        let counters = self.progress.counters();
+        let counters = self.counters();
         let state = self.read();
         WatchStatus {
             gvk: self.gvk.clone(),
             selector: state.need.wire().to_string(),
             state: counters.phase,
-            synced: state.listed || state.presence == Presence::Absent,
+            synced: state.is_listed() || state.presence == Presence::Absent,
             objects: state.objects.len(),
             bytes: state.objects.bytes(),
             json_bytes: state.objects.json_bytes(),
@@ -315,6 +356,30 @@ impl State {
             self.era = next_era();
         }
     }
+
+    /// Whether every part has been listed.
+    fn is_listed(&self) -> bool {
+        self.reaches.iter().all(|reach| reach.listed)
+    }
+
+    /// Whether the part has been listed in which this namespace is.
+    fn is_listed_at(&self, namespace: &str) -> bool {
+        self.reach(namespace).is_some_and(|reach| reach.listed)
+    }
+
+    /// Nothing counts as listed any more.
+    fn unlist(&mut self) {
+        self.reaches.iter_mut().for_each(|reach| reach.listed = false);
+    }
+
+    /// The part in which this namespace is.
+    fn reach(&self, namespace: &str) -> Option<&Reach> {
+        self.reaches.iter().find(|reach| reach.part.reaches(namespace))
+    }
+
+    fn reach_mut(&mut self, part: &Part) -> Option<&mut Reach> {
+        self.reaches.iter_mut().find(|reach| reach.part.namespace == part.namespace)
+    }
 }
 
 fn next_era() -> u64 {
@@ -329,6 +394,11 @@ mod tests {
     fn need(labels: &[(&str, &str)]) -> Need {
         let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         Need { scopes: vec![Scope::of_labels(labels)], ..Need::default() }
+    }
+
+    /// All namespaces.
+    fn whole() -> Part {
+        Part::default()
     }
 
     fn object(version: u64) -> Object {
@@ -349,15 +419,15 @@ mod tests {
         let size = held_bytes(&object(3));
         let budget = Budget::new(Some(size + size / 2));
         let kind = kind(&budget, need(&[]));
-        kind.begin(0, false);
+        kind.begin(0, &whole(), false);
         assert!(matches!(kind.put(0, object(3), &budget), Put::News { .. }));
-        assert!(kind.listed(0, 3).1 && kind.is_synced());
+        assert!(kind.listed(0, &whole(), 3).1 && kind.is_synced());
         assert!(matches!(kind.put(0, object(4), &budget), Put::News { .. }), "it does not grow");
         let other = object(5).json().replace("\"a\"", "\"b\"");
         let other = || Object::parse(&kind.gvk, &other).expect("an object");
         assert!(matches!(kind.put(0, other(), &budget), Put::Full));
         assert!(matches!(kind.put(0, other(), &budget), Put::NoNews), "said once");
-        let (gone, first) = kind.listed(0, 9);
+        let (gone, first) = kind.listed(0, &whole(), 9);
         assert!(gone.is_empty() && !first, "what it did not bring may have had no room");
         assert!(kind.is_full() && !kind.is_synced());
         kind.require(need(&[]), 1);
@@ -378,7 +448,7 @@ mod tests {
         };
         let budget = Budget::new(Some(held_bytes(&long("a")) * 2));
         let kind = kind(&budget, need(&[]));
-        kind.begin(0, false);
+        kind.begin(0, &whole(), false);
         for name in ["a", "b", "c", "d", "e"] {
             assert!(matches!(kind.put(0, long(name), &budget), Put::News { .. }), "{name}");
         }
@@ -388,18 +458,18 @@ mod tests {
     fn what_a_replaced_driver_says_is_ignored() {
         let budget = Budget::new(None);
         let kind = kind(&budget, need(&[("a", "1")]));
-        kind.begin(0, false);
+        kind.begin(0, &whole(), false);
         assert!(matches!(kind.put(0, object(3), &budget), Put::News { .. }));
-        assert!(kind.listed(0, 5).1);
+        assert!(kind.listed(0, &whole(), 5).1);
         kind.require(need(&[]), 1);
         assert!(!kind.is_synced(), "a wider list is due");
         assert!(matches!(kind.put(0, object(7), &budget), Put::NoNews));
-        assert!(!kind.listed(0, 9).1);
-        kind.reached(0, 9);
-        assert_eq!((kind.is_synced(), kind.newest()), (false, 5));
-        kind.begin(1, false);
+        assert!(!kind.listed(0, &whole(), 9).1);
+        kind.reached(0, &whole(), 9);
+        assert_eq!((kind.is_synced(), kind.newest(&whole())), (false, 5));
+        kind.begin(1, &whole(), false);
         assert!(matches!(kind.put(1, object(7), &budget), Put::News { .. }));
-        assert!(kind.listed(1, 9).1 && kind.is_synced());
+        assert!(kind.listed(1, &whole(), 9).1 && kind.is_synced());
         kind.require(need(&[("a", "1")]), 2);
         assert!(kind.is_synced(), "a narrower list changes nothing that is known");
         kind.require(need(&[("a", "1")]), 3);
@@ -409,9 +479,9 @@ mod tests {
     fn an_object_that_nobody_needs_is_not_kept_and_its_version_still_counts() {
         let budget = Budget::new(None);
         let kind = kind(&budget, need(&[("a", "1")]));
-        kind.begin(0, false);
+        kind.begin(0, &whole(), false);
         assert!(matches!(kind.put(0, object(3), &budget), Put::News { .. }));
-        kind.listed(0, 3);
+        kind.listed(0, &whole(), 3);
         let unlabelled = |version: u64| {
             Object::parse(&kind.gvk, &object(version).json().replace("\"a\":\"1\"", "\"a\":\"2\""))
                 .expect("an object")
@@ -422,5 +492,44 @@ mod tests {
         assert_eq!(kind.with_objects(Objects::len), 0);
         assert!(matches!(kind.put(0, object(4), &budget), Put::NoNews), "older than its end");
         assert!(matches!(kind.put(0, object(6), &budget), Put::News { .. }), "it is needed again");
+    }
+
+    #[test]
+    fn a_kind_of_several_namespaces_is_synced_when_each_of_them_is() {
+        let written = |namespace: &str| Written {
+            object: windlass_core::key::ObjectRef {
+                gvk: "v1/Pod".parse().expect("valid"),
+                namespace: namespace.into(),
+                name: "b".into(),
+            },
+            uid: "u".into(),
+            version: Some(6),
+            applied: None,
+        };
+        let scope = |names: &[&str]| Scope {
+            namespaces: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..Scope::default()
+        };
+        let of = |names: &[&str]| Need { scopes: vec![scope(names)], ..Need::default() };
+        let budget = Budget::new(None);
+        let kind = kind(&budget, of(&["ns", "x"]));
+        let parts = kind.parts();
+        let [ns, x] = &parts[..] else { panic!("one a namespace: {parts:?}") };
+        kind.begin(0, ns, false);
+        assert!(matches!(kind.put(0, object(3), &budget), Put::News { first: true, .. }));
+        assert!(!kind.listed(0, ns, 7).1 && !kind.is_synced(), "the other one is still to come");
+        assert!(matches!(kind.put(0, object(8), &budget), Put::News { first: false, .. }));
+        assert!(kind.caught_up(&written("ns")) && !kind.caught_up(&written("x")));
+        assert!(kind.caught_up(&written("y")), "nobody looks there");
+        kind.begin(0, x, false);
+        let (gone, first) = kind.listed(0, x, 9);
+        assert!(first && gone.is_empty() && kind.is_synced());
+        assert_eq!((kind.newest(ns), kind.newest(x)), (7, 9));
+        assert!(kind.ask_anew() && !kind.ask_anew());
+        assert!(parts.iter().all(|part| part.anew.is_wanted()));
+        kind.require(of(&["x"]), 1);
+        assert!(kind.is_synced());
+        kind.begin(1, x, false);
+        assert_eq!(kind.listed(1, x, 10).0.len(), 1, "what is where nobody looks any more is let go");
     }
 }

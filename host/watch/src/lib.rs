@@ -29,8 +29,11 @@ mod needs;
 mod objects;
 pub mod one;
 mod owned;
+mod part;
 pub mod progress;
 mod reflect;
 pub mod selection;
 mod stream;
 pub mod watches;
+
+pub use needs::NAMESPACES_MAX;

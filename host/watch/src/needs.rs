@@ -6,9 +6,12 @@ use windlass_core::kind::Gvk;
 use windlass_core::manifest::Manifest;
 use windlass_core::name::{LABEL_HOST, PluginName};
 use windlass_core::object::Object;
-use windlass_core::scope::{Requirement, Scope, is_metadata_field};
+use windlass_core::scope::{Requirement, SCOPE_MAX, Scope, is_metadata_field};
 
 use crate::selection::Wire;
+
+/// Namespaces in which a kind is watched one by one; more of them are watched as all.
+pub const NAMESPACES_MAX: usize = SCOPE_MAX;
 
 /// What is needed of one kind, and by whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,13 +53,13 @@ impl Need {
         let fields: Vec<(String, String)> = first.fields.iter().filter(in_all).cloned().collect();
         let namespaces: BTreeSet<&String> = self.scopes.iter().flat_map(|scope| &scope.namespaces).collect();
         let everywhere = self.scopes.iter().any(|scope| scope.namespaces.is_empty());
-        let namespace = namespaces.first().filter(|_| namespaces.len() == 1 && !everywhere);
+        let few = !everywhere && namespaces.len() <= NAMESPACES_MAX;
         // A field that the API server does not judge is judged here, and that takes the body.
         let judged = |field: &(String, String)| fields.contains(field) || is_metadata_field(&field.0);
         let bare = |scope: &Scope| scope.metadata_only && scope.fields.iter().all(judged);
         Wire {
             labels,
-            namespace: namespace.map(|namespace| (*namespace).clone()),
+            namespaces: namespaces.into_iter().filter(|_| few).cloned().collect(),
             metadata_only: self.scopes.iter().all(bare),
             fields,
         }
@@ -82,13 +85,16 @@ fn shared(label: &Requirement, others: &[Scope]) -> Option<Requirement> {
     demanded.then(|| (key.clone(), None))
 }
 
-/// One need for each kind in the manifests.
+/// One need for each kind in the manifests. Children are looked for in `namespaces`, if there are any: a plugin that
+/// comes to want less may have left some where it looks no more.
 pub(crate) fn needs<'a>(
     plugins: impl Iterator<Item = (&'a PluginName, &'a Manifest)>,
     host_namespace: &str,
+    namespaces: &[String],
 ) -> BTreeMap<Gvk, Need> {
     let mut needs: BTreeMap<Gvk, Need> = BTreeMap::new();
     let ours = Scope::of_labels([(LABEL_HOST.to_owned(), host_namespace.to_owned())]);
+    let ours = Scope { namespaces: namespaces.to_vec(), ..ours };
     for (plugin, manifest) in plugins {
         let mut of = |kind: &Gvk, scope: &Scope| {
             let need = needs.entry(kind.clone()).or_default();
@@ -151,7 +157,7 @@ pub(crate) mod tests {
     }
 
     fn need(manifests: &[Manifest], kind: &str) -> Need {
-        needs(manifests.iter().map(|m| (&m.name, m)), "sys").remove(&gvk(kind)).expect("needed")
+        needs(manifests.iter().map(|m| (&m.name, m)), "sys", &[]).remove(&gvk(kind)).expect("needed")
     }
 
     /// A plugin that reads Pods: with these labels (an empty value: any), in these namespaces, with these
@@ -205,12 +211,15 @@ pub(crate) mod tests {
                 "a=1 in namespace x where spec.n=1",
             ),
             (reader("b", &[("a", "2")], &["x"], &[], true), "a in namespace x"),
-            (reader("b", &[("a", "")], &["y"], &[("spec.n", "1")], true), "a where spec.n=1, metadata only"),
+            (
+                reader("b", &[("a", "")], &["y"], &[("spec.n", "1")], true),
+                "a in namespaces x, y where spec.n=1, metadata only",
+            ),
             (reader("b", &[], &[], &[], true), "metadata only"),
             (reader("b", &[], &[], &[], false), ""),
             (
                 reader("b", &[("c", "1")], &["x", "y"], &[("spec.n", "1"), ("spec.m", "2")], true),
-                "where spec.n=1",
+                "in namespaces x, y where spec.n=1",
             ),
             (
                 reader("b", &[("c", "1")], &["x"], &[("spec.n", "1"), ("metadata.name", "p")], true),
@@ -236,7 +245,7 @@ pub(crate) mod tests {
         let one = reader("a", &[("a", "1")], &["x"], &[], false);
         let two = reader("b", &[("b", "")], &["x", "y"], &[("spec.nodeName", "n")], true);
         let need = need(&[one, two], "v1/Pod");
-        assert_eq!(need.wire().to_string(), "");
+        assert_eq!(need.wire().to_string(), "in namespaces x, y");
         for (object, kept) in [
             (pod("x", r#""a":"1""#, ""), true),
             (pod("y", r#""a":"1""#, "n"), false),
@@ -249,6 +258,33 @@ pub(crate) mod tests {
         let fields: Vec<_> =
             need.by_field.iter().map(|(path, _, plugin)| (path.as_str(), plugin.as_str())).collect();
         assert_eq!(fields, [("spec.nodeName", "b")]);
+    }
+
+    #[test]
+    fn a_host_of_a_few_namespaces_asks_for_no_more_than_those() {
+        let served = ["x".to_owned(), "y".to_owned()];
+        let plain = manifest("a", "x.dev/v1/Web", &["v1/Service"], &[]).within(&served).expect("all of them");
+        let narrow = reader("b", &[], &["y"], &[], false).within(&served).expect("one of them");
+        let all = [plain, narrow];
+        let needs = needs(all.iter().map(|m| (&m.name, m)), "sys", &served);
+        let asked = |kind: &str| needs[&gvk(kind)].wire().to_string();
+        assert_eq!(asked("x.dev/v1/Web"), "in namespaces x, y");
+        assert_eq!(asked("v1/Service"), "windlass.dev/host=sys in namespaces x, y");
+        assert_eq!(asked("v1/Pod"), "in namespace y");
+        let outside = reader("c", &[], &["z"], &[], false).within(&served).expect_err("not served");
+        assert!(outside.message.contains("reads[0].namespaces: z; this host serves x, y only"), "{outside}");
+    }
+
+    #[test]
+    fn many_namespaces_are_watched_as_all() {
+        let names: Vec<String> = (0..=NAMESPACES_MAX).map(|n| format!("n{n:02}")).collect();
+        let (first, last) = names.split_at(NAMESPACES_MAX);
+        let scope = |names: &[String]| Scope { namespaces: names.to_vec(), ..Scope::default() };
+        let mut need = Need::default();
+        need.add(scope(first));
+        assert_eq!(need.wire().namespaces, first);
+        need.add(scope(last));
+        assert_eq!(need.wire().namespaces, [""; 0]);
     }
 
     #[test]

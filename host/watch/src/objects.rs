@@ -14,6 +14,7 @@ use windlass_core::object::{Base, Object};
 
 use crate::budget::Total;
 use crate::owned::Owned;
+use crate::part::reaches;
 
 /// Ends that are remembered, so that a late event does not bring the dead back.
 const ENDS_MAX: usize = 256;
@@ -46,16 +47,26 @@ pub(crate) struct Objects {
     json_bytes: usize,
     /// Bytes of all kinds.
     total: Total,
-    /// Which list is being read, or was read last.
+    /// Lists that have begun.
     listing: u64,
-    /// Whether that list may replace newer objects.
+    /// The lists that are being read, or were read last, one for each part.
+    lists: Vec<Listing>,
+}
+
+#[derive(Debug)]
+struct Listing {
+    /// Of what is in this namespace; empty: of everything.
+    part: Arc<str>,
+    /// How many had begun with it.
+    number: u64,
+    /// Whether it may replace newer objects.
     rewound: bool,
 }
 
 #[derive(Debug)]
 struct Held {
     object: Arc<Object>,
-    /// The list that brought it, or during or after which it came.
+    /// How many lists had begun when it came, or was last brought by one.
     listing: u64,
 }
 
@@ -76,7 +87,7 @@ impl Objects {
             json_bytes: 0,
             total,
             listing: 0,
-            rewound: false,
+            lists: Vec::new(),
         }
     }
 
@@ -129,12 +140,19 @@ impl Objects {
         }
     }
 
-    /// A list begins. `rewound`: what it says replaces newer objects too.
-    pub(crate) fn begin(&mut self, rewound: bool) {
+    /// A list of a part begins: of one namespace, or of everything if that is empty. `rewound`: what it says replaces newer objects too.
+    pub(crate) fn begin(&mut self, part: &Arc<str>, rewound: bool) {
         self.listing += 1;
-        self.rewound = rewound;
+        // Those of an earlier division as well: they end unfinished.
+        self.lists.retain(|list| !reaches(&list.part, part) && !reaches(part, &list.part));
+        self.lists.push(Listing { part: part.clone(), number: self.listing, rewound });
         // A list is newer than every end that was seen.
-        self.ends.clear();
+        self.ends.retain(|((namespace, _), _)| !reaches(part, namespace));
+    }
+
+    /// Whether what comes now in this namespace replaces newer objects too.
+    fn is_rewound(&self, namespace: &str) -> bool {
+        self.lists.iter().any(|list| list.rewound && reaches(&list.part, namespace))
     }
 
     /// Packs an object that is to be taken, unless it is no news. Secrets stay as they are: what others are packed against
@@ -144,7 +162,8 @@ impl Objects {
             return;
         }
         let held = self.get(&object.meta().namespace, &object.meta().name);
-        if held.is_some_and(|held| is_old_news(held, object, self.rewound)) {
+        let rewound = self.is_rewound(&object.meta().namespace);
+        if held.is_some_and(|held| is_old_news(held, object, rewound)) {
             return;
         }
         let before = Arc::clone(&self.base);
@@ -162,12 +181,12 @@ impl Objects {
         let meta = object.meta();
         let (mut namespace, mut name, version) = (meta.namespace.clone(), meta.name.clone(), meta.version());
         let listing = self.listing;
-        let ended = self.has_ended(&namespace, &name, version);
+        let (ended, rewound) = (self.has_ended(&namespace, &name, version), self.is_rewound(&namespace));
         let held = self.by_name.get_mut(&namespace).and_then(|map| map.get_mut(&name));
         let old = match held {
             Some(held) => {
                 held.listing = listing;
-                if is_old_news(&held.object, &object, self.rewound) {
+                if is_old_news(&held.object, &object, rewound) {
                     return None;
                 }
                 Some(held.object.clone())
@@ -205,16 +224,26 @@ impl Objects {
         self.take(namespace, name, at)
     }
 
-    /// The list is complete: takes out what it did not bring.
-    pub(crate) fn sweep(&mut self, version: u64) -> Vec<Change> {
-        let listing = self.listing;
-        self.rewound = false;
-        self.take_where(version, |held| held.listing != listing)
+    /// The list of a part is complete: takes out what it did not bring, and what is in no part any more.
+    pub(crate) fn sweep(
+        &mut self,
+        part: &str,
+        version: u64,
+        is_watched: impl Fn(&str) -> bool,
+    ) -> Vec<Change> {
+        let Some(list) = self.lists.iter_mut().find(|list| *list.part == *part) else {
+            return Vec::new();
+        };
+        list.rewound = false;
+        let began = list.number;
+        self.take_where(version, |namespace, held| {
+            (reaches(part, namespace) && held.listing < began) || !is_watched(namespace)
+        })
     }
 
     /// Takes out everything.
     pub(crate) fn clear(&mut self) -> Vec<Change> {
-        self.take_where(0, |_| true)
+        self.take_where(0, |_, _| true)
     }
 
     /// Whether the object is known to have ended at this version or later.
@@ -223,12 +252,12 @@ impl Objects {
         version != 0 && self.ends.iter().find(is_it).is_some_and(|end| version <= end.1)
     }
 
-    fn take_where(&mut self, version: u64, unwanted: impl Fn(&Held) -> bool) -> Vec<Change> {
+    fn take_where(&mut self, version: u64, unwanted: impl Fn(&str, &Held) -> bool) -> Vec<Change> {
         let names: Vec<Name> = self
             .by_name
             .iter()
             .flat_map(|(namespace, map)| map.iter().map(move |(name, held)| (namespace, name, held)))
-            .filter(|(_, _, held)| unwanted(held))
+            .filter(|(namespace, _, held)| unwanted(namespace, held))
             .map(|(namespace, name, _)| (namespace.clone(), name.clone()))
             .collect();
         names.iter().filter_map(|(namespace, name)| self.take(namespace, name, version)).collect()
@@ -394,13 +423,40 @@ mod tests {
         for name in ["a", "b", "c"] {
             objects.put(object(name, 5, None));
         }
-        objects.begin(false);
+        objects.begin(&"".into(), false);
         objects.put(object("a", 5, None));
         objects.put(object("b", 9, None));
-        let gone = objects.sweep(9);
+        let gone = objects.sweep("", 9, |_| true);
         assert_eq!(gone.len(), 1);
         assert_eq!(names(&objects), ["a@5", "b@9"]);
         assert!(objects.put(object("c", 8, None)).is_none(), "it ended before 9");
+    }
+
+    #[test]
+    fn a_list_of_a_namespace_says_nothing_of_another() {
+        let of = |namespace: &str, name: &str, version: u64| {
+            let text = object(name, version, None).json().replace("\"ns\"", &format!("\"{namespace}\""));
+            Object::parse(&"v1/ConfigMap".parse().expect("valid"), &text).expect("an object")
+        };
+        let mut objects = objects();
+        for (namespace, name) in [("x", "a"), ("x", "b"), ("y", "a"), ("z", "a")] {
+            objects.put(of(namespace, name, 50));
+        }
+        let (x, y): (Arc<str>, Arc<str>) = ("x".into(), "y".into());
+        let watched = |namespace: &str| matches!(namespace, "x" | "y");
+        objects.begin(&x, false);
+        objects.begin(&y, true);
+        assert!(objects.put(of("x", "a", 5)).is_none(), "only the other namespace's past has changed");
+        assert!(objects.put(of("y", "a", 5)).is_some());
+        let mut gone = objects.sweep(&x, 60, watched);
+        gone.sort_by_key(|change| change.old.as_ref().map(|old| old.meta().namespace.clone()));
+        assert_eq!(gone.len(), 2, "what its list did not bring, and what nobody watches");
+        assert_eq!(names(&objects), ["a@50", "a@5"]);
+        assert!(objects.sweep(&y, 6, watched).is_empty());
+        assert!(objects.put(of("x", "b", 55)).is_none(), "it ended before 60");
+        objects.begin(&y, false);
+        assert!(objects.put(of("x", "b", 55)).is_none(), "a list of another namespace does not change that");
+        assert_eq!(objects.sweep(&y, 70, watched).len(), 1);
     }
 
     #[test]
@@ -419,11 +475,11 @@ mod tests {
     fn a_list_from_a_restored_past_replaces_newer_objects() {
         let mut objects = objects();
         objects.put(object("a", 50, None));
-        objects.begin(false);
+        objects.begin(&"".into(), false);
         assert!(objects.put(object("a", 5, None)).is_none());
-        objects.begin(true);
+        objects.begin(&"".into(), true);
         assert!(objects.put(object("a", 5, None)).is_some());
-        assert!(objects.sweep(6).is_empty());
+        assert!(objects.sweep("", 6, |_| true).is_empty());
         assert_eq!(names(&objects), ["a@5"]);
     }
 

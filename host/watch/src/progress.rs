@@ -32,6 +32,9 @@ pub enum Phase {
     /// The API server does not select by a field that a manifest names; the plugin that named it waits (E181).
     #[serde(rename = "field refused")]
     Refused,
+    /// It is in no namespace, and this host serves namespaces only; a plugin that needs it waits (E182).
+    #[serde(rename = "in no namespace")]
+    Outside,
     /// Something failed; it will be tried again after a pause.
     #[serde(rename = "backing off")]
     BackingOff,
@@ -87,6 +90,7 @@ pub(crate) struct Counters {
     pub(crate) last_error: Option<String>,
     /// Refusals in a row that only a person can end.
     refusals: u32,
+    last_failure: Option<Instant>,
     last_event: Option<Instant>,
     alive: Option<Instant>,
 }
@@ -130,15 +134,17 @@ impl Progress {
         }
     }
 
-    /// Whether the API server keeps refusing it, so that a person must act first.
-    pub(crate) fn is_denied(&self) -> bool {
-        self.lock().refusals >= DENIED
+    /// Takes over what a part has counted that is no more.
+    pub(crate) fn absorb(&self, part: &Self) {
+        let of_part = part.counters();
+        self.lock().absorb(&of_part);
     }
 
     pub(crate) fn failed_with(&self, line: String) {
         let mut counters = self.lock();
         counters.errors += 1;
         counters.last_error = Some(line);
+        counters.last_failure = Some(Instant::now());
     }
 
     pub(crate) fn counters(&self) -> Counters {
@@ -151,6 +157,47 @@ impl Progress {
 }
 
 impl Counters {
+    /// With those of the parts of one kind: counts add up, and of the rest the worst is told. A kind that is not in
+    /// [`Phase::Listing`] is in a phase of its own.
+    pub(crate) fn with_parts(mut self, parts: &[Self]) -> Self {
+        if self.phase == Phase::Listing {
+            let order = |phase: &Phase| match phase {
+                Phase::BackingOff => 0,
+                Phase::Waiting | Phase::Listing => 1,
+                _ => 2,
+            };
+            self.phase = parts.iter().map(|part| part.phase).min_by_key(order).unwrap_or_default();
+            if self.phase == Phase::Waiting {
+                self.phase = Phase::Listing;
+            }
+        }
+        for part in parts {
+            self.absorb(part);
+            self.last_event = self.last_event.max(part.last_event);
+            self.refusals = self.refusals.max(part.refusals);
+        }
+        // One that has never been heard of is the oldest.
+        self.alive = parts.iter().map(|part| part.alive).min().flatten();
+        self
+    }
+
+    /// Adds what a part has counted.
+    pub(crate) fn absorb(&mut self, part: &Self) {
+        self.lists += part.lists;
+        self.watches += part.watches;
+        self.events += part.events;
+        self.errors += part.errors;
+        if part.last_failure > self.last_failure {
+            self.last_failure = part.last_failure;
+            self.last_error.clone_from(&part.last_error);
+        }
+    }
+
+    /// Whether the API server keeps refusing it, so that a person must act first.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.refusals >= DENIED
+    }
+
     /// Age of the last event or bookmark, in milliseconds.
     pub(crate) fn last_event_age_ms(&self) -> Option<u64> {
         self.last_event.map(age_ms)

@@ -15,8 +15,8 @@ pub type Labels = Vec<(String, String)>;
 pub(crate) struct Wire {
     /// Only objects that meet all these, sorted.
     pub(crate) labels: Vec<Requirement>,
-    /// Only this namespace.
-    pub(crate) namespace: Option<String>,
+    /// Only these namespaces, sorted; none: all.
+    pub(crate) namespaces: Vec<String>,
     /// Only objects with these values, sorted.
     pub(crate) fields: Vec<(String, String)>,
     /// Only their metadata.
@@ -27,8 +27,10 @@ pub(crate) struct Wire {
 impl fmt::Display for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = selector(&self.labels);
-        if let Some(namespace) = &self.namespace {
-            write!(text, " in namespace {namespace}")?;
+        match &self.namespaces[..] {
+            [] => {}
+            [namespace] => write!(text, " in namespace {namespace}")?,
+            namespaces => write!(text, " in namespaces {}", namespaces.join(", "))?,
         }
         if !self.fields.is_empty() {
             write!(text, " where {}", field_selector(&self.fields))?;
@@ -81,10 +83,10 @@ impl Selection {
         }
     }
 
-    /// What plugins need of `kind`.
-    pub(crate) fn of(kind: Kind, wire: Wire) -> Self {
+    /// What plugins need of `kind` in one of the wire's namespaces; an empty one for all.
+    pub(crate) fn of(kind: Kind, wire: Wire, namespace: &str) -> Self {
         let mut selection = Self::all(kind).without_plugins_but(&wire.labels);
-        selection.namespace = wire.namespace.unwrap_or_default().into();
+        selection.namespace = namespace.into();
         for (name, value) in wire.labels {
             match value {
                 Some(value) => selection.labels.push((name, value)),
@@ -219,19 +221,19 @@ mod tests {
         let all = Selection::all(kind);
         assert_eq!(all.address(&[("limit", "500")]), "/api/v1/configmaps?limit=500");
         assert_eq!(
-            Selection::of(all.kind.clone(), Wire::default()).address(&[]),
+            Selection::of(all.kind.clone(), Wire::default(), "").address(&[]),
             "/api/v1/configmaps?labelSelector=%21windlass.dev%2Fplugin%2C%21windlass.dev%2Fgood"
         );
         let ours = Wire { labels: vec![(LABEL_HOST.into(), Some("sys".into()))], ..Wire::default() };
         let children = all.clone().with_labels(vec![(LABEL_HOST.into(), "sys".into())]);
-        assert_eq!(Selection::of(all.kind.clone(), ours), children);
+        assert_eq!(Selection::of(all.kind.clone(), ours, ""), children);
         let narrow = Wire {
             labels: vec![("a".into(), None), ("windlass.dev/host".into(), Some("sys".into()))],
-            namespace: Some("ns".into()),
+            namespaces: vec!["ns".into()],
             fields: vec![("spec.x".into(), "1,2".into())],
             metadata_only: true,
         };
-        let narrow = Selection::of(all.kind.clone(), narrow);
+        let narrow = Selection::of(all.kind.clone(), narrow, "ns");
         assert!(narrow.metadata_only);
         assert_eq!(
             narrow.address(&[]),

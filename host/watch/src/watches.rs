@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{AbortHandle, Abortable, BoxFuture, FutureExt as _};
+use futures::future::{AbortHandle, Abortable, BoxFuture, FutureExt as _, select_all};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use kube::Client;
 use tokio::sync::watch;
@@ -27,9 +27,10 @@ use crate::fields;
 use crate::get::GetError;
 use crate::kind_cache::{KindCache, Put};
 use crate::objects::Change;
+use crate::part::Part;
 use crate::progress::{Phase, WatchStatus};
 use crate::reflect::{Pauses, Reflector, Target, backoff};
-use crate::selection::Selection;
+use crate::selection::{Selection, Wire};
 
 /// Pauses between two looks for a kind: the wait after a CRD has arrived, and the
 /// rate at which a kind that never comes is asked for.
@@ -61,9 +62,21 @@ impl Watches {
     /// in `host_namespace`; keys are offered to `sink`.
     /// The cache takes at most `limit` bytes; `None`: as many as there are.
     pub fn new(client: Client, host_namespace: &str, sink: Arc<dyn Sink>, limit: Option<usize>) -> Self {
+        Self::within(client, host_namespace, Vec::new(), sink, limit)
+    }
+
+    /// As [`new`](Self::new), but nothing is asked for that is not in one of these namespaces, sorted, at most
+    /// [`NAMESPACES_MAX`](crate::NAMESPACES_MAX) of them; none: everything in the cluster.
+    pub fn within(
+        client: Client,
+        host_namespace: &str,
+        namespaces: Vec<String>,
+        sink: Arc<dyn Sink>,
+        limit: Option<usize>,
+    ) -> Self {
         Self {
             client,
-            cache: Arc::new(ClusterCache::new(host_namespace, sink, limit)),
+            cache: Arc::new(ClusterCache::new(host_namespace, namespaces, sink, limit)),
             changes: Arc::new(watch::Sender::new(())),
             doubt: Doubt::default(),
         }
@@ -185,7 +198,6 @@ impl Watches {
                     cache: self.cache.clone(),
                     round: driver.1,
                     kind,
-                    metadata_only: false,
                     changes: self.changes.clone(),
                     doubt: self.doubt.clone(),
                 };
@@ -200,26 +212,24 @@ struct KindTarget {
     cache: Arc<ClusterCache>,
     kind: Arc<KindCache>,
     round: u64,
-    /// Whether the texts that come are without their bodies.
-    metadata_only: bool,
     /// Told when this driver has to end.
     changes: Arc<watch::Sender<()>>,
     doubt: Doubt,
 }
 
 /// Keeps one kind: waits for it, reflects it, and when it goes waits again.
-async fn drive(client: Client, mut target: KindTarget) {
+async fn drive(client: Client, target: KindTarget) {
     let kind = target.kind.clone();
     let mut looks: u32 = 0;
     let mut pauses = Pauses::default();
     loop {
         match discover(&client, &kind.gvk).await {
             Ok(Found::Kind(found)) => {
-                let lists = kind.progress.counters().lists;
+                let lists = kind.counters().lists;
                 let end = target.reflect(&client, found).await;
                 kind.progress.failed(&end);
                 tracing::info!(kind = %kind.gvk, error = %end.line(), "kind may be gone");
-                if kind.progress.counters().lists > lists {
+                if kind.counters().lists > lists {
                     looks = 0;
                 }
             }
@@ -261,13 +271,18 @@ async fn served_otherwise(client: &Client, known: &Kind) -> Kind {
 impl KindTarget {
     /// Lists and watches until the API server answers 404, anew whenever the kind is
     /// served in another way.
-    async fn reflect(&mut self, client: &Client, mut found: Kind) -> GetError {
+    async fn reflect(&self, client: &Client, mut found: Kind) -> GetError {
         let kind = self.kind.clone();
         loop {
             if kind.found(self.round, found.clone()) {
                 tracing::info!(kind = %kind.gvk, namespaced = found.namespaced, has_status = found.has_status,
                     "kind is served in another way now");
                 self.cache.settled(&kind.gvk);
+            }
+            if !found.namespaced && self.cache.is_of_namespaces() {
+                self.cache.out_of_reach(&kind);
+                found = served_otherwise(client, &found).await;
+                continue;
             }
             let need = kind.need();
             fields::judge(client, &self.cache, &kind, &found, &need).await;
@@ -276,20 +291,25 @@ impl KindTarget {
                 tracing::warn!(kind = %kind.gvk, "a manifest selects a cluster-scoped kind by namespace: it sees nothing of it");
                 kind.progress.failed_with("kind is cluster-scoped: nothing of it is in any namespace".into());
             }
-            let selection = Selection::of(found.clone(), wire);
-            self.metadata_only = selection.metadata_only;
-            tokio::select! {
-                end = Reflector::new(client, &selection, &kind.progress, &kind.anew, &self.doubt.clone(), self).run() => return end,
-                other = served_otherwise(client, &found) => found = other,
-            }
+            kind.progress.phase(Phase::Listing);
+            let parts = kind.parts();
+            let other = {
+                let parts = parts.iter().map(|part| self.reflect_part(client, &found, &wire, part).boxed());
+                tokio::select! {
+                    // A kind that is not served is served nowhere.
+                    (end, ..) = select_all(parts) => return end,
+                    other = served_otherwise(client, &found) => other,
+                }
+            };
+            found = other;
         }
     }
 
-    fn parse(&self, text: &str) -> Result<Object, ObjectError> {
-        match self.metadata_only {
-            true => Object::parse_metadata(&self.kind.gvk, text),
-            false => Object::parse(&self.kind.gvk, text),
-        }
+    /// Lists and watches one part until the API server answers 404.
+    async fn reflect_part(&self, client: &Client, found: &Kind, wire: &Wire, part: &Arc<Part>) -> GetError {
+        let selection = Selection::of(found.clone(), wire.clone(), &part.namespace);
+        let mut target = PartTarget { of: self, part, metadata_only: selection.metadata_only };
+        Reflector::new(client, &selection, &part.progress, &part.anew, &self.doubt, &mut target).run().await
     }
 
     fn absent(&self) {
@@ -310,24 +330,43 @@ impl KindTarget {
     }
 }
 
-impl Target for KindTarget {
+/// What the loop of one part feeds.
+struct PartTarget<'a> {
+    of: &'a KindTarget,
+    part: &'a Part,
+    /// Whether the texts that come are without their bodies.
+    metadata_only: bool,
+}
+
+impl PartTarget<'_> {
+    fn parse(&self, text: &str) -> Result<Object, ObjectError> {
+        match self.metadata_only {
+            true => Object::parse_metadata(&self.of.kind.gvk, text),
+            false => Object::parse(&self.of.kind.gvk, text),
+        }
+    }
+}
+
+impl Target for PartTarget<'_> {
     fn newest(&self) -> u64 {
-        self.kind.newest()
+        self.of.kind.newest(self.part)
     }
 
     fn begin(&mut self, rewound: bool) {
-        self.kind.begin(self.round, rewound);
+        self.of.kind.begin(self.of.round, self.part, rewound);
     }
 
     fn put(&mut self, text: &str) -> Result<Box<str>, ObjectError> {
         let object = self.parse(text)?;
         let version = object.meta().resource_version.as_ref().into();
-        match self.kind.put(self.round, object, self.cache.budget()) {
+        match self.of.kind.put(self.of.round, object, self.of.cache.budget()) {
             Put::NoNews => {}
-            Put::News { change, need, first } => self.cache.route(&self.kind.gvk, &need, &change, first),
+            Put::News { change, need, first } => {
+                self.of.cache.route(&self.of.kind.gvk, &need, &change, first)
+            }
             Put::Full => {
-                self.cache.overflowed(&self.kind);
-                self.changes.send_replace(());
+                self.of.cache.overflowed(&self.of.kind);
+                self.of.changes.send_replace(());
             }
         }
         Ok(version)
@@ -335,25 +374,25 @@ impl Target for KindTarget {
 
     fn gone(&mut self, text: &str) -> Result<Box<str>, ObjectError> {
         let last = self.parse(text)?;
-        if let Some((change, need)) = self.kind.remove(self.round, &last) {
-            self.cache.route(&self.kind.gvk, &need, &change, false);
+        if let Some((change, need)) = self.of.kind.remove(self.of.round, &last) {
+            self.of.cache.route(&self.of.kind.gvk, &need, &change, false);
         }
         Ok(last.meta().resource_version.as_ref().into())
     }
 
     fn listed(&mut self, version: u64) {
-        let (gone, first) = self.kind.listed(self.round, version);
-        self.route_all(&gone);
+        let (gone, first) = self.of.kind.listed(self.of.round, self.part, version);
+        self.of.route_all(&gone);
         if first {
-            self.cache.settled(&self.kind.gvk);
+            self.of.cache.settled(&self.of.kind.gvk);
         }
     }
 
     fn reached(&mut self, version: u64) {
-        self.kind.reached(self.round, version);
+        self.of.kind.reached(self.of.round, self.part, version);
     }
 
     fn is_full(&self) -> bool {
-        self.kind.is_full()
+        self.of.kind.is_full()
     }
 }

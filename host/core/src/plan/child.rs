@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::identity::{identity, kind_of, metadata_of};
 use super::metadata::metadata;
-use super::policy::{kind_is_free, object_is_free};
+use super::policy::{kind_is_free, object_is_free, place_is_served};
 use super::{Inputs, PlanError};
 use crate::code::{Code, Refusal, printable};
 use crate::json::{Room, parse};
@@ -76,6 +76,7 @@ pub(super) fn child(
     let mut body = reading.object(&what, text)?;
     let kind = allowed_kind(inputs, &what, &body)?;
     let object = identity(inputs, &kind, metadata_of(&what, &body)?)?;
+    place_is_served(inputs, &object)?;
     object_is_free(inputs, &object, &body)?;
     if &*object.gvk.kind == "Secret" && object.gvk.group.is_empty() && body.contains_key("stringData") {
         return refuse(

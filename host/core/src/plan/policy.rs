@@ -21,6 +21,8 @@ pub struct Policy {
     /// Whether children may live in the namespace of the host. What runs there can run
     /// under the host's account, or read its Secrets.
     pub beside_host: bool,
+    /// The namespaces that this host serves, sorted; none: all, and what is in no namespace.
+    pub namespaces: Vec<String>,
     /// Whether a field that only the server sets refuses the decision (E239) instead of
     /// being left out with a warning (W301).
     pub strict: bool,
@@ -53,6 +55,19 @@ impl Policy {
         }
         Ok(())
     }
+}
+
+/// Refuses what is not in a namespace that this host serves (E233).
+pub(super) fn place_is_served(inputs: &Inputs<'_>, object: &ObjectRef) -> Result<(), PlanError> {
+    let served = &inputs.policy.namespaces;
+    if served.is_empty() || served.iter().any(|one| **one == *object.namespace) {
+        return Ok(());
+    }
+    let place = if object.namespace.is_empty() { "in no namespace" } else { "elsewhere" };
+    refuse(
+        Code::NamespaceEscape,
+        format!("{object} is {place}; this host serves {} only (--namespaces)", served.join(", ")),
+    )
 }
 
 /// Refuses a kind that no plugin may write (E238).

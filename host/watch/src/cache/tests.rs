@@ -43,7 +43,7 @@ fn manifest(name: &str, primary: &str, children: &[&str]) -> Arc<Manifest> {
 
 /// A cache with children of `p:ns/a` in three kinds, and a hundred kinds that others use.
 fn crowded() -> Arc<ClusterCache> {
-    let cache = Arc::new(ClusterCache::new("sys", Arc::new(Nobody), None));
+    let cache = Arc::new(ClusterCache::new("sys", Vec::new(), Arc::new(Nobody), None));
     let kinds = ["v1/ConfigMap", "v1/Service", "apps/v1/Deployment"];
     let of = |name: &str, manifest| cache.want(&PluginName::try_new(name).expect("a name"), manifest);
     of("p", manifest("p", "x.dev/v1/Web", &kinds));

@@ -1,0 +1,276 @@
+//! The host's own check of decisions switched off: what is left is RBAC. Everything that the API server serves is asked
+//! for as the plugin's account, and every write beyond the manifest is sent as the host would send it.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use windlass_core::limits::Limits;
+use windlass_core::name::PluginName;
+use windlass_plugin::{Loader, Source};
+
+use crate::scene::{HOST, Scene, built};
+
+const VERBS: &[&str] = &[
+    "get",
+    "list",
+    "watch",
+    "create",
+    "update",
+    "patch",
+    "delete",
+    "deletecollection",
+    "impersonate",
+    "escalate",
+    "bind",
+];
+
+/// A right: group, resource with its subresource, verb.
+type Right = (String, String, String);
+
+/// What every account of a cluster may do: ask about itself.
+const OF_EVERYBODY: &[(&str, &str)] = &[
+    ("authentication.k8s.io", "selfsubjectreviews"),
+    ("authorization.k8s.io", "selfsubjectaccessreviews"),
+    ("authorization.k8s.io", "selfsubjectrulesreviews"),
+];
+
+/// The example operator with its own rights, and no others: those that all fixtures share are taken away.
+async fn stage(prefix: &str) -> Scene {
+    let scene = Scene::fresh(prefix).await;
+    scene.install_webapp().await;
+    scene.kubectl(&["delete", "clusterrolebinding", "windlass-fixtures"]).await.expect("it was there");
+    let user = format!("system:serviceaccount:{HOST}:plugin-webapp");
+    let (maps, deployments) = (right("", "configmaps", "create"), right("apps", "deployments", "create"));
+    let widgets = right("fixtures.windlass.dev", "widgets", "get");
+    scene
+        .until("the rights are the plugin's", || async {
+            let lost = !may(&scene, &user, &scene.namespace, &widgets).await;
+            let kept = may(&scene, &user, &scene.namespace, &maps).await
+                && may(&scene, &user, &scene.namespace, &deployments).await;
+            (lost && kept).then_some(())
+        })
+        .await;
+    scene
+}
+
+fn right(group: &str, resource: &str, verb: &str) -> Right {
+    (group.to_owned(), resource.to_owned(), verb.to_owned())
+}
+
+/// All that is served: group and resource.
+async fn served(scene: &Scene) -> BTreeSet<(String, String)> {
+    let mut all = BTreeSet::new();
+    let mut roots = vec![(String::new(), "/api/v1".to_owned())];
+    let groups = scene.get("/apis").await.expect("discovery");
+    for group in groups["groups"].as_array().expect("groups") {
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        for version in group["versions"].as_array().expect("versions") {
+            roots.push((text(&group["name"]), format!("/apis/{}", text(&version["groupVersion"]))));
+        }
+    }
+    for (group, root) in roots {
+        let found = scene.get(&root).await.expect("discovery");
+        let names = found["resources"].as_array().expect("resources").iter();
+        all.extend(names.filter_map(|one| Some((group.clone(), one["name"].as_str()?.to_owned()))));
+    }
+    all
+}
+
+async fn may(scene: &Scene, user: &str, namespace: &str, (group, resource, verb): &Right) -> bool {
+    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+    let groups =
+        ["system:serviceaccounts", &format!("system:serviceaccounts:{HOST}"), "system:authenticated"];
+    let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {
+        "user": user, "groups": groups, "resourceAttributes": {"namespace": namespace, "group": group,
+        "resource": resource, "subresource": subresource, "verb": verb}}});
+    let request = http::Request::post("/apis/authorization.k8s.io/v1/subjectaccessreviews")
+        .header("content-type", "application/json")
+        .body(review.to_string().into_bytes());
+    let client = scene.control().client().expect("a client");
+    let answer: Value = client.request(request.expect("a request")).await.expect("an answer");
+    answer["status"]["allowed"] == true
+}
+
+/// What the manifest of the example operator asks for.
+async fn declared() -> BTreeSet<Right> {
+    let component = built("webapp", None).await;
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
+    let name = PluginName::try_new("webapp").expect("valid");
+    let manifest = loader.inspect(&Source::local(name, component.into(), None)).expect("a manifest");
+    let plural = |kind: &str| match kind {
+        "Ingress" => "ingresses".to_owned(),
+        other => format!("{}s", other.to_lowercase()),
+    };
+    let mut rights = BTreeSet::new();
+    let mut add = |group: &str, resource: &str, verbs: &[&str]| {
+        rights.extend(verbs.iter().map(|verb| (group.to_owned(), resource.to_owned(), (*verb).to_owned())));
+    };
+    let primary = &manifest.primary;
+    let resource = plural(&primary.kind);
+    add(&primary.group, &resource, &["get", "patch"]);
+    add(&primary.group, &format!("{resource}/status"), &["patch"]);
+    add(&primary.group, &format!("{resource}/finalizers"), &["update"]);
+    for child in &manifest.children {
+        add(&child.kind.group, &plural(&child.kind.kind), &["create", "delete", "get", "patch"]);
+    }
+    add("", "events", &["create", "patch"]);
+    for (group, resource) in OF_EVERYBODY {
+        add(group, resource, &["create"]);
+    }
+    rights
+}
+
+#[tokio::test]
+async fn the_account_of_a_plugin_may_do_what_its_manifest_says_and_nothing_else_that_is_served() {
+    let scene = stage("alone").await;
+    let (user, declared) = (format!("system:serviceaccount:{HOST}:plugin-webapp"), declared().await);
+    let mut asked: BTreeSet<Right> = declared.clone();
+    for (group, resource) in served(&scene).await {
+        asked.extend(VERBS.iter().map(|verb| (group.clone(), resource.clone(), (*verb).to_owned())));
+    }
+    assert!(asked.len() > 1_000, "{}", asked.len());
+    let mut wrong = Vec::new();
+    for right in &asked {
+        if may(&scene, &user, &scene.namespace, right).await != declared.contains(right) {
+            wrong.push(right);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// A write beyond the manifest: method, path, body.
+type Trick = (&'static str, String, Value);
+
+fn tricks(namespace: &str) -> Vec<Trick> {
+    let core = "/api/v1/namespaces";
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let object = |api: &str, kind: &str, extra: Value| {
+        let mut object = json!({"apiVersion": api, "kind": kind, "metadata": {"name": "trick"}});
+        object.as_object_mut().expect("an object").extend(extra.as_object().expect("fields").clone());
+        object
+    };
+    let role = json!({"rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]});
+    let bind = json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"kind": "ServiceAccount", "name": "plugin-webapp", "namespace": HOST}]});
+    let pod =
+        json!({"spec": {"serviceAccountName": "windlass", "containers": [{"name": "c", "image": "i"}]}});
+    let secret = json!({"stringData": {"a": "b"}});
+    let token = json!({"metadata": {"name": "trick", "annotations": {"kubernetes.io/service-account.name": "windlass"}},
+        "type": "kubernetes.io/service-account-token"});
+    vec![
+        ("PATCH", format!("{core}/{namespace}/secrets/trick"), object("v1", "Secret", secret)),
+        ("PATCH", format!("{core}/{HOST}/secrets/trick"), object("v1", "Secret", token)),
+        ("PATCH", format!("{core}/{HOST}/pods/trick"), object("v1", "Pod", pod.clone())),
+        ("PATCH", format!("{core}/kube-system/pods/trick"), object("v1", "Pod", pod)),
+        ("PATCH", "/api/v1/namespaces/trick".into(), object("v1", "Namespace", json!({}))),
+        ("PATCH", "/api/v1/nodes/trick".into(), object("v1", "Node", json!({}))),
+        ("PATCH", format!("{core}/{HOST}/serviceaccounts/trick"), object("v1", "ServiceAccount", json!({}))),
+        (
+            "POST",
+            format!("{core}/{HOST}/serviceaccounts/windlass/token"),
+            json!({"apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest", "spec": {}}),
+        ),
+        (
+            "PATCH",
+            format!("{rbac}/namespaces/{namespace}/roles/trick"),
+            object("rbac.authorization.k8s.io/v1", "Role", role.clone()),
+        ),
+        (
+            "PATCH",
+            format!("{rbac}/namespaces/{HOST}/roles/windlass-claim"),
+            object("rbac.authorization.k8s.io/v1", "Role", role.clone()),
+        ),
+        (
+            "PATCH",
+            format!("{rbac}/clusterroles/trick"),
+            object("rbac.authorization.k8s.io/v1", "ClusterRole", role),
+        ),
+        (
+            "PATCH",
+            format!("{rbac}/clusterrolebindings/trick"),
+            object("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", bind.clone()),
+        ),
+        (
+            "PATCH",
+            format!("{rbac}/namespaces/{HOST}/rolebindings/trick"),
+            object("rbac.authorization.k8s.io/v1", "RoleBinding", bind),
+        ),
+        (
+            "PATCH",
+            format!("/apis/coordination.k8s.io/v1/namespaces/{HOST}/leases/windlass"),
+            object("coordination.k8s.io/v1", "Lease", json!({})),
+        ),
+        (
+            "PATCH",
+            "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/windlass-fence".into(),
+            object("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy", json!({})),
+        ),
+        (
+            "PATCH",
+            "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/webapps.apps.windlass.dev".into(),
+            object("apiextensions.k8s.io/v1", "CustomResourceDefinition", json!({})),
+        ),
+        (
+            "PATCH",
+            format!("/apis/apps/v1/namespaces/{namespace}/daemonsets/trick"),
+            object("apps/v1", "DaemonSet", json!({})),
+        ),
+        (
+            "PATCH",
+            format!("/apis/apps/v1/namespaces/{namespace}/deployments/trick/scale"),
+            object("autoscaling/v1", "Scale", json!({})),
+        ),
+        (
+            "PATCH",
+            format!("/apis/fixtures.windlass.dev/v1alpha1/namespaces/{namespace}/widgets/trick"),
+            object("fixtures.windlass.dev/v1alpha1", "Widget", json!({})),
+        ),
+        (
+            "PUT",
+            format!("/apis/apps.windlass.dev/v1alpha1/namespaces/{namespace}/webapps/trick"),
+            object("apps.windlass.dev/v1alpha1", "WebApp", json!({})),
+        ),
+        (
+            "DELETE",
+            format!("/apis/apps.windlass.dev/v1alpha1/namespaces/{namespace}/webapps/trick"),
+            Value::Null,
+        ),
+        ("DELETE", format!("{core}/{namespace}/configmaps"), Value::Null),
+        ("DELETE", format!("/apis/apps/v1/namespaces/{namespace}/deployments"), Value::Null),
+        ("DELETE", format!("{core}/{namespace}/pods/trick"), Value::Null),
+        (
+            "POST",
+            format!("{core}/{namespace}/pods/trick/eviction"),
+            object("policy/v1", "Eviction", json!({})),
+        ),
+        ("GET", format!("{core}/{namespace}/secrets"), Value::Null),
+        ("GET", format!("{core}/{namespace}/configmaps"), Value::Null),
+    ]
+}
+
+#[tokio::test]
+async fn every_write_beyond_the_manifest_is_refused_by_the_api_server_alone() {
+    let scene = stage("tricks").await;
+    let client = scene.control().client().expect("a client");
+    for (method, path, body) in tricks(&scene.namespace) {
+        let (query, kind) = match method {
+            "PATCH" => ("?fieldManager=windlass%2Fwebapp&force=true", "application/apply-patch+yaml"),
+            _ => ("", "application/json"),
+        };
+        let request = http::Request::builder()
+            .method(method)
+            .uri(format!("{path}{query}"))
+            .header("content-type", kind)
+            .header("impersonate-user", format!("system:serviceaccount:{HOST}:plugin-webapp"))
+            .header("impersonate-extra-windlass.dev%2fplugin", "webapp@sha256:00")
+            .body(if body.is_null() { Vec::new() } else { body.to_string().into_bytes() });
+        let answer = client.request::<Value>(request.expect("a request")).await;
+        match answer {
+            Err(kube::Error::Api(status)) => {
+                assert_eq!(status.code, 403, "{method} {path}: {}", status.message)
+            }
+            other => panic!("{method} {path}: {other:?}"),
+        }
+    }
+}
