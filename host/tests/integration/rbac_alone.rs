@@ -27,11 +27,12 @@ const VERBS: &[&str] = &[
 /// A right: group, resource with its subresource, verb.
 type Right = (String, String, String);
 
-/// What every account of a cluster may do: ask about itself.
-const OF_EVERYBODY: &[(&str, &str)] = &[
-    ("authentication.k8s.io", "selfsubjectreviews"),
-    ("authorization.k8s.io", "selfsubjectaccessreviews"),
-    ("authorization.k8s.io", "selfsubjectrulesreviews"),
+/// What every ServiceAccount of a cluster may do, by Kubernetes' own default roles: ask about itself, and read whom to trust.
+const OF_EVERYBODY: &[(&str, &str, &[&str])] = &[
+    ("authentication.k8s.io", "selfsubjectreviews", &["create"]),
+    ("authorization.k8s.io", "selfsubjectaccessreviews", &["create"]),
+    ("authorization.k8s.io", "selfsubjectrulesreviews", &["create"]),
+    ("certificates.k8s.io", "clustertrustbundles", &["get", "list", "watch"]),
 ];
 
 /// The example operator with its own rights, and no others: those that all fixtures share are taken away.
@@ -114,8 +115,8 @@ async fn declared() -> BTreeSet<Right> {
         add(&child.kind.group, &plural(&child.kind.kind), &["create", "delete", "get", "patch"]);
     }
     add("", "events", &["create", "patch"]);
-    for (group, resource) in OF_EVERYBODY {
-        add(group, resource, &["create"]);
+    for (group, resource, verbs) in OF_EVERYBODY {
+        add(group, resource, verbs);
     }
     rights
 }
