@@ -82,16 +82,20 @@ impl KindCache {
         let mut state = self.write();
         if state.need.scopes != need.scopes || state.full {
             state.round = round;
-            let reaches = Reach::of(&need.wire().namespaces, &state.reaches, state.need.covers(&need));
-            let before = std::mem::replace(&mut state.reaches, reaches);
-            let stays = |reach: &&Reach| state.reaches.iter().any(|now| Arc::ptr_eq(&now.part, &reach.part));
-            before
-                .iter()
-                .filter(|reach| !stays(reach))
-                .for_each(|reach| self.progress.absorb(&reach.part.progress));
+            let covered = state.need.covers(&need);
+            self.divide(&mut state, &need.wire().namespaces, covered);
             state.full = false;
         }
         state.need = Arc::new(need);
+    }
+
+    /// Has it watched in these namespaces from now on; none: as a whole.
+    fn divide(&self, state: &mut State, namespaces: &[String], covered: bool) {
+        let reaches = Reach::of(namespaces, &state.reaches, covered);
+        let before = std::mem::replace(&mut state.reaches, reaches);
+        let stays = |reach: &&Reach| state.reaches.iter().any(|now| Arc::ptr_eq(&now.part, &reach.part));
+        let gone = before.iter().filter(|reach| !stays(reach));
+        gone.for_each(|reach| self.progress.absorb(&reach.part.progress));
     }
 
     /// Nobody needs it any more.
@@ -197,6 +201,11 @@ impl KindCache {
         self.change(round, |state| {
             if state.presence == Presence::Absent {
                 state.unlist();
+            }
+            // What is in no namespace is one whole, whatever is needed of it.
+            let namespaces = if kind.namespaced { state.need.wire().namespaces } else { Vec::new() };
+            if !state.is_divided(&namespaces) {
+                self.divide(state, &namespaces, false);
             }
             let now = Presence::Present(kind);
             let changed = matches!(&state.presence, Presence::Present(_)) && state.presence != now;
@@ -355,6 +364,12 @@ impl State {
             self.presence = presence;
             self.era = next_era();
         }
+    }
+
+    /// Whether it is watched in these namespaces; none: as a whole.
+    fn is_divided(&self, namespaces: &[String]) -> bool {
+        let parts = self.reaches.iter().map(|reach| &*reach.part.namespace);
+        if namespaces.is_empty() { parts.eq([""]) } else { parts.eq(namespaces.iter().map(String::as_str)) }
     }
 
     /// Whether every part has been listed.
