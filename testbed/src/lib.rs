@@ -62,6 +62,7 @@ pub use control_plane::{ControlPlane, shared};
 pub use conversion::ConversionWebhook;
 pub use faultd::Faultd;
 pub use kubelet::Placement;
+pub use manifests::may_act_as;
 pub use options::{Options, REPLICAS, User};
 pub use pki::{Authority, Identity};
 pub use prober::Prober;

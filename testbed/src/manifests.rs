@@ -39,6 +39,25 @@ impl ControlPlane {
     }
 }
 
+/// The Role and binding by which the host's account in `host_namespace` may act as the plugin's, as a package has them:
+/// for plugins that a test installs by hand.
+pub fn may_act_as(host_namespace: &str, plugin: &str) -> String {
+    let metadata = format!("metadata: {{name: windlass-impersonate-{plugin}, namespace: {host_namespace}}}");
+    format!(
+        "apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+{metadata}
+rules: [{{apiGroups: [''], resources: [serviceaccounts], resourceNames: [plugin-{plugin}], verbs: [impersonate]}}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+{metadata}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: windlass-impersonate-{plugin}}}
+subjects: [{{kind: ServiceAccount, name: windlass, namespace: {host_namespace}}}]
+"
+    )
+}
+
 fn is_workload(document: &str) -> bool {
     document.lines().any(|line| line.strip_prefix("kind: ").is_some_and(|kind| WORKLOADS.contains(&kind)))
 }

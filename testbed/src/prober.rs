@@ -10,6 +10,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 
 use crate::control_plane::ControlPlane;
+use crate::manifests::may_act_as;
 
 const MERGE: &str = "application/merge-patch+json";
 const APPLY: &str = "application/apply-patch+yaml";
@@ -51,6 +52,7 @@ subjects:
 "
             ))
             .await?;
+        plane.apply(&may_act_as(host_namespace, "prober")).await?;
         let token = plane.service_account_token(host_namespace, "windlass").await?;
         Ok(Self {
             host: client(plane.config_with_token(&token)?)?,

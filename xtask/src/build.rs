@@ -1,4 +1,4 @@
-//! Building the host, with a bar.
+//! Building the host and the author's command, with a bar.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
@@ -26,18 +26,30 @@ struct Message {
 /// # Errors
 /// If it does not build; the message holds what the compiler said.
 pub(crate) fn host(release: bool) -> Result<PathBuf> {
+    binary("host (windlass)", "windlass-host", "windlass", release)
+}
+
+/// The same for the command `kubectl windlass`.
+///
+/// # Errors
+/// As for [`host`].
+pub(crate) fn kubectl_windlass() -> Result<PathBuf> {
+    binary("kubectl windlass", "kubectl-windlass", "kubectl-windlass", false)
+}
+
+fn binary(what: &'static str, package: &str, name: &str, release: bool) -> Result<PathBuf> {
     let show = progress::detect();
-    show.begin("host (windlass)", if release { "release" } else { "" });
-    let result = build(release, &|done, total| show.step(done, total));
+    show.begin(what, if release { "release" } else { "" });
+    let result = build(package, name, release, &|done, total| show.step(done, total));
     show.finish(result.is_ok());
     result
 }
 
-fn build(release: bool, step: &dyn Fn(u64, u64)) -> Result<PathBuf> {
-    let total = units()?;
+fn build(package: &str, name: &str, release: bool, step: &dyn Fn(u64, u64)) -> Result<PathBuf> {
+    let total = units(package)?;
     let mut command = Command::new("cargo");
     // Not `-p`: the whole workspace decides on features, as for xtask itself and for the tests.
-    command.current_dir(root()).args(["build", "--locked", "--bin", "windlass"]);
+    command.current_dir(root()).args(["build", "--locked", "--bin", name]);
     command.args(["--message-format", "json-render-diagnostics", "--color", "never"]);
     command.args(release.then_some("--release"));
     let mut cargo = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("start cargo")?;
@@ -60,15 +72,15 @@ fn build(release: bool, step: &dyn Fn(u64, u64)) -> Result<PathBuf> {
     let said = said.join().ok().and_then(Result::ok).unwrap_or_default();
     match binary {
         Some(binary) if status.success() => Ok(binary),
-        _ => bail!("the host does not build:\n{said}"),
+        _ => bail!("{name} does not build:\n{said}"),
     }
 }
 
 /// How many packages there are to build, for the bar.
-fn units() -> Result<u64> {
+fn units(package: &str) -> Result<u64> {
     let tree = Command::new("cargo")
         .current_dir(root())
-        .args(["tree", "--locked", "-p", "windlass-host", "--prefix", "none", "-e", "normal,build"])
+        .args(["tree", "--locked", "-p", package, "--prefix", "none", "-e", "normal,build"])
         .output()
         .context("start cargo")?;
     let text = String::from_utf8_lossy(&tree.stdout).into_owned();

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use kubectl_windlass::Package;
 use serde_json::Value;
 use windlass_testbed::{ControlPlane, Options, Replica, ReplicaOptions};
 
-use crate::plugin::Package;
 use crate::root;
 
 /// How long any step may take before the demo gives up.

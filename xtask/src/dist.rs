@@ -8,17 +8,16 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use windlass_testbed::{Binaries, progress};
 
-use crate::plugin::Package;
-use crate::root;
+use crate::{plugin, root};
 
 /// Builds the components and renders `deploy/`.
 pub(crate) fn run() -> Result<()> {
-    for plugin in ["plugins/webapp", "plugins/tenant"] {
-        let dir = root().join(plugin);
-        let package = Package::build(&dir)?;
-        package.write_for_kustomize(&dir)?;
+    for place in ["plugins/webapp", "plugins/tenant"] {
+        let dir = root().join(place);
+        let package = plugin::build(&dir)?;
+        let _ = package.write_kustomize(&dir)?;
         let kilobytes = package.compressed.len() / 1000;
-        println!("{plugin}/plugin.wasm.zst   {kilobytes} KB, {}", package.digest);
+        println!("{place}/plugin.wasm.zst   {kilobytes} KB, {}", package.digest);
     }
     let kubectl = Binaries::locate_or_build(&*progress::detect())?.kubectl();
     let yaml = render(&kubectl, &root().join("deploy"))?;

@@ -1,5 +1,6 @@
-//! Everything that is run by hand: `cargo xtask up | test | plugin | dist | nemesis | fuzz | bench`.
+//! Everything that is run by hand: `cargo xtask up | test | plugin | author | dist | nemesis | fuzz | bench`.
 
+mod author;
 mod bench;
 mod build;
 mod demo;
@@ -7,8 +8,6 @@ mod dist;
 mod fuzz;
 mod nemesis;
 mod plugin;
-mod rights;
-mod sign;
 mod steps;
 mod test;
 mod tour;
@@ -35,8 +34,10 @@ enum Command {
     Up(up::Up),
     /// Run every check that fits CI: format, lints, tests against a real API server, the tour, dependencies.
     Test(test::Test),
-    /// Build one plugin and write its YAML: ConfigMap, ServiceAccount and exactly the rights it needs.
+    /// Build one plugin of this tree and package it, as `kubectl windlass package` does for any.
     Plugin(plugin::Args),
+    /// Walk docs/packages.md from an empty folder: each file and each command in it, on a cluster that demands signatures.
+    Author,
     /// Build the plugins to where `deploy/` finds them, and write dist/install.yaml.
     Dist,
     /// Kill, freeze, stop, cut off and slow leaders under load, and judge it by the API server's own records.
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         Command::Up(up) => up.run(),
         Command::Test(test) => test.run(),
         Command::Plugin(args) => args.run(),
+        Command::Author => author::run(),
         Command::Dist => dist::run(),
         Command::Nemesis(nemesis) => nemesis.run(),
         Command::Fuzz(fuzz) => fuzz.run(),

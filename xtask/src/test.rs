@@ -5,9 +5,8 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use windlass_testbed::{Binaries, component, progress};
 
-use crate::plugin::Package;
-use crate::root;
 use crate::steps::{Steps, run, run_with};
+use crate::{plugin, root};
 
 /// Version of cargo-deny that is installed when none is there.
 const CARGO_DENY: &str = "0.20.2";
@@ -40,6 +39,7 @@ impl Test {
         }
         steps.step("documentation tests", || run("cargo", &["test", "--workspace", "--locked", "--doc"]));
         steps.step("README: cargo xtask up --tour", || run("cargo", &["xtask", "up", "--tour"]));
+        steps.step("docs/packages.md: cargo xtask author", || run("cargo", &["xtask", "author"]));
         steps.step("README: cargo xtask dist", || run("cargo", &["xtask", "dist"]));
         steps.step("dependencies: bans, licences, sources", deny);
         steps.finish()
@@ -49,8 +49,8 @@ impl Test {
 /// Builds the components that the tests load, so that no test waits for a compiler.
 fn components() -> Result<()> {
     for example in ["plugins/webapp", "plugins/tenant"] {
-        let package = Package::build(&root().join(example))?;
-        package.check_rights(&root().join(example))?;
+        let package = plugin::build(&root().join(example))?;
+        plugin::check_rights(&package, &root().join(example))?;
         let (raw, compressed) = (package.wasm.len(), package.compressed.len());
         println!("{example}: {raw} bytes, {compressed} compressed");
         ensure!(

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
+use kubectl_windlass::Package;
 use serde_json::{Value, json};
 
 use crate::demo::Demo;
-use crate::plugin::Package;
+use crate::plugin::rebuilt;
 use crate::up::{HELLO, children, create_sample, line, ready};
 
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/default/deployments/hello";
@@ -74,7 +75,7 @@ async fn lost_child(demo: &Demo) -> Result<()> {
 /// Another build of the plugin, with settings so that its decisions differ to the eye.
 async fn swap(demo: &Demo, package: &Package) -> Result<()> {
     let ingress = "/apis/networking.k8s.io/v1/namespaces/default/ingresses/hello";
-    let rebuilt = base64::engine::general_purpose::STANDARD.encode(package.rebuilt()?);
+    let rebuilt = base64::engine::general_purpose::STANDARD.encode(rebuilt(package)?);
     let began = Instant::now();
     let change = json!({"binaryData": {"plugin.wasm.zst": rebuilt}, "data": {"settings.yaml": "ingressClass: internal\n"}});
     demo.patch(PLUGIN, change).await?;
@@ -87,7 +88,7 @@ async fn swap(demo: &Demo, package: &Package) -> Result<()> {
         .until("the new digest is announced", || async {
             let map = demo.get(PLUGIN).await?;
             let digest = map["metadata"]["annotations"]["windlass.dev/digest"].as_str()?.to_owned();
-            (digest != package.digest).then_some(digest)
+            (digest != package.digest.as_str()).then_some(digest)
         })
         .await?;
     line(

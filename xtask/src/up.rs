@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use kubectl_windlass::Package;
 use serde_json::Value;
 use windlass_testbed::Options;
 
 use crate::demo::Demo;
-use crate::plugin::Package;
-use crate::{build, root, tour};
+use crate::{build, plugin, root, tour};
 
 /// How to run it.
 #[derive(clap::Args)]
@@ -30,7 +30,7 @@ impl Up {
     pub(crate) fn run(self) -> Result<()> {
         let binary = build::host(false)?;
         let began = Instant::now();
-        let package = Package::build(&root().join("plugins/webapp"))?;
+        let package = plugin::build(&root().join("plugins/webapp"))?;
         line("plugin", &format!("webapp built for wasm32-wasip2 in {:.1} s", began.elapsed().as_secs_f64()));
         let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
         runtime.block_on(async {

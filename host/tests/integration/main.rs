@@ -17,6 +17,7 @@ mod frozen;
 mod last_good;
 mod leadership;
 mod nemesis;
+mod packages;
 mod plugins;
 mod pressure;
 mod rbac_alone;

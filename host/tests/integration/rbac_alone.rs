@@ -108,11 +108,11 @@ async fn declared() -> BTreeSet<Right> {
     };
     let primary = &manifest.primary;
     let resource = plural(&primary.kind);
-    add(&primary.group, &resource, &["get", "patch"]);
+    add(&primary.group, &resource, &["patch"]);
     add(&primary.group, &format!("{resource}/status"), &["patch"]);
     add(&primary.group, &format!("{resource}/finalizers"), &["update"]);
     for child in &manifest.children {
-        add(&child.kind.group, &plural(&child.kind.kind), &["create", "delete", "get", "patch"]);
+        add(&child.kind.group, &plural(&child.kind.kind), &["create", "delete", "patch"]);
     }
     add("", "events", &["create", "patch"]);
     for (group, resource, verbs) in OF_EVERYBODY {

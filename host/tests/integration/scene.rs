@@ -1,6 +1,7 @@
 //! What a test stands on: a control plane, replicas of the host, plugins, and
 //! questions to the API server that are asked until the answer is right.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -10,8 +11,10 @@ use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
+use windlass_core::name::{LABEL_PLUGIN, PluginName};
 use windlass_testbed::{
-    AuditEvent, Clocks, ControlPlane, Mark, Options, Replica, ReplicaOptions, Writes, component, shared,
+    AuditEvent, Clocks, ControlPlane, Mark, Options, Replica, ReplicaOptions, Writes, component, may_act_as,
+    shared,
 };
 
 /// Namespace of the host, as `deploy/` has it.
@@ -21,7 +24,7 @@ pub(crate) const HOST_USER: &str = "system:serviceaccount:windlass-system:windla
 /// How long anything may take before a test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Rights for all fixtures at once, in the shape that `cargo xtask plugin` writes for one.
+/// Rights for all fixtures at once, in the shape that `kubectl windlass package` writes for one.
 const FIXTURE_RIGHTS: &str = "
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
@@ -61,6 +64,8 @@ pub(crate) struct Scene {
     directory: PathBuf,
     kubeconfig: PathBuf,
     replicas: Mutex<Vec<Replica>>,
+    /// Accounts of plugins as which hosts may act.
+    acts_as: Mutex<BTreeSet<String>>,
     _alone: Option<MutexGuard<'static, ()>>,
 }
 
@@ -106,6 +111,15 @@ impl Scene {
         scene
     }
 
+    /// The same with `deploy/base` alone: no fixtures, and no rights of theirs.
+    pub(crate) async fn bare(prefix: &str, options: Options) -> Self {
+        let alone = alone().await;
+        let control = ControlPlane::start(options).await.expect("a control plane");
+        let scene = Self::on(Cluster::Own(Box::new(control)), prefix, Some(alone)).await.expect("a scene");
+        scene.install_deploy().await.expect("the base installs");
+        scene
+    }
+
     async fn on(cluster: Cluster, prefix: &str, alone: Option<MutexGuard<'static, ()>>) -> Result<Self> {
         let control = cluster.control();
         let namespace = control.namespace(prefix).await?;
@@ -117,6 +131,7 @@ impl Scene {
             namespace,
             cluster,
             replicas: Mutex::default(),
+            acts_as: Mutex::default(),
             _alone: alone,
         })
     }
@@ -126,14 +141,19 @@ impl Scene {
         self.cluster.control()
     }
 
-    /// `deploy/base` as kustomize renders it, without what needs a kubelet, and the fixtures' CRD and rights.
+    /// The base, and the fixtures' CRD and rights.
     async fn install_base(&self) -> Result<()> {
+        self.install_deploy().await?;
+        self.control().apply(&read("plugins/fixtures/crd.yaml")).await?;
+        self.control().apply(FIXTURE_RIGHTS).await
+    }
+
+    /// `deploy/base` as kustomize renders it, without what needs a kubelet, and a token of the host's.
+    async fn install_deploy(&self) -> Result<()> {
         let rendered = self.kubectl(&["kustomize", &tree("deploy/base").display().to_string()]).await?;
         let documents = rendered.split("\n---\n").filter(|doc| !doc.contains("\nkind: Deployment\n"));
         let base = documents.collect::<Vec<_>>().join("\n---\n");
         self.control().apply(&base).await?;
-        self.control().apply(&read("plugins/fixtures/crd.yaml")).await?;
-        self.control().apply(FIXTURE_RIGHTS).await?;
         let token = self.control().service_account_token(HOST, "windlass").await?;
         let made = self.control().kubeconfig_with_token("host", &token)?;
         std::fs::copy(made, &self.kubeconfig)
@@ -268,8 +288,14 @@ impl Scene {
         Some(holder.split('_').next().unwrap_or(holder).to_owned())
     }
 
-    /// Server-side apply as a person would, with force.
+    /// Server-side apply as a person would, with force. A plugin's ConfigMap comes with the right to act as its account.
     pub(crate) async fn apply(&self, object: Value) -> Value {
+        let metadata = &object["metadata"];
+        if let (Some(plugin), Some(host)) =
+            (metadata["labels"][LABEL_PLUGIN].as_str(), metadata["namespace"].as_str())
+        {
+            self.act_as(host, plugin).await;
+        }
         let name = object["metadata"]["name"].as_str().expect("a name");
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or(&self.namespace);
         let path = path(object["kind"].as_str().expect("a kind"), namespace, name);
@@ -287,6 +313,14 @@ impl Scene {
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
         let (kind, metadata) = (text(&object["kind"]), &object["metadata"]);
         self.send_apply(&path(&kind, &text(&metadata["namespace"]), &text(&metadata["name"])), object).await
+    }
+
+    /// Lets the host in this namespace act as a plugin's account, as the plugin's package would.
+    async fn act_as(&self, host: &str, plugin: &str) {
+        let fresh = self.acts_as.lock().await.insert(format!("{host}/{plugin}"));
+        if fresh && PluginName::try_new(plugin).is_ok() {
+            self.control().apply(&may_act_as(host, plugin)).await.expect("the Role applies");
+        }
     }
 
     async fn apply_at(&self, path: &str, object: &Value) -> Value {
@@ -511,6 +545,7 @@ pub(crate) fn read(file: &str) -> String {
     std::fs::read_to_string(tree(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
 }
 
-fn tree(file: &str) -> PathBuf {
+/// Where a file of the tree is.
+pub(crate) fn tree(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file)
 }

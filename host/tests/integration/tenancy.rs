@@ -2,61 +2,15 @@
 //! the cluster, and none of them felt by another.
 
 use base64::Engine as _;
+use kubectl_windlass::Place;
 use serde_json::{Value, json};
 use windlass_testbed::{Replica, ReplicaOptions};
 
 use crate::catalogue::guest::{Guest, Kind};
+use crate::packages::packaged;
 use crate::scene::{PATIENCE, Scene, built, path};
 
 const GREETER: &str = "greeter";
-
-/// What `kubectl windlass package --namespace` grants: nothing outside of one namespace.
-const RIGHTS: &str = "
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: plugin-PLUGIN, namespace: HOST}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: windlass-plugin-PLUGIN, namespace: TENANT}
-rules:
-  - {apiGroups: [fixtures.windlass.dev], resources: [widgets], verbs: [get, patch]}
-  - {apiGroups: [fixtures.windlass.dev], resources: [widgets/status], verbs: [patch]}
-  - {apiGroups: [fixtures.windlass.dev], resources: [widgets/finalizers], verbs: [update]}
-  - {apiGroups: [''], resources: [configmaps], verbs: [create, delete, get, patch]}
-  - {apiGroups: [''], resources: [events], verbs: [create, patch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: windlass-plugin-PLUGIN, namespace: TENANT}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: windlass-plugin-PLUGIN}
-subjects: [{kind: ServiceAccount, name: plugin-PLUGIN, namespace: HOST}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: windlass-plugin-PLUGIN-watches, namespace: TENANT}
-rules:
-  - {apiGroups: [fixtures.windlass.dev], resources: [widgets], verbs: [get, list, watch]}
-  - {apiGroups: [''], resources: [configmaps], verbs: [get, list, watch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: windlass-plugin-PLUGIN-watches, namespace: TENANT}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: windlass-plugin-PLUGIN-watches}
-subjects: [{kind: ServiceAccount, name: windlass, namespace: HOST}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: windlass-impersonate-PLUGIN, namespace: HOST}
-rules:
-  - {apiGroups: [''], resources: [serviceaccounts], resourceNames: [plugin-PLUGIN], verbs: [impersonate]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: windlass-impersonate-PLUGIN, namespace: HOST}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: windlass-impersonate-PLUGIN}
-subjects: [{kind: ServiceAccount, name: windlass, namespace: HOST}]
-";
 
 /// One team: its host's namespace, and those of its objects.
 struct Team<'a> {
@@ -78,9 +32,7 @@ impl<'a> Team<'a> {
         let documents = documents.collect::<Vec<_>>().join("\n---\n");
         scene.control().apply(&documents).await.expect("it applies");
         let host = format!("{name}-windlass");
-        for tenant in served {
-            rights(scene, &host, tenant, GREETER).await;
-        }
+        rights(scene, &host, served).await;
         install(scene, &host, GREETER, &built("windlass-fixtures", Some(GREETER)).await).await;
         let token = scene.control().service_account_token(&host, "windlass").await.expect("a token");
         let kubeconfig = scene.control().kubeconfig_with_token(name, &token).expect("a kubeconfig");
@@ -136,8 +88,16 @@ impl<'a> Team<'a> {
     }
 }
 
-async fn rights(scene: &Scene, host: &str, tenant: &str, plugin: &str) {
-    let rights = RIGHTS.replace("HOST", host).replace("TENANT", tenant).replace("PLUGIN", plugin);
+/// What `kubectl windlass package --namespace` grants the greeter: nothing outside of what is served.
+async fn rights(scene: &Scene, host: &str, served: &[&str]) {
+    let place = Place {
+        namespaces: served.iter().map(|name| (*name).to_owned()).collect(),
+        host_namespace: host.to_owned(),
+        ..Place::default()
+    };
+    let greeter = packaged(built("windlass-fixtures", Some(GREETER)).await, "plugins/fixtures", place).await;
+    let rights = greeter.rights_yaml().expect("its kinds are known");
+    assert!(!rights.contains("kind: ClusterRole"), "{rights}");
     scene.control().apply(&rights).await.expect("the rights apply");
 }
 
@@ -261,7 +221,6 @@ async fn a_plugin_for_more_than_is_served_is_refused_and_says_what_is_missing() 
     namespaces(&scene, &["team-a"]).await;
     let a = Team::start(&scene, "team-a", &["team-a"], &[]).await;
     // Its manifest names namespaces that this host does not serve.
-    rights(&scene, &a.host, "team-a", "scoped").await;
     install(&scene, &a.host, "scoped", &built("windlass-fixtures", Some("scoped")).await).await;
     let message = refused(&scene, &a.host, "scoped").await;
     assert!(
@@ -271,7 +230,6 @@ async fn a_plugin_for_more_than_is_served_is_refused_and_says_what_is_missing() 
     // What it reconciles is in no namespace.
     let of_cluster: Kind<'_> = ("", "v1", "Namespace");
     let guest = Guest { name: "wide", primary: of_cluster, ..Guest::default() }.build();
-    rights(&scene, &a.host, "team-a", "wide").await;
     install(&scene, &a.host, "wide", &guest).await;
     let message = refused(&scene, &a.host, "wide").await;
     assert!(message.contains("E182 OutsideNamespaces") && message.contains("v1/Namespace"), "{message}");

@@ -18,6 +18,7 @@ use crate::clocks::Clocks;
 use crate::components::component;
 use crate::control_plane::ControlPlane;
 use crate::faultd::{Faultd, Port};
+use crate::manifests::may_act_as;
 use crate::process::Signal;
 use crate::replica::{Replica, ReplicaOptions};
 use crate::runtime::blocking;
@@ -112,6 +113,7 @@ impl Stage {
         plane.apply(&plane.manifests(HOST, fence).await?).await?;
         plane.apply(CRD).await?;
         plane.apply(RIGHTS).await?;
+        plane.apply(&may_act_as(HOST, "greeter")).await?;
         let client = plane.client()?;
         install(&client).await?;
         let namespace = plane.namespace("nemesis").await?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures::StreamExt as _;
+use kubectl_windlass::Package;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 use windlass_testbed::Options;
@@ -14,9 +15,8 @@ use super::Bench;
 use super::observe::watch;
 use super::report::{Report, load_average, spread};
 use crate::demo::Demo;
-use crate::plugin::Package;
 use crate::up::{HELLO, create_sample, ready};
-use crate::{build, root};
+use crate::{build, plugin, root};
 
 /// The child that the bare watcher writes.
 const BARE: &str = "/api/v1/namespaces/default/configmaps/bare";
@@ -33,7 +33,7 @@ struct Seen {
 /// Measures latency, memory and failover of the host alone.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     let binary = bench.binary.clone().map_or_else(|| build::host(true), Ok)?;
-    let package = Package::build(&root().join("plugins/webapp"))?;
+    let package = plugin::build(&root().join("plugins/webapp"))?;
     let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
     let mut report = Report::new("baseline");
     report.figures = runtime.block_on(measure(bench.quick, &binary, &package))?;

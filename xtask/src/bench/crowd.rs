@@ -74,7 +74,7 @@ impl Crowd {
         });
         self.post_all(crds.collect()).await?;
         for some in self.members.chunks(20) {
-            let rights: Vec<_> = some.iter().map(Member::rights).collect();
+            let rights: Vec<_> = some.iter().map(Member::rights).collect::<Result<_>>()?;
             self.demo.control.apply(&rights.join("---\n")).await?;
         }
         let shared = (0..config_maps).map(|number| (config_maps_path(), shared(number)));

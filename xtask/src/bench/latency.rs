@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt as _;
+use kubectl_windlass::Package;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
@@ -22,8 +23,7 @@ use super::report::{Report, load_average, quantile};
 use super::rig::{PATIENCE, Prepared, Rig, apps, ingresses, requests_for};
 use super::stream::{Flowed, Target, flow};
 use super::{Bench, peers, ratio, storm};
-use crate::plugin::Package;
-use crate::root;
+use crate::{plugin, root};
 
 /// Objects that are changed in turn: more than may be on the way at once.
 const OBJECTS: usize = 100;
@@ -91,7 +91,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Scope { rounds, loads: &[10, 50, 80], during: Duration::from_secs(8), contenders }
     };
     let binaries = failover::binaries(bench, &scope.contenders)?;
-    let package = Package::build(&root().join("plugins/webapp"))?;
+    let package = plugin::build(&root().join("plugins/webapp"))?;
     let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
     let mut report = Report::new("latency");
     conditions(&mut report, &scope)?;

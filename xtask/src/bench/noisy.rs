@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use kubectl_windlass::{Beside, Package};
 use serde_json::{Map, Value, json};
 use windlass_core::limits::Limits;
 
@@ -24,8 +25,7 @@ use super::scrape::{Growth, Scrape};
 use super::stamp::{Stamp, component};
 use super::stream::{self, Flowed, Target};
 use super::{Bench, ratio};
-use crate::plugin::Package;
-use crate::{build, root};
+use crate::{build, plugin, root};
 
 /// The neighbours: what they are called, a fixture, and what its objects ask for. The first one is bad and loops.
 const NEIGHBOURS: [(&str, &str, &str); 5] = [
@@ -89,12 +89,13 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Scope { sizes, rounds: 5, phase: Duration::from_secs(15), kills: 10 }
     };
     let stamp = Stamp::build()?;
+    let fixtures = Beside::of(&root().join("plugins/fixtures"))?;
     let bad = NEIGHBOURS.map(|(called, name, mode)| {
         Ok(Bad {
             called,
             name,
             mode,
-            package: Package::of(&component("windlass-fixtures", Some(name))?, None)?,
+            package: plugin::of(&component("windlass-fixtures", Some(name))?, fixtures.clone())?,
         })
     });
     let bad = bad.into_iter().collect::<Result<Vec<_>>>()?;
@@ -122,7 +123,7 @@ async fn measure(
         std::fs::read_to_string(root().join("plugins/fixtures/crd.yaml")).context("read the CRD")?;
     crowd.demo.control.apply(&widgets).await?;
     for bad in bad {
-        crowd.demo.control.apply(&bad.package.rights()?).await?;
+        crowd.demo.control.apply(&bad.package.rights_yaml()?).await?;
     }
     crowd.serve().await?;
     eprintln!("the plugins are compiled");

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use kubectl_windlass::Package;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use windlass_testbed::Replica;
@@ -19,8 +20,7 @@ use super::report::{Report, load_average};
 use super::rig::{PATIENCE, Rig, apps, cpu_of_all};
 use super::scrape::Scrape;
 use super::{Bench, peers, ratio};
-use crate::plugin::Package;
-use crate::root;
+use crate::{plugin, root};
 
 const NAMESPACE: &str = "resync";
 /// How many resyncs are measured, for a figure that the kernel's ticks of 10 ms do not blur.
@@ -87,7 +87,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     let scope = Scope::of(bench);
     ensure!(scope.contenders.contains(&Contender::Ours), "--peers leaves ours out");
     let binaries = failover::binaries(bench, &scope.contenders)?;
-    let package = Package::build(&root().join("plugins/webapp"))?;
+    let package = plugin::build(&root().join("plugins/webapp"))?;
     let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
     let mut report = Report::new("resync");
     report.versions.extend(peers::versions()?.into_iter().map(|(name, version)| (name, json!(version))));

@@ -13,13 +13,13 @@ use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::Client;
 use kube::client::Body;
+use kubectl_windlass::Package;
 use serde_json::{Value, json};
 use windlass_testbed::{Mark, Options, Replica, ReplicaOptions, Server, Stop, User, Writes};
 
 use super::failover::Contender;
 use super::proc::cpu;
 use crate::demo::Demo;
-use crate::plugin::Package;
 
 /// The group of the peers' users, which may do everything: what a peer is allowed is not what is measured.
 const PEERS: &str = "windlass-bench:peers";

@@ -3,18 +3,17 @@
 //! A hundred builds would take an hour and say the same: what a plugin costs depends on its size and on what it does, not on who
 //! compiled it.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
+use kubectl_windlass::{Beside, Kinds, Place, Plural, Rights, rights_yaml};
 use serde_json::{Value, json};
 use windlass_core::kind::Gvk;
 use windlass_core::manifest::Manifest;
 use windlass_core::name::PluginName;
 
-use crate::plugin::Package;
-use crate::rights;
+use crate::plugin;
 
 /// What the fixture is called before anything is written over it.
 const NAME: &str = "idle-placeholder-000";
@@ -53,7 +52,7 @@ impl Stamp {
         let (ours, webapp) = (component("windlass-fixtures", Some("idle"))?, component("webapp", None)?);
         let (found, least) = (size(&ours)?, size(&webapp)?);
         ensure!(found >= least, "the fixture idle has {found} bytes, webapp {least}: it has to do more");
-        let package = Package::of(&ours, None)?;
+        let package = plugin::of(&ours, Beside::default())?;
         let stamp = Self { manifest: (*package.manifest).clone(), wasm: package.wasm };
         // The copies are checked by the host only; one is checked here, so that a mistake is said at once.
         stamp.member(1, 1)?.check()?;
@@ -135,8 +134,13 @@ impl Member {
     }
 
     /// Its account and what that may do, as YAML.
-    pub(crate) fn rights(&self) -> String {
-        rights::yaml(&self.manifest, &BTreeMap::from([(self.manifest.primary.clone(), self.plural.clone())]))
+    ///
+    /// # Errors
+    /// If it names a kind that nobody knows.
+    pub(crate) fn rights(&self) -> Result<String> {
+        let mut kinds = Kinds::default();
+        kinds.learn_plural(&format!("{GROUP}/{}={}", self.kind, self.plural).parse::<Plural>()?);
+        Ok(rights_yaml(&self.manifest, &Rights::of(&self.manifest, &kinds)?, &Place::default()))
     }
 
     /// The ConfigMap that carries it.
@@ -175,7 +179,7 @@ impl Member {
     fn check(&self) -> Result<()> {
         let file = tempfile::NamedTempFile::new().context("make a file")?;
         std::fs::write(file.path(), &self.wasm).context("write a component")?;
-        let found = Package::of(file.path(), None)
+        let found = plugin::of(file.path(), Beside::default())
             .context("a fixture that was written over is no plugin any more")?;
         let (found, wanted) = (&*found.manifest, &self.manifest);
         ensure!(found == wanted, "written over the fixture: {wanted:?}, but it says {found:?}");

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use kubectl_windlass::Package;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -22,8 +23,7 @@ use super::report::{Report, load_average, milliseconds};
 use super::rig::{PATIENCE, Rig, apps, config_maps, cpu_of_all, requests_for};
 use super::scrape::Scrape;
 use super::{Bench, peers, ratio};
-use crate::plugin::Package;
-use crate::root;
+use crate::{plugin, root};
 
 /// What every object costs at least: three children and a status.
 const WRITES_EACH: usize = 4;
@@ -112,7 +112,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     let scope = Scope::of(bench);
     ensure!(scope.contenders.contains(&Contender::Ours), "--peers leaves ours out");
     let binaries = failover::binaries(bench, &scope.contenders)?;
-    let package = Package::build(&root().join("plugins/webapp"))?;
+    let package = plugin::build(&root().join("plugins/webapp"))?;
     let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
     let mut report = Report::new("storm");
     conditions(&mut report, &scope)?;

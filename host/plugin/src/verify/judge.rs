@@ -89,7 +89,7 @@ pub fn judge(
 fn unsigned(offered: Offered<'_>) -> Refusal {
     invalid(&format!(
         "there is no key plugin.sig, and this host demands signatures: sign component {} \
-         (cargo xtask plugin --sign, or minisign over its digest) and put the signature beside it",
+         (kubectl windlass package --sign, or minisign over its digest) and put the signature beside it",
         offered.digest.short()
     ))
 }

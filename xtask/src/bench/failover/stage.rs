@@ -9,8 +9,7 @@ use windlass_testbed::{Options, Replica, ReplicaOptions, User};
 
 use super::contender::Contender;
 use crate::demo::Demo;
-use crate::plugin::Package;
-use crate::root;
+use crate::{plugin, root};
 
 /// The group of the peers' users. It may do everything: what a peer is allowed is not what is measured.
 const PEERS: &str = "windlass-bench:peers";
@@ -56,7 +55,7 @@ impl Stage {
         let ours = binaries.get(&Contender::Ours).cloned().unwrap_or_default();
         let demo = Demo::start(None, ours, options).await?.with_flags(&["--log=warn"]);
         // The CRD is what everybody needs; the plugin itself is only read by Windlass.
-        demo.install(&Package::build(&root().join("plugins/webapp"))?).await?;
+        demo.install(&plugin::build(&root().join("plugins/webapp"))?).await?;
         demo.control.apply(&peers_rights()).await?;
         let logs = tempfile::tempdir().context("make a temporary directory")?;
         Ok(Self { demo, binaries, logs })

@@ -14,8 +14,7 @@ use crate::bench::report::Report;
 use crate::bench::scrape::Scrape;
 use crate::bench::stream::{self, Target};
 use crate::demo::Demo;
-use crate::plugin::Package;
-use crate::root;
+use crate::{plugin, root};
 
 /// WebApps that are changed.
 const APPS: usize = 20;
@@ -50,7 +49,7 @@ pub(super) async fn end_to_end(
     let artefacts = tempfile::tempdir().context("make a folder for compiled plugins")?;
     let folder = format!("--artefact-dir={}", artefacts.path().display());
     let mut demo = Demo::start(None, binary, options).await?.with_flags(&["--log=warn", &folder]);
-    demo.install(&Package::build(&root().join("plugins/webapp"))?).await?;
+    demo.install(&plugin::build(&root().join("plugins/webapp"))?).await?;
     demo.replicas(1).await?;
     let client = demo.control.client()?;
     let yaml: Vec<_> = (0..APPS).map(webapp).collect();

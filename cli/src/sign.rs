@@ -1,4 +1,4 @@
-//! `cargo xtask plugin <dir> --sign <key>`: a signature beside the component, as the
+//! `--sign <key>`: a signature beside the component, as the
 //! command `minisign` would make it.
 
 use std::fs;
@@ -18,8 +18,8 @@ use windlass_plugin::verify::{Statement, signed_text};
 const PASSWORD: &str = "WINDLASS_SIGNING_PASSWORD";
 
 /// With which key, and what the signature says.
-#[derive(clap::Args)]
-pub(crate) struct Sign {
+#[derive(Clone, Debug, clap::Args)]
+pub struct Sign {
     /// Sign the component with this minisign secret key; see docs/signing.md. The password is
     /// asked for, or taken from WINDLASS_SIGNING_PASSWORD.
     #[arg(long, value_name = "SECRET KEY")]
@@ -34,7 +34,10 @@ pub(crate) struct Sign {
 
 impl Sign {
     /// The text of `plugin.sig` for this component; `None` when nothing is to be signed.
-    pub(crate) fn signature(&self, plugin: &PluginName, digest: &Digest) -> Result<Option<String>> {
+    ///
+    /// # Errors
+    /// When the key cannot be read or unlocked.
+    pub fn signature(&self, plugin: &PluginName, digest: &Digest) -> Result<Option<String>> {
         let Some(path) = &self.sign else {
             return Ok(None);
         };
