@@ -318,7 +318,7 @@ fn crds(yaml: &str) -> Result<Vec<Crd>> {
 ///
 /// # Errors
 /// As [`Kinds::learn_crds`].
-pub fn lacks_version(yaml: &str, gvk: &Gvk) -> Result<Option<String>> {
+pub(crate) fn lacks_version(yaml: &str, gvk: &Gvk) -> Result<Option<String>> {
     for crd in crds(yaml)? {
         let same = crd.spec.group == *gvk.group && crd.spec.names.kind == *gvk.kind;
         if same && !crd.spec.versions.iter().any(|version| version.name == *gvk.version) {
@@ -333,7 +333,7 @@ pub fn lacks_version(yaml: &str, gvk: &Gvk) -> Result<Option<String>> {
 ///
 /// # Errors
 /// When kubectl is not there, or the cluster does not answer or does not serve one of them.
-pub fn ask_cluster(kinds: &mut Kinds, of: &[&Gvk]) -> Result<()> {
+pub(crate) fn ask_cluster(kinds: &mut Kinds, of: &[&Gvk]) -> Result<()> {
     for gvk in of {
         if kinds.facts(gvk).is_ok_and(|facts| facts.namespaced.is_some()) {
             continue;

@@ -13,7 +13,7 @@ use windlass_core::name::LABEL_PLUGIN;
 use windlass_plugin::verify::SIGNATURE_KEY;
 use windlass_plugin::{Slice, cut};
 
-use crate::manifests::MARK;
+use crate::manifests::{MARK, scalar};
 use crate::package::{COMPONENT_KEY, Package, SETTINGS_KEY, config_map_name};
 
 const KUSTOMIZATION: &str = "kustomization.yaml";
@@ -82,7 +82,7 @@ resources:
         for (i, slice) in slices.iter().enumerate() {
             let (plugin, is_only) = (self.manifest.name.as_str(), slices.len() == 1);
             line(format!("  - name: {}", config_map_name(plugin, i, is_only)));
-            line(format!("    namespace: {}\n    files:", self.place.host_namespace));
+            line(format!("    namespace: {}\n    files:", scalar(&self.place.host_namespace)));
             let file = part_file(i, slices.len());
             line(if is_only { format!("      - {file}") } else { format!("      - {COMPONENT_KEY}={file}") });
             for key in data.iter().filter(|_| i == 0) {

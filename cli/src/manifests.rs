@@ -1,5 +1,6 @@
 //! Rights as YAML that people read before they apply it.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use windlass_core::manifest::Manifest;
@@ -21,10 +22,8 @@ struct Role<'a> {
     rules: &'a [Rule],
     /// Name and namespace of the account that it is bound to.
     to: (&'a str, &'a str),
-    /// Whether the host's own ClusterRole takes in its rules; then it is bound to nobody by itself.
-    aggregated: bool,
-    /// By which value of its label.
-    of_host: &'a str,
+    /// The label's value by which the host's own ClusterRole takes in its rules; then it is bound to nobody by itself.
+    aggregated: Option<&'a str>,
 }
 
 /// Account, roles and bindings of a plugin, as YAML: ClusterRoles, or Roles in each of the place's
@@ -33,7 +32,7 @@ pub fn rights(manifest: &Manifest, rights: &Rights, place: &Place) -> String {
     let Place { host_namespace, host_account, namespaces } = place;
     let account = account(manifest);
     // As deploy/components/other-namespace names the hosts beside the usual one.
-    let of_host = if host_namespace == HOST_NAMESPACE { "\"true\"" } else { host_namespace };
+    let of_host = if host_namespace == HOST_NAMESPACE { "true" } else { host_namespace };
     let mut yaml = format!("{MARK}\n");
     comment(
         &mut yaml,
@@ -47,9 +46,10 @@ pub fn rights(manifest: &Manifest, rights: &Rights, place: &Place) -> String {
 kind: ServiceAccount
 metadata:
   name: {account}
-  namespace: {host_namespace}
+  namespace: {}
 automountServiceAccountToken: false
-"
+",
+            scalar(host_namespace)
         ),
     );
     let acts_as = Role {
@@ -57,27 +57,26 @@ automountServiceAccountToken: false
         why: "As whom the host may act for this plugin: this account, in this namespace, and nobody else.",
         rules: std::slice::from_ref(&rights.acts_as),
         to: (host_account, host_namespace),
-        aggregated: false,
-        of_host,
+        aggregated: None,
     };
     let writes = Role {
         what: "plugin",
         why: "What the plugin may write, whatever it decides.",
         rules: &rights.plugin,
         to: (&account, host_namespace),
-        aggregated: false,
-        of_host,
+        aggregated: None,
     };
     let reads = Role {
         what: "watches",
         why: "What the host reads for the plugin.",
         rules: &rights.host,
         to: (host_account, host_namespace),
-        aggregated: namespaces.is_empty(),
-        of_host,
+        aggregated: namespaces.is_empty().then_some(of_host),
     };
     let name = |role: &Role<'_>| place.role(role.what, &manifest.name);
-    push(&mut yaml, &name(&acts_as), Some(host_namespace), &acts_as);
+    // In the host's own namespace there are only its own.
+    let own = format!("windlass-{}-{}", acts_as.what, manifest.name);
+    push(&mut yaml, &own, Some(host_namespace), &acts_as);
     for role in [writes, reads] {
         if namespaces.is_empty() {
             push(&mut yaml, &name(&role), None, &role);
@@ -92,10 +91,11 @@ automountServiceAccountToken: false
 /// A role and its binding; in no namespace: a ClusterRole.
 fn push(yaml: &mut String, name: &str, namespace: Option<&str>, role: &Role<'_>) {
     let kind = if namespace.is_some() { "Role" } else { "ClusterRole" };
-    let place = namespace.map_or_else(String::new, |namespace| format!("  namespace: {namespace}\n"));
+    let place =
+        namespace.map_or_else(String::new, |namespace| format!("  namespace: {}\n", scalar(namespace)));
     write_str(yaml, "---\n");
     comment(yaml, "", role.why);
-    if role.aggregated {
+    if role.aggregated.is_some() {
         comment(yaml, "", "Added to the host's own ClusterRole by the label.");
     }
     write_str(
@@ -104,14 +104,14 @@ fn push(yaml: &mut String, name: &str, namespace: Option<&str>, role: &Role<'_>)
             "apiVersion: rbac.authorization.k8s.io/v1\nkind: {kind}\nmetadata:\n  name: {name}\n{place}"
         ),
     );
-    if role.aggregated {
-        write_str(yaml, &format!("  labels:\n    windlass.dev/aggregate-to-host: {}\n", role.of_host));
+    if let Some(host) = role.aggregated {
+        write_str(yaml, &format!("  labels:\n    windlass.dev/aggregate-to-host: \"{host}\"\n"));
     }
     write_str(yaml, "rules:\n");
     for rule in role.rules {
         push_rule(yaml, rule);
     }
-    if role.aggregated {
+    if role.aggregated.is_some() {
         return;
     }
     let (account, of) = role.to;
@@ -129,9 +129,11 @@ metadata:
   name: {name}
 subjects:
   - kind: ServiceAccount
-    name: {account}
-    namespace: {of}
-"
+    name: {}
+    namespace: {}
+",
+            scalar(account),
+            scalar(of)
         ),
     );
 }
@@ -158,6 +160,13 @@ fn comment(yaml: &mut String, indent: &str, text: &str) {
         line.push_str(word);
     }
     writeln!(yaml, "{line}").expect("writing to a String cannot fail");
+}
+
+/// A DNS label as YAML: in quotes where YAML would take it for a number or a truth.
+pub(crate) fn scalar(label: &str) -> Cow<'_, str> {
+    let is_word = label.starts_with(|first: char| first.is_ascii_lowercase());
+    let means_more = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"].contains(&label);
+    if is_word && !means_more { Cow::Borrowed(label) } else { Cow::Owned(format!("\"{label}\"")) }
 }
 
 fn write_str(yaml: &mut String, text: &str) {
@@ -227,8 +236,8 @@ mod tests {
             documents(&yaml),
             [
                 "ServiceAccount ops/plugin-p",
-                "Role ops/windlass-impersonate-p.ops",
-                "RoleBinding ops/windlass-impersonate-p.ops",
+                "Role ops/windlass-impersonate-p",
+                "RoleBinding ops/windlass-impersonate-p",
                 "ClusterRole /windlass-plugin-p.ops",
                 "ClusterRoleBinding /windlass-plugin-p.ops",
                 "ClusterRole /windlass-watches-p.ops",
@@ -236,7 +245,17 @@ mod tests {
         );
         assert!(!yaml.contains("windlass-system"), "{yaml}");
         assert!(yaml.contains("name: w\n    namespace: ops\n"), "{yaml}");
-        assert!(yaml.contains("windlass.dev/aggregate-to-host: ops\n"), "{yaml}");
+        assert!(yaml.contains("windlass.dev/aggregate-to-host: \"ops\"\n"), "{yaml}");
+    }
+
+    #[test]
+    fn a_namespace_that_looks_like_a_number_stays_a_name() {
+        let place = Place { namespaces: vec!["123".into()], host_namespace: "no".into(), ..Place::default() };
+        let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(&yaml(&place)).expect("YAML");
+        for document in documents {
+            let namespace = document["metadata"]["namespace"].as_str().expect("a text").to_owned();
+            assert!(["123", "no"].contains(&&*namespace), "{namespace}");
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub struct Rights {
 }
 
 /// Everything that the kinds of a manifest need to be known for, each once, sorted.
-pub fn kinds_of(manifest: &Manifest) -> BTreeSet<&Gvk> {
+pub(crate) fn kinds_of(manifest: &Manifest) -> BTreeSet<&Gvk> {
     let children = manifest.children.iter().map(|child| &child.kind);
     let reads = manifest.reads.iter().map(|read| &read.kind);
     std::iter::once(&manifest.primary).chain(children).chain(reads).collect()
@@ -92,7 +92,7 @@ impl Rights {
 }
 
 /// The account that a plugin's writes are made as.
-pub fn account(manifest: &Manifest) -> String {
+pub(crate) fn account(manifest: &Manifest) -> String {
     format!("plugin-{}", manifest.name)
 }
 
@@ -101,7 +101,7 @@ pub fn account(manifest: &Manifest) -> String {
 /// # Errors
 /// When one of its kinds is in no namespace, when nobody knows, or when it looks elsewhere: with all that
 /// is in the way.
-pub fn fits_namespaces(manifest: &Manifest, kinds: &Kinds, place: &Place) -> Result<()> {
+pub(crate) fn fits_namespaces(manifest: &Manifest, kinds: &Kinds, place: &Place) -> Result<()> {
     let namespaces = &place.namespaces;
     if namespaces.is_empty() {
         return Ok(());

@@ -185,7 +185,8 @@ fn a_folder_for_kustomize_holds_what_the_file_holds() {
     for parts in [1, 3] {
         if parts > 1 {
             // No text, as no component is one.
-            package.compressed = (0..2_000_000_u32).map(|i| (i * i >> 7).to_le_bytes()[0] | 0x80).collect();
+            package.compressed =
+                (0..2_000_000_u32).map(|i| (i.wrapping_mul(i) >> 7).to_le_bytes()[0] | 0x80).collect();
         }
         let folder = desk.folder.path().join("package");
         let written = package.write_kustomize(&folder).expect("written");
@@ -294,6 +295,8 @@ async fn kubernetes_own_kinds_are_known_as_an_api_server_has_them() {
         .collect();
     let unknown: Vec<_> = served.difference(&known).collect();
     assert!(unknown.is_empty(), "served, and not known here: {unknown:?}");
-    let not_served: Vec<_> = known.difference(&served).collect();
-    assert!(not_served.is_empty(), "known here, and not served: {not_served:?}");
+    // Behind feature gates that are off.
+    let gated = ["CompositePodGroup", "PodGroup", "Workload"];
+    let not_served: Vec<_> = known.difference(&served).map(|(_, kind, ..)| kind.as_str()).collect();
+    assert_eq!(not_served, gated, "known here, and not served");
 }
