@@ -3,11 +3,13 @@
 
 use std::collections::BTreeSet;
 
+use kubectl_windlass::Place;
 use serde_json::{Value, json};
 use windlass_core::limits::Limits;
 use windlass_core::name::PluginName;
 use windlass_plugin::{Loader, Source};
 
+use crate::packages::packaged;
 use crate::scene::{HOST, Scene, built};
 
 const VERBS: &[&str] = &[
@@ -274,4 +276,69 @@ async fn every_write_beyond_the_manifest_is_refused_by_the_api_server_alone() {
             other => panic!("{method} {path}: {other:?}"),
         }
     }
+}
+
+/// What `kubectl auth can-i --list` says of an account in a namespace and of no other account, in order.
+async fn listed(scene: &Scene, account: &str, namespace: &str) -> Vec<String> {
+    let ask = async |user: &str| {
+        let ask = ["auth", "can-i", "--list", "--no-headers", "--as", user, "--namespace", namespace];
+        let table = scene.kubectl(&ask).await.expect("kubectl answers");
+        let lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        lines.collect::<BTreeSet<String>>()
+    };
+    let anybody = ask("system:serviceaccount:default:nobody").await;
+    let found = ask(&format!("system:serviceaccount:{HOST}:{account}")).await;
+    // The claim has another name each time.
+    let named = |line: &String| match line.split_once(" [windlass-0_") {
+        Some((before, after)) => {
+            format!("{before} [<holder>/<term>{}", after.split_once(']').map_or("]", |(_, rest)| rest))
+        }
+        None => line.clone(),
+    };
+    found.difference(&anybody).map(named).map(|line| line.replace("<term> ", "<term>] ")).collect()
+}
+
+/// The lines of the page's block that begins with this line.
+fn block(page: &str, title: &str) -> Vec<String> {
+    let start = format!("```text\n# {title}\n");
+    let block = page.split_once(&start).unwrap_or_else(|| panic!("no block {title:?}")).1;
+    let block = block.split_once("```").expect("it ends").0;
+    block.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+#[tokio::test]
+async fn the_account_of_the_host_may_do_what_the_page_on_security_says() {
+    let scene = Scene::bare("page", windlass_testbed::Options::default()).await;
+    let production = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/overlays/production");
+    let rendered = scene.kubectl(&["kustomize", production]).await.expect("it renders");
+    let documents = rendered.split("\n---\n").filter(|doc| !doc.contains("\nkind: Deployment\n"));
+    scene.control().apply(&documents.collect::<Vec<_>>().join("\n---\n")).await.expect("it applies");
+    let package = packaged(built("webapp", None).await, "plugins/webapp", Place::default()).await;
+    scene.control().apply(&package.yaml().expect("its kinds are known")).await.expect("it applies");
+    scene.replicas(1, &[]).await;
+    let page = crate::scene::read("docs/security.md");
+    let mut wrong = Vec::new();
+    for (title, account, namespace) in [
+        ("windlass, in every namespace", "windlass", "default"),
+        ("windlass, in its own", "windlass", HOST),
+        ("plugin-webapp, in every namespace", "plugin-webapp", "default"),
+        ("plugin-webapp, in the host's", "plugin-webapp", HOST),
+    ] {
+        let mut expected = block(&page, title);
+        expected.sort();
+        let mut found = Vec::new();
+        for _ in 0..100 {
+            found = listed(&scene, account, namespace).await;
+            found.sort();
+            if found == expected {
+                break;
+            }
+            // RBAC is heard of a moment after it is written.
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        if found != expected {
+            wrong.push(format!("# {title}\n{}", found.join("\n")));
+        }
+    }
+    assert!(wrong.is_empty(), "docs/security.md has other lines than these:\n{}", wrong.join("\n"));
 }
