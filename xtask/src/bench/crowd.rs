@@ -22,6 +22,8 @@ pub(crate) const NAMESPACE: &str = "crowd";
 const AT_ONCE: usize = 16;
 /// How long anything here may take: compiling a hundred plugins takes minutes on a small machine.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// And how much longer for each object: two or three writes, on a busy machine.
+const PER_OBJECT: Duration = Duration::from_millis(20);
 /// Nobody reads it, and it would cost the API server.
 const NO_AUDIT: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n  - level: None\n";
 
@@ -150,7 +152,7 @@ impl Crowd {
     /// Waits until every object has been decided since the host's start.
     ///
     /// # Errors
-    /// If they are not, for ten minutes.
+    /// If they are not, for ten minutes and 20 ms an object.
     pub(crate) async fn decided(&self) -> Result<()> {
         let all = (self.members.len() * self.sizes.objects_each) as f64;
         self.until("every object is decided", || async {
@@ -163,7 +165,7 @@ impl Crowd {
     /// Waits until every object has its child and nothing has been written for a while.
     ///
     /// # Errors
-    /// If they have not, for ten minutes.
+    /// If they have not, for ten minutes and 20 ms an object.
     pub(crate) async fn converged(&self) -> Result<()> {
         // Those that are read, the one that each namespace has, and a child of each object.
         let all = self.sizes.config_maps + 1 + self.members.len() * self.sizes.objects_each;
@@ -230,14 +232,15 @@ impl Crowd {
     /// Asks every now and then until there is an answer.
     ///
     /// # Errors
-    /// If there is none for ten minutes, or the host has ended; with the end of its log.
+    /// If there is none for ten minutes and 20 ms an object, or the host has ended; with the end of its log.
     pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
         &self,
         what: &str,
         mut ask: impl FnMut() -> F,
     ) -> Result<T> {
+        let patience = PATIENCE + PER_OBJECT * (self.members.len() * self.sizes.objects_each) as u32;
         let began = Instant::now();
-        while began.elapsed() < PATIENCE {
+        while began.elapsed() < patience {
             if let Some(answer) = ask().await {
                 return Ok(answer);
             }
@@ -245,7 +248,7 @@ impl Crowd {
         }
         let log = self.host().map(Replica::log).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
-        bail!("not within {PATIENCE:?}: {what}\n{}", lines[lines.len().saturating_sub(15)..].join("\n"))
+        bail!("not within {patience:?}: {what}\n{}", lines[lines.len().saturating_sub(15)..].join("\n"))
     }
 }
 
