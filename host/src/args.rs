@@ -10,10 +10,12 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use crate::inside::{CompileFlags, WorkerFlags};
 
 mod limits;
+mod metrics;
 mod plugins;
 mod policy;
 mod reach;
 
+pub(crate) use metrics::MetricsFlags;
 pub(crate) use plugins::PluginFlags;
 pub(crate) use reach::ReachFlags;
 
@@ -117,9 +119,9 @@ pub(crate) struct Run {
     #[arg(long, env = "WINDLASS_HEALTH_PROBE_BIND_ADDRESS", default_value = "0.0.0.0:8081", value_parser = address)]
     pub(crate) health_probe_bind_address: SocketAddr,
 
-    /// Where /metrics and /debug/{plugins,queue,watches,leadership} are served.
-    #[arg(long, env = "WINDLASS_METRICS_BIND_ADDRESS", default_value = "0.0.0.0:8443", value_parser = address)]
-    pub(crate) metrics_bind_address: SocketAddr,
+    /// Where and to whom metrics and debug views are shown.
+    #[command(flatten)]
+    pub(crate) metrics: MetricsFlags,
 
     /// Reconcile passes that may run at once. Unit: passes; 1 to 256.
     #[arg(long, env = "WINDLASS_MAX_CONCURRENT_RECONCILES", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -184,7 +186,7 @@ impl Run {
         }
         let listeners = [
             ("--health-probe-bind-address", self.health_probe_bind_address),
-            ("--metrics-bind-address", self.metrics_bind_address),
+            ("--metrics-bind-address", self.metrics.metrics_bind_address),
             ("--pulse-bind-address", self.pulse_bind_address),
         ];
         for (i, (flag, address)) in listeners.iter().enumerate() {
@@ -204,6 +206,7 @@ impl Run {
             return Err("--request-timeout must be above zero".into());
         }
         self.reach.namespaces()?;
+        self.metrics.check()?;
         self.plugins.check()
     }
 }
@@ -262,9 +265,13 @@ fn bytes(text: &str) -> Result<u64, String> {
     })
 }
 
-/// Parses `host:port`, and `:port` for every interface, as Kubernetes programs take it.
+/// Parses `ip:port`, `:port` for every interface and `localhost:port`, as Kubernetes programs take it.
 fn address(text: &str) -> Result<SocketAddr, String> {
-    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    let full = match text.strip_prefix("localhost") {
+        Some(port) => format!("127.0.0.1{port}"),
+        None if text.starts_with(':') => format!("0.0.0.0{text}"),
+        None => text.to_owned(),
+    };
     full.parse()
         .map_err(|_| format!("{text:?} is not an address: expected <ip>:<port> or :<port>, such as :8081"))
 }
@@ -296,6 +303,7 @@ mod tests {
             assert!(bytes(bad).is_err(), "{bad}");
         }
         assert_eq!(address(":8081").map(|a| a.to_string()), Ok("0.0.0.0:8081".into()));
+        assert_eq!(address("localhost:8443").map(|a| a.to_string()), Ok("127.0.0.1:8443".into()));
         assert!(address("8081").is_err());
     }
 
@@ -318,6 +326,18 @@ mod tests {
             (run.lease_duration.as_secs(), run.renew_deadline.as_secs(), run.retry_period.as_secs()),
             (15, 10, 2)
         );
+    }
+
+    #[test]
+    fn metrics_are_plain_only_here_or_where_somebody_said_so() {
+        assert!(run(&[]).expect("valid").metrics.metrics_secure);
+        for address in ["127.0.0.1:1", "[::1]:1", "localhost:1", "127.8.0.1:1", "[::ffff:127.0.0.1]:1"] {
+            let run = run(&["--metrics-secure=false", "--metrics-bind-address", address]).expect(address);
+            assert!(!run.metrics.metrics_secure);
+        }
+        run(&["--metrics-secure=false", "--metrics-insecure-remote"]).expect("somebody said so");
+        let run = run(&["--metrics-token-audiences=a,b", "--metrics-token-audiences", "c"]).expect("valid");
+        assert_eq!(run.metrics.metrics_token_audiences, ["a", "b", "c"]);
     }
 
     #[test]
@@ -369,6 +389,16 @@ mod tests {
             (&["--namespaces", "a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q"][..], "at most 16"),
             (&["--request-timeout", "11s"][..], "--renew-deadline"),
             (&["--metrics-bind-address", ":8081"][..], "own port"),
+            (&["--metrics-secure=false"][..], "--metrics-secure=false on 0.0.0.0:8443"),
+            (
+                &["--metrics-secure=false", "--metrics-bind-address", "[::]:1"][..],
+                "--metrics-insecure-remote",
+            ),
+            (&["--metrics-insecure-remote"][..], "--metrics-secure=false"),
+            (
+                &["--metrics-secure=false", "--metrics-bind-address=[::1]:1", "--metrics-cert-dir=/c"][..],
+                "--metrics-cert-dir",
+            ),
             (&["--pulse-bind-address", ":8081"][..], "--pulse-bind-address are both"),
             (&["--pulse-advertise-address", ":8082"][..], "can reach"),
             (&["--lease-duration", "x"][..], "not a duration"),

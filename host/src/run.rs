@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
-use windlass_admin::Bound;
+use windlass_admin::{Bound, Certificates, Entry};
 use windlass_apply::Writer;
 use windlass_core::claim::{BootClock, Gate};
 use windlass_core::plan::Policy;
@@ -37,7 +37,7 @@ use crate::told::Told;
 use crate::trust::Trusts;
 use crate::views::{Inside, Probes, Views};
 use crate::watchdog::Watchdog;
-use crate::{connect, fence, lead, logs, memory};
+use crate::{connect, endpoint, fence, lead, logs, memory};
 
 /// Of the time that a shutdown may take, the share that the Lease gets; the rest is for the tasks.
 const LEASE_SHARE: f64 = 0.75;
@@ -124,7 +124,8 @@ impl Host {
         let config = kube_config(flags).await.map_err(End::Unusable)?;
         let client = connect::client(config.clone()).map_err(|e| End::Unusable(e.to_string()))?;
         let probes = bind("--health-probe-bind-address", flags.health_probe_bind_address).await?;
-        let metrics = bind("--metrics-bind-address", flags.metrics_bind_address).await?;
+        let metrics = bind("--metrics-bind-address", flags.metrics.metrics_bind_address).await?;
+        let entry = endpoint::entry(flags, &client).await?;
         // One for manifests and for plans: what a plugin was let in with is what it may write.
         let policy = {
             let namespaces = flags.reach.namespaces();
@@ -181,6 +182,7 @@ impl Host {
             observed: observed.clone(),
             sandbox: sandbox.clone(),
             trusts: trusts.clone(),
+            certificates: entry.certificates.clone(),
             was_ready: AtomicBool::new(false),
         });
 
@@ -205,8 +207,9 @@ impl Host {
         tasks.spawn("resync", until(&stopped, resync(reconciler.clone(), sync_period)));
         tasks.spawn("reconcile", returned(reconciler.run(told(&stopped))));
         let (asked, inside) = (Arc::new(Probes(views.clone())), Arc::new(Inside(views)));
-        tasks.spawn("probes", returned(probes.serve(asked, told(&stopped))));
-        tasks.spawn("metrics", returned(metrics.serve(inside, told(&stopped))));
+        tasks.spawn("probes", returned(probes.serve(asked, Entry::open(), told(&stopped))));
+        tasks.spawn("certificate", until(&stopped, follow(entry.certificates.clone())));
+        tasks.spawn("metrics", returned(metrics.serve(inside, entry, told(&stopped))));
         let watchdog = Watchdog::start(gate, overdue);
         let watchdog = watchdog.map_err(|e| End::Early(format!("no thread for the watchdog: {e}")))?;
         Ok(Self {
@@ -245,6 +248,14 @@ impl Host {
                 End::Overdue(format!("these tasks did not end within {rest:?}: {}", names.join(", ")))
             }
         }
+    }
+}
+
+/// Keeps the certificate up to date, if there is one.
+async fn follow(certificates: Option<Arc<Certificates>>) {
+    match certificates {
+        Some(certificates) => certificates.follow().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use windlass_admin::metrics::{
     ArtefactsNow, LeadershipNow, PluginNow, QueueNow, SandboxNow, WatchNow, WorkerNow,
 };
-use windlass_admin::{Answer, Routes};
+use windlass_admin::{Answer, Certificates, Routes};
 use windlass_lease::claim_role::ClaimRole;
 use windlass_lease::driver::Handle;
 use windlass_queue::Queue;
@@ -32,6 +32,8 @@ pub(crate) struct Views {
     pub(crate) observed: Arc<Observed>,
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) trusts: Arc<Trusts>,
+    /// What the port for metrics shows; nothing without TLS.
+    pub(crate) certificates: Option<Arc<Certificates>>,
     /// Ready once stays ready: a broken plugin, a missing CRD, an outage or the loss
     /// of leadership must not block a rollout.
     pub(crate) was_ready: AtomicBool,
@@ -47,7 +49,7 @@ struct LeadershipView {
     fence: FenceView,
 }
 
-/// The probes' port.
+/// The probes' port. Everybody may ask it: what it says names parts of the host, and nobody's plugin or object.
 pub(crate) struct Probes(pub(crate) Arc<Views>);
 
 /// The port for metrics and debug views.
@@ -138,6 +140,9 @@ impl Views {
         );
         for (reason, count) in &lease.step_downs {
             metrics.leadership().set_step_downs(reason, *count);
+        }
+        if let Some(certificates) = &self.certificates {
+            metrics.endpoint().set(certificates.now());
         }
         self.plugin_metrics();
         metrics.watches().clear();

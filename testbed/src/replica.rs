@@ -45,6 +45,7 @@ pub struct Replica {
     process: Process,
     probes: SocketAddr,
     metrics: SocketAddr,
+    pulse: SocketAddr,
     log: PathBuf,
 }
 
@@ -66,12 +67,14 @@ impl Replica {
             .args(["--metrics-bind-address", &metrics.to_string()])
             .args(["--pulse-bind-address", &pulse.to_string()])
             .args(&options.flags)
+            // Asked on this machine alone. As a variable, so that contenders without this flag start too.
+            .env("WINDLASS_METRICS_SECURE", "false")
             .envs(options.environment)
             .env_remove("POD_NAME")
             .env_remove("POD_IP")
             .env_remove("POD_NAMESPACE");
         let process = Process::spawn("windlass", command, &log)?;
-        Ok(Self { name: options.name, process, probes, metrics, log })
+        Ok(Self { name: options.name, process, probes, metrics, pulse, log })
     }
 
     /// Its pod name, the beginning of its identity in the Lease.
@@ -84,7 +87,17 @@ impl Replica {
         self.process.id()
     }
 
-    /// Where `/metrics` and `/debug` are.
+    /// Where the probes are.
+    pub fn probes_address(&self) -> SocketAddr {
+        self.probes
+    }
+
+    /// Where the pulse is.
+    pub fn pulse_address(&self) -> SocketAddr {
+        self.pulse
+    }
+
+    /// Where `/metrics` and `/debug` are, in plain HTTP unless the flags say otherwise.
     pub fn metrics_address(&self) -> SocketAddr {
         self.metrics
     }

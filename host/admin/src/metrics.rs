@@ -1,6 +1,7 @@
 //! Metrics, under controller-runtime's and client-go's names where they mean the
 //! same, so that dashboards and alerts that people have go on working.
 
+mod endpoint;
 mod leadership;
 mod peaks;
 mod plugins;
@@ -8,6 +9,7 @@ mod series;
 mod watches;
 mod worker;
 
+pub use endpoint::EndpointMetrics;
 pub use leadership::{Leadership, LeadershipNow};
 pub use plugins::{CallNow, PluginMetrics, PluginNow, STATES, result_of};
 pub use watches::{WatchMetrics, WatchNow};
@@ -101,6 +103,7 @@ pub struct Metrics {
     writes: Series<OfWrite, Counter>,
     write_seconds: Durations<OfPlugin>,
     watches: WatchMetrics,
+    endpoint: EndpointMetrics,
 }
 
 /// One queue, read when it is scraped.
@@ -180,6 +183,7 @@ impl Metrics {
             writes: counter(&mut r, "windlass_writes", "Writes by what they did and how they ended"),
             write_seconds: durations(&mut r, "windlass_write_seconds", "Time of a write"),
             watches: WatchMetrics::new(&mut r),
+            endpoint: EndpointMetrics::new(&mut r),
             registry: r,
         }
     }
@@ -320,6 +324,11 @@ impl Metrics {
     /// Watches and the cache that they fill.
     pub fn watches(&self) -> &WatchMetrics {
         &self.watches
+    }
+
+    /// The port that they are scraped at.
+    pub fn endpoint(&self) -> &EndpointMetrics {
+        &self.endpoint
     }
 
     /// Everything in the text format that Prometheus reads.

@@ -1,32 +1,40 @@
-//! A small HTTP server: GET of a few paths, bounded in connections and in time.
+//! A small HTTP server: GET of a few paths, bounded in connections, bytes and time.
+//!
+//! What is bounded, for each listener: 64 connections at once; 5 s for a TLS handshake, 5 s for a request's head,
+//! 16 KiB for it; no body; one request a connection, so that none can be kept open; 30 s for all of it. A connection
+//! that comes when there are 64 takes the place of the oldest one that has not asked for anything that it may have
+//! yet. So whoever opens connections and is slow keeps nobody out: who asks at once is answered at once.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::{AbortHandle, AbortRegistration, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::header::CONTENT_TYPE;
+use hyper::body::{Body as _, Incoming};
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
-/// Connections at once; the next one waits in the kernel's queue.
-const CONNECTIONS_MAX: usize = 64;
-/// How long a client may take to send a request's head.
-const HEAD_WITHIN: Duration = Duration::from_secs(10);
-/// How long a connection may live, its one answer included.
-const CONNECTION_WITHIN: Duration = Duration::from_secs(30);
+use crate::answer::Answer;
+use crate::certificates::Certificates;
+use crate::guard::Guard;
+
 /// Pause after an accept that failed, as when descriptors run out.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -36,56 +44,72 @@ pub trait Routes: Send + Sync + 'static {
     fn get(&self, path: &str) -> Option<Answer>;
 }
 
-/// One answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    status: StatusCode,
-    content_type: &'static str,
-    body: Bytes,
+/// What one listener puts up with. The same for all; only tests have others.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Connections at once.
+    connections: usize,
+    /// How long a TLS handshake may take.
+    handshake: Duration,
+    /// How long a client may take to send a request's head.
+    head: Duration,
+    /// How many bytes that head may have.
+    head_bytes: usize,
+    /// How long a connection may live, its one answer included.
+    whole: Duration,
 }
 
-impl Answer {
-    /// 200 with text.
-    pub fn text(body: impl Into<String>) -> Self {
-        Self::new(StatusCode::OK, "text/plain; charset=utf-8", body.into())
-    }
-
-    /// 503 with text: a probe that says no, and why.
-    pub fn unavailable(body: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "text/plain; charset=utf-8", body.into())
-    }
-
-    /// 200 with a value as JSON.
-    pub fn json(value: &impl Serialize) -> Self {
-        match serde_json::to_string(value) {
-            Ok(body) => Self::new(StatusCode::OK, "application/json", body),
-            Err(error) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{error}\n")),
-        }
-    }
-
-    /// 200 with metrics in the text format that Prometheus reads.
-    pub fn metrics(body: String) -> Self {
-        Self::new(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", body)
-    }
-
-    fn new(status: StatusCode, content_type: &'static str, body: String) -> Self {
-        Self { status, content_type, body: body.into() }
-    }
-
-    fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(self.body));
-        *response.status_mut() = self.status;
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(self.content_type));
-        response
-    }
-}
+/// The head of a request with a token of an identity provider has some KiB, hyper takes no less than 8.
+const LIMITS: Limits = Limits {
+    connections: 64,
+    handshake: Duration::from_secs(5),
+    head: Duration::from_secs(5),
+    head_bytes: 16 << 10,
+    whole: Duration::from_secs(30),
+};
 
 /// A listener that is bound and not served yet.
 #[derive(Debug)]
 pub struct Bound {
     listener: TcpListener,
+    limits: Limits,
+}
+
+/// What stands between a connection and the routes.
+#[derive(Debug)]
+pub struct Entry {
+    /// What the server says that it is; without it there is no TLS.
+    pub certificates: Option<Arc<Certificates>>,
+    /// Who may ask for what; without it everybody may.
+    pub guard: Option<Arc<Guard>>,
+}
+
+impl Entry {
+    /// Plain, and open to everybody.
+    pub fn open() -> Self {
+        Self { certificates: None, guard: None }
+    }
+}
+
+/// All that a connection needs.
+struct Served {
+    routes: Arc<dyn Routes>,
+    entry: Entry,
+    limits: Limits,
+}
+
+/// One connection, as the listener sees it.
+struct Open {
+    number: u64,
+    abort: AbortHandle,
+    /// Whether it has asked for something that it may have.
+    heard: Arc<AtomicBool>,
+}
+
+impl Open {
+    fn is_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
+    }
 }
 
 impl Bound {
@@ -94,7 +118,7 @@ impl Bound {
     /// # Errors
     /// The system's, when the address is taken or not this machine's.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        Ok(Self { listener: TcpListener::bind(address).await? })
+        Ok(Self { listener: TcpListener::bind(address).await?, limits: LIMITS })
     }
 
     /// Where it listens.
@@ -105,20 +129,35 @@ impl Bound {
         self.listener.local_addr()
     }
 
-    /// Serves `routes` until `stop` resolves. Connections that are open then are dropped.
+    /// Serves `routes` behind `entry` until `stop` resolves. Connections that are open then are dropped.
     ///
     /// # Cancel safety
     /// Dropping it closes the listener and every connection.
-    pub async fn serve(self, routes: Arc<dyn Routes>, stop: impl Future<Output = ()> + Send) {
+    pub async fn serve(self, routes: Arc<dyn Routes>, entry: Entry, stop: impl Future<Output = ()> + Send) {
+        let most = self.limits.connections;
+        let served = Arc::new(Served { routes, entry, limits: self.limits });
         let mut stop = pin!(stop);
         let mut connections = FuturesUnordered::new();
+        // In the order in which they came.
+        let mut open: VecDeque<Open> = VecDeque::with_capacity(most);
+        // One that was accepted when there was no room: those that were there had just asked.
+        let mut next: Option<TcpStream> = None;
+        let mut number = 0;
         loop {
-            let room = connections.len() < CONNECTIONS_MAX;
+            if let Some(stream) = next.take_if(|_| has_room(&mut open, most)) {
+                number += 1;
+                let (abort, registration) = AbortHandle::new_pair();
+                let heard = Arc::new(AtomicBool::new(false));
+                open.push_back(Open { number, abort, heard: heard.clone() });
+                connections.push(converse(stream, served.clone(), heard, registration, number));
+            }
             tokio::select! {
                 () = &mut stop => return,
-                Some(()) = connections.next(), if !connections.is_empty() => {}
-                accepted = self.listener.accept(), if room => match accepted {
-                    Ok((stream, _)) => connections.push(converse(stream, routes.clone())),
+                Some(ended) = connections.next(), if !connections.is_empty() => {
+                    open.retain(|one| one.number != ended);
+                }
+                accepted = self.listener.accept(), if next.is_none() => match accepted {
+                    Ok((stream, _)) => next = Some(stream),
                     Err(error) => {
                         warn!(%error, "a connection could not be accepted");
                         tokio::time::sleep(ACCEPT_AGAIN).await;
@@ -129,95 +168,88 @@ impl Bound {
     }
 }
 
-async fn converse(stream: TcpStream, routes: Arc<dyn Routes>) {
-    let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(&*routes, &request);
-        async move { Ok::<_, Infallible>(answer.into_response()) }
+/// Whether there is room for one more, for which the oldest connection that has not asked for anything has to go.
+fn has_room(open: &mut VecDeque<Open>, most: usize) -> bool {
+    if open.len() < most {
+        return true;
+    }
+    let idle = open.iter().position(|one| !one.is_heard());
+    let gone = idle.and_then(|at| open.remove(at));
+    gone.is_some_and(|one| {
+        one.abort.abort();
+        true
+    })
+}
+
+/// One connection to its end; gives its number back.
+async fn converse(
+    stream: TcpStream,
+    served: Arc<Served>,
+    heard: Arc<AtomicBool>,
+    registration: AbortRegistration,
+    number: u64,
+) -> u64 {
+    let limits = served.limits;
+    let talk = Box::pin(async move {
+        let Some(certificates) = &served.entry.certificates else {
+            return answer_one(stream, &served, &heard).await;
+        };
+        let acceptor = TlsAcceptor::from(certificates.config());
+        match timeout(limits.handshake, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => Box::pin(answer_one(stream, &served, &heard)).await,
+            Ok(Err(error)) => debug!(%error, "a connection without TLS"),
+            Err(_) => debug!(within = ?limits.handshake, "no TLS handshake in time"),
+        }
+    });
+    match Abortable::new(timeout(limits.whole, talk), registration).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => debug!(after = ?limits.whole, "a connection was closed that took too long"),
+        Err(_) => debug!("a connection that asked for nothing had to make room for another"),
+    }
+    number
+}
+
+/// Reads one request and answers it.
+async fn answer_one<S>(stream: S, served: &Served, heard: &AtomicBool)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let service = service_fn(move |request: Request<Incoming>| async move {
+        let (head, body) = request.into_parts();
+        let answer = served.answer(&head, body.is_end_stream(), heard).await;
+        Ok::<Response<Full<Bytes>>, Infallible>(answer.into_response())
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // One request a connection: what is never kept open cannot keep a probe out.
         .keep_alive(false)
-        .header_read_timeout(HEAD_WITHIN)
+        .header_read_timeout(served.limits.head)
+        .max_buf_size(served.limits.head_bytes)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(CONNECTION_WITHIN, connection).await {
-        Ok(Ok(())) | Err(_) => {}
-        Ok(Err(error)) => debug!(%error, "a connection ended early"),
+    if let Err(error) = connection.await {
+        debug!(%error, "a connection ended early");
     }
 }
 
-fn answer(routes: &dyn Routes, request: &Request<Incoming>) -> Answer {
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        return Answer::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "text/plain",
-            "only GET is answered here\n".into(),
-        );
+impl Served {
+    async fn answer(&self, head: &Parts, is_whole: bool, heard: &AtomicBool) -> Answer {
+        if head.method != Method::GET && head.method != Method::HEAD {
+            return Answer::refusal(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n");
+        }
+        if !is_whole {
+            return Answer::refusal(StatusCode::PAYLOAD_TOO_LARGE, "a request has no body here\n");
+        }
+        let path = head.uri.path();
+        if let Some(guard) = &self.entry.guard
+            && let Err(refused) = guard.admit(&head.headers, path).await
+        {
+            return refused.answer();
+        }
+        heard.store(true, Ordering::Relaxed);
+        let found = self.routes.get(path);
+        found.unwrap_or_else(|| Answer::refusal(StatusCode::NOT_FOUND, "there is nothing here\n"))
     }
-    routes
-        .get(request.uri().path())
-        .unwrap_or_else(|| Answer::new(StatusCode::NOT_FOUND, "text/plain", "there is nothing here\n".into()))
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    use super::*;
-
-    struct Two;
-
-    impl Routes for Two {
-        fn get(&self, path: &str) -> Option<Answer> {
-            match path {
-                "/readyz" => Some(Answer::unavailable("[-]plugins: one is loading\n")),
-                "/debug/queue" => Some(Answer::json(&vec![1, 2])),
-                _ => None,
-            }
-        }
-    }
-
-    async fn ask(request: &str) -> String {
-        let bound = Bound::bind("127.0.0.1:0".parse().expect("valid")).await.expect("bound");
-        let address = bound.local_addr().expect("an address");
-        let asked = async {
-            let mut stream = TcpStream::connect(address).await.expect("connected");
-            stream.write_all(request.as_bytes()).await.expect("sent");
-            let mut text = String::new();
-            stream.read_to_string(&mut text).await.expect("answered");
-            text
-        };
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let serve = bound.serve(Arc::new(Two), async { drop(stopped.await) });
-        let (text, ()) = tokio::join!(
-            async {
-                let text = asked.await;
-                drop(stop);
-                text
-            },
-            serve
-        );
-        text
-    }
-
-    #[tokio::test]
-    async fn each_path_answers_and_others_are_not_found() {
-        let get = async |path: &str| ask(&format!("GET {path} HTTP/1.0\r\n\r\n")).await;
-        let ready = get("/readyz").await;
-        assert!(ready.starts_with("HTTP/1.0 503") && ready.contains("one is loading"), "{ready}");
-        let queue = get("/debug/queue?x=y").await;
-        assert!(queue.contains("application/json") && queue.ends_with("[1,2]"), "{queue}");
-        assert!(get("/nothing").await.starts_with("HTTP/1.0 404"));
-    }
-
-    #[tokio::test]
-    async fn nothing_can_be_changed_here() {
-        let answer = ask("POST /readyz HTTP/1.0\r\ncontent-length: 0\r\n\r\n").await;
-        assert!(answer.starts_with("HTTP/1.0 405"), "{answer}");
-    }
-
-    #[tokio::test]
-    async fn nonsense_is_refused_and_the_next_one_served() {
-        assert!(ask("\0\0\0\r\n\r\n").await.contains("400"));
-    }
-}
+mod tests;

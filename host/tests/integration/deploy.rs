@@ -22,7 +22,7 @@ async fn rendered(control: &ControlPlane, folder: &str) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-fn copy(from: &std::path::Path, to: &std::path::Path) {
+pub(crate) fn copy(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).expect("a directory");
     for entry in std::fs::read_dir(from).expect("a folder") {
         let path = entry.expect("an entry").path();

@@ -9,6 +9,7 @@ mod bad_plugins;
 mod catalogue;
 mod clocks;
 mod deploy;
+mod endpoints;
 mod exceptions;
 mod faults;
 mod fence;
