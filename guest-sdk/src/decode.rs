@@ -26,6 +26,19 @@ pub(crate) fn decode<T: DeserializeOwned>(value: &Value, whose: &str) -> Result<
     })
 }
 
+/// As [`decode`], for values of a Secret: the fault names the path and repeats nothing that stands there.
+///
+/// # Errors
+/// Permanent: `<whose> does not fit: at `port`: ...`.
+pub(crate) fn decode_quietly<T: DeserializeOwned>(value: &Value, whose: &str) -> Result<T, Fault> {
+    T::deserialize(At(value)).map_err(|Misfit { path, .. }| {
+        let place = if path.is_empty() { String::new() } else { format!("at `{path}`: ") };
+        Fault::permanent(format!(
+            "{whose} does not fit: {place}not of the expected type; what a Secret holds is not shown"
+        ))
+    })
+}
+
 /// What does not fit, and where.
 #[derive(Debug)]
 struct Misfit {

@@ -127,7 +127,10 @@ impl Object {
     pub fn read<T: DeserializeOwned>(&self, pointer: &str) -> Result<T, Fault> {
         let value = self.at(pointer).unwrap_or(&Value::Null);
         let whose = format!("{} {}{pointer}", self.kind(), self.name());
-        decode::decode(value, &whose)
+        match (self.api_version(), self.kind()) {
+            ("v1", "Secret") => decode::decode_quietly(value, &whose),
+            _ => decode::decode(value, &whose),
+        }
     }
 
     /// The status of a condition: `Some(true)` for `True`, `Some(false)` for `False`, nothing if
@@ -315,6 +318,20 @@ mod tests {
         assert_eq!(object.condition("Progressing"), Some(false));
         assert_eq!(object.condition("Odd"), None);
         assert_eq!(object.condition("Absent"), None);
+    }
+
+    #[test]
+    fn what_a_secret_holds_is_in_no_fault() {
+        let secret = Object::from(serde_json::json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "login"}, "data": {"port": "aHVudGVyMg=="},
+        }));
+        let fault = secret.read::<BTreeMap<String, u16>>("/data").expect_err("text is no number");
+        assert_eq!(
+            fault,
+            Fault::permanent(
+                "Secret login/data does not fit: at `port`: not of the expected type; what a Secret holds is not shown"
+            )
+        );
     }
 
     #[test]

@@ -94,7 +94,11 @@ impl<T: Primary> Snapshot<T> {
         settings: Option<Value>,
     ) -> Result<Self, Fault> {
         let whose = format!("this {}", T::KIND.kind);
-        let typed = decode::decode(&primary, &whose)?;
+        let is_secret = T::KIND.group.is_empty() && T::KIND.kind == "Secret";
+        let typed = match is_secret {
+            true => decode::decode_quietly(&primary, &whose)?,
+            false => decode::decode(&primary, &whose)?,
+        };
         let meta = primary.get("metadata").unwrap_or(&Value::Null);
         let meta = if meta.is_null() { Meta::default() } else { decode::decode(meta, "its metadata")? };
         Ok(Self { typed, meta, raw: Object::from(primary), children, settings, fixed_time: None })

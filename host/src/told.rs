@@ -67,6 +67,8 @@ impl Told {
     /// A sampled call was answered differently the second time.
     pub(crate) fn doubt(&self, pass: &Pass, plugin: &Plugin, doubt: &Refusal) {
         let name = &pass.key.plugin;
+        let sees_secrets = plugin.serving().manifest.sees_secrets();
+        let doubt = if sees_secrets { doubt.clone().discreet() } else { doubt.clone() };
         self.observed.metrics.plugins().error(name, doubt.code);
         warn!(plugin = %name, key = pass.key.primary(), pass = pass.number, digest = plugin.digest().short(), "{doubt}");
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use windlass_core::claim::NotLeading;
 use windlass_core::class::Class;
-use windlass_core::code::printable;
+use windlass_core::code::{WITHHELD, printable};
 use windlass_core::ports::ApplyError;
 
 use crate::request::{Actor, RequestError, service_account};
@@ -126,21 +126,23 @@ pub(crate) fn refused(reply: &Reply, actor: &Actor<'_>) -> Failed {
     let status = Status::of(reply);
     let said = status.words(reply);
     let fenced = reply.code == 403 && is_fenced(&said, actor);
+    let shown = if actor.is_discreet() { status.discreet_words(reply.code, &said) } else { said.clone() };
+    let terminates = reply.code == 403 && status.is_terminating(&said);
     let (class, message) = match reply.code {
-        403 if fenced => (Class::Fatal, format!("another replica leads: {said}")),
-        401 => (Class::Transient, format!("the host's credentials are not accepted: {said}")),
-        403 => forbidden(&status, &said, actor),
-        404 => (Class::Conflict, format!("not found: {said}")),
-        409 | 410 => (Class::Conflict, format!("changed since it was looked at: {said}")),
-        408 => (Class::Transient, format!("timed out: {said}")),
-        429 => (Class::Transient, format!("too many requests: {said}")),
+        403 if fenced => (Class::Fatal, format!("another replica leads: {shown}")),
+        401 => (Class::Transient, format!("the host's credentials are not accepted: {shown}")),
+        403 => forbidden(terminates, &said, &shown, actor),
+        404 => (Class::Conflict, format!("not found: {shown}")),
+        409 | 410 => (Class::Conflict, format!("changed since it was looked at: {shown}")),
+        408 => (Class::Transient, format!("timed out: {shown}")),
+        429 => (Class::Transient, format!("too many requests: {shown}")),
         // A patch for another incarnation tries to change an immutable field.
         422 if status.has_cause(|cause| cause.field == "metadata.uid") => {
-            (Class::Conflict, format!("another object has that name now: {said}"))
+            (Class::Conflict, format!("another object has that name now: {shown}"))
         }
-        400 | 422 => (Class::Permanent, format!("invalid, correct the object or the plugin: {said}")),
-        402..=499 => (Class::Permanent, format!("refused with {}: {said}", reply.code)),
-        _ => (Class::Transient, format!("the API server answered {}: {said}", reply.code)),
+        400 | 422 => (Class::Permanent, format!("invalid, correct the object or the plugin: {shown}")),
+        402..=499 => (Class::Permanent, format!("refused with {}: {shown}", reply.code)),
+        _ => (Class::Transient, format!("the API server answered {}: {shown}", reply.code)),
     };
     let terminating = message.starts_with(TERMINATING).then_some(WHILE_TERMINATING);
     Failed {
@@ -169,23 +171,22 @@ pub(crate) fn is_status(reply: &Reply) -> bool {
     Status::of(reply).kind == "Status"
 }
 
-fn forbidden(status: &Status, said: &str, actor: &Actor<'_>) -> (Class, String) {
+fn forbidden(terminates: bool, said: &str, shown: &str, actor: &Actor<'_>) -> (Class, String) {
     if said.contains("cannot impersonate") {
         // An API server that has just started says so until its RBAC is loaded.
-        return (Class::Transient, format!("the host may not act as the plugin: {said}"));
+        return (Class::Transient, format!("the host may not act as the plugin: {shown}"));
     }
-    let ends = status.has_cause(|cause| cause.reason == "NamespaceTerminating");
-    if ends || said.contains("because it is being terminated") {
-        return (Class::Permanent, format!("{TERMINATING}: {said}"));
+    if terminates {
+        return (Class::Permanent, format!("{TERMINATING}: {shown}"));
     }
     match actor {
         Actor::Plugin { host_namespace, name, .. } if said.contains("cannot") => {
             let account = service_account(name);
             let todo =
                 format!("grant it to ServiceAccount {host_namespace}/{account}, then it is tried again");
-            (Class::Permanent, format!("forbidden, {todo}: {said}"))
+            (Class::Permanent, format!("forbidden, {todo}: {shown}"))
         }
-        Actor::Plugin { .. } | Actor::Host => (Class::Permanent, format!("forbidden: {said}")),
+        Actor::Plugin { .. } | Actor::Host => (Class::Permanent, format!("forbidden: {shown}")),
     }
 }
 
@@ -213,6 +214,24 @@ impl Status {
         if text.is_empty() { "no reason given".to_owned() } else { printable(&text, MESSAGE_MAX_BYTES) }
     }
 
+    /// What may be repeated of `said` when a part of what was sent may be in it. RBAC refuses before it has looked at
+    /// a body and names the request alone; of everything else there is the reason, a word of the API server's.
+    fn discreet_words(&self, code: u16, said: &str) -> String {
+        if code == 403 && said.contains(" is forbidden: User \"") && said.contains("\" cannot ") {
+            return said.to_owned();
+        }
+        let reason = self.reason.as_str();
+        match !reason.is_empty() && reason.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+            true => format!("{}, {WITHHELD}", printable(reason, 64)),
+            false => WITHHELD.to_owned(),
+        }
+    }
+
+    fn is_terminating(&self, said: &str) -> bool {
+        self.has_cause(|cause| cause.reason == "NamespaceTerminating")
+            || said.contains("because it is being terminated")
+    }
+
     fn has_cause(&self, fits: impl Fn(&Cause) -> bool) -> bool {
         self.details.causes.iter().any(fits)
     }
@@ -234,11 +253,16 @@ mod tests {
         Reply { code, retry_after: None, warnings: Vec::new(), body: body.to_string().into() }
     }
 
-    fn judged(code: u16, body: &Value) -> Failed {
+    fn judged_as(discreet: bool, code: u16, body: &Value) -> Failed {
         let name = PluginName::try_new("webapp").expect("valid");
         let claim = Claim { holder: "a".into(), term: Term(3), ends: BootTime(0) };
-        let actor = Actor::Plugin { host_namespace: "sys", name: &name, digest: None, claim: &claim };
+        let actor =
+            Actor::Plugin { host_namespace: "sys", name: &name, digest: None, claim: &claim, discreet };
         refused(&reply(code, body), &actor)
+    }
+
+    fn judged(code: u16, body: &Value) -> Failed {
+        judged_as(false, code, body)
     }
 
     fn status(message: &str) -> Value {
@@ -283,6 +307,37 @@ mod tests {
         assert_eq!(judged(422, &status(fence)).class, Class::Permanent);
         assert_eq!(judged(403, &status("fenced: a/3 is not the current claim")).class, Class::Permanent);
         assert_eq!(judged(403, &status(&fence.replace("a/3", "b/3"))).class, Class::Permanent);
+    }
+
+    #[test]
+    fn what_a_plugin_that_sees_secrets_has_sent_is_repeated_by_no_message() {
+        let quoting = json!({
+            "kind": "Status", "reason": "Invalid",
+            "message": "Service \"a\" is invalid: spec.type: Unsupported value: \"hunter2\" cannot be",
+            "details": {"causes": [{"reason": "FieldValueNotSupported", "message": "hunter2", "field": "spec.hunter2"}]},
+        });
+        for code in [400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 503] {
+            let (open, discreet) = (judged(code, &quoting), judged_as(true, code, &quoting));
+            assert!(!discreet.message.contains("hunter2"), "{}", discreet.message);
+            assert!(
+                discreet.message.contains("Invalid, what was found is not shown"),
+                "{}",
+                discreet.message
+            );
+            assert_eq!(
+                (open.class, open.unknown, open.retry_after),
+                (discreet.class, discreet.unknown, discreet.retry_after)
+            );
+        }
+        let mut html = reply(502, &Value::Null);
+        html.body = "hunter2".into();
+        let name = PluginName::try_new("webapp").expect("valid");
+        let claim = Claim { holder: "a".into(), term: Term(3), ends: BootTime(0) };
+        let actor =
+            Actor::Plugin { host_namespace: "sys", name: &name, digest: None, claim: &claim, discreet: true };
+        assert!(!refused(&html, &actor).message.contains("hunter2"));
+        let rights = "services \"a\" is forbidden: User \"system:serviceaccount:sys:plugin-webapp\" cannot patch resource \"services\"";
+        assert!(judged_as(true, 403, &status(rights)).message.contains("cannot patch resource"));
     }
 
     #[test]

@@ -233,7 +233,14 @@ impl<'a> Publication<'a> {
     /// The account that publishes.
     fn actor<'s>(&'s self, host_namespace: &'s str, claim: &'s Claim) -> Actor<'s> {
         match &self.on.plugin {
-            Some(name) => Actor::Plugin { host_namespace, name, digest: self.on.digest.as_ref(), claim },
+            Some(name) => Actor::Plugin {
+                host_namespace,
+                name,
+                digest: self.on.digest.as_ref(),
+                claim,
+                // What a plugin says in an Event is in the Event; a refusal need not say it once more.
+                discreet: true,
+            },
             None => Actor::Host,
         }
     }

@@ -24,9 +24,9 @@ use tokio::time::Instant;
 use windlass_core::claim::Claim;
 use windlass_core::class::Class;
 use windlass_core::decision::Notice;
-use windlass_core::key::{Key, ObjectRef};
+use windlass_core::key::ObjectRef;
 use windlass_core::kind::Kind;
-use windlass_core::name::{Digest, PluginName};
+use windlass_core::name::PluginName;
 use windlass_core::object::Object;
 use windlass_core::plan::{Plan, Step, Target};
 use windlass_core::ports::{Applied, Apply, ApplyError, EventTarget, Written};
@@ -43,7 +43,15 @@ impl Apply for Writer {
     /// A dropped call ends the request that is on the wire with an unknown outcome
     /// and loses the record of the writes before it. The next pass finds out.
     async fn execute(&self, plan: &Plan, claim: &Claim) -> Applied {
-        self.run(plan.key(), plan.digest(), plan.primary(), plan.steps(), claim).await
+        let scope = Scope {
+            key: plan.key(),
+            digest: plan.digest(),
+            claim,
+            primary: plan.primary().clone(),
+            discreet: plan.is_discreet(),
+            writes: Vec::new(),
+        };
+        self.carry_out(scope, plan.steps()).await
     }
 
     fn held(&self, plugin: &PluginName) -> Option<Duration> {
@@ -65,15 +73,21 @@ impl Apply for Writer {
 }
 
 impl Writer {
+    #[cfg(test)]
     pub(crate) async fn run(
         &self,
-        key: &Key,
-        digest: &Digest,
+        key: &windlass_core::key::Key,
+        digest: &windlass_core::name::Digest,
         primary: &Target,
         steps: &[Step],
         claim: &Claim,
     ) -> Applied {
-        let mut scope = Scope { key, digest, claim, primary: primary.clone(), writes: Vec::new() };
+        let primary = primary.clone();
+        self.carry_out(Scope { key, digest, claim, primary, discreet: false, writes: Vec::new() }, steps)
+            .await
+    }
+
+    pub(crate) async fn carry_out(&self, mut scope: Scope<'_>, steps: &[Step]) -> Applied {
         let mut first: Option<ApplyError> = None;
         let mut made = false;
         for group in steps.chunk_by(at_once) {

@@ -55,7 +55,14 @@ pub(crate) enum Actor<'a> {
     /// The host itself: reads, and writes to plugin ConfigMaps.
     Host,
     /// A plugin, impersonated, with the claim that the fence judges.
-    Plugin { host_namespace: &'a str, name: &'a PluginName, digest: Option<&'a Digest>, claim: &'a Claim },
+    Plugin {
+        host_namespace: &'a str,
+        name: &'a PluginName,
+        digest: Option<&'a Digest>,
+        claim: &'a Claim,
+        /// What is sent may hold a part of a Secret: no answer to it is repeated.
+        discreet: bool,
+    },
 }
 
 impl<'a> Actor<'a> {
@@ -67,6 +74,11 @@ impl<'a> Actor<'a> {
         }
     }
 
+    /// Whether no answer to what it sends is repeated.
+    pub(crate) fn is_discreet(&self) -> bool {
+        matches!(self, Actor::Plugin { discreet: true, .. })
+    }
+
     /// The field manager of its writes.
     pub(crate) fn field_manager(&self) -> String {
         match self {
@@ -76,7 +88,7 @@ impl<'a> Actor<'a> {
     }
 
     fn headers(&self, mut request: http::request::Builder) -> Result<http::request::Builder, http::Error> {
-        if let Actor::Plugin { host_namespace, name, digest, claim } = self {
+        if let Actor::Plugin { host_namespace, name, digest, claim, .. } = self {
             let user = format!("system:serviceaccount:{host_namespace}:{}", service_account(name));
             let plugin = match digest {
                 Some(digest) => format!("{name}@{digest}"),
@@ -320,6 +332,7 @@ mod tests {
             name: &plugin,
             digest: Some(&digest),
             claim: &claim,
+            discreet: false,
         };
         let request = Call::apply("/x".to_owned(), b"{}".to_vec())
             .build(&actor, Duration::from_micros(1_500_900))
@@ -348,7 +361,13 @@ mod tests {
     fn a_holder_that_is_no_header_is_refused_before_anything_is_sent() {
         let plugin = PluginName::try_new("webapp").expect("valid");
         let claim = Claim { holder: "a\nb".into(), term: Term(1), ends: BootTime(0) };
-        let actor = Actor::Plugin { host_namespace: "ns", name: &plugin, digest: None, claim: &claim };
+        let actor = Actor::Plugin {
+            host_namespace: "ns",
+            name: &plugin,
+            digest: None,
+            claim: &claim,
+            discreet: false,
+        };
         assert!(Call::get("/x".to_owned()).build(&actor, Duration::from_secs(1)).is_err());
     }
 

@@ -30,6 +30,8 @@ pub(crate) struct Scope<'a> {
     /// The primary as judged; its version follows our own writes to it, each of
     /// which proved that nobody else's came between.
     pub(crate) primary: Target,
+    /// See [`Plan::is_discreet`](windlass_core::plan::Plan::is_discreet).
+    pub(crate) discreet: bool,
     pub(crate) writes: Vec<Written>,
 }
 
@@ -42,8 +44,8 @@ struct Wanted<'a> {
 impl<'a> Scope<'a> {
     /// The same plan for one step beside others: what it writes is told by it alone.
     pub(crate) fn beside(&self) -> Scope<'a> {
-        let Scope { key, digest, claim, ref primary, .. } = *self;
-        Scope { key, digest, claim, primary: primary.clone(), writes: Vec::new() }
+        let Scope { key, digest, claim, ref primary, discreet, .. } = *self;
+        Scope { key, digest, claim, primary: primary.clone(), discreet, writes: Vec::new() }
     }
 
     fn actor<'s>(&'s self, writer: &'s Writer) -> Actor<'s> {
@@ -52,6 +54,7 @@ impl<'a> Scope<'a> {
             name: &self.key.plugin,
             digest: Some(self.digest),
             claim: self.claim,
+            discreet: self.discreet,
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 use windlass_core::claim::{BootClock, Claim, Gate, Term};
 use windlass_core::class::Class;
+use windlass_core::code::WITHHELD;
 use windlass_core::key::ObjectRef;
 use windlass_core::kind::Kind;
 use windlass_core::name::PluginName;
@@ -252,7 +253,11 @@ impl Writer {
         match &result {
             Ok(reply) => {
                 debug!(%verb, %method, path, code = reply.code, "written");
-                self.warn_once(plugin, &path, &reply.warnings);
+                if actor.is_discreet() && !reply.warnings.is_empty() {
+                    self.warn_once(plugin, &path, &[WITHHELD.to_owned()]);
+                } else {
+                    self.warn_once(plugin, &path, &reply.warnings);
+                }
             }
             Err(failed) => debug!(%verb, %method, path, message = failed.message, "not written"),
         }

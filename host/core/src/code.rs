@@ -19,6 +19,27 @@ macro_rules! codes {
                 (300..400).contains(&(self as u16))
             }
 
+            /// Whether a refusal with this code may repeat a part of what a plugin answered: a value, a field's name.
+            /// Those that never do speak of sizes, of processes or of objects that are there, or in the plugin's own words.
+            pub fn may_quote(self) -> bool {
+                !matches!(
+                    self,
+                    Code::Timeout
+                        | Code::WorkerUnresponsive
+                        | Code::MemoryLimit
+                        | Code::WorkerDied
+                        | Code::WorkerMissing
+                        | Code::StackOverflow
+                        | Code::OutputTooLarge
+                        | Code::InputTooLarge
+                        | Code::NotOwner
+                        | Code::WriteLoop
+                        | Code::PluginError
+                        | Code::RequeueClamped
+                        | Code::LogDropped
+                )
+            }
+
             /// The code with this number.
             pub fn of_number(number: u16) -> Option<Self> {
                 Self::ALL.iter().copied().find(|code| *code as u16 == number)
@@ -202,7 +223,17 @@ impl Refusal {
     pub fn new(code: Code, message: impl AsRef<str>) -> Self {
         Self { code, message: printable(message.as_ref(), 1024) }
     }
+
+    /// The same without what it may repeat of a plugin's answer: for plugins that may see Secrets, whose answers may
+    /// hold parts of them.
+    #[must_use]
+    pub fn discreet(self) -> Self {
+        if self.code.may_quote() { Self { message: WITHHELD.to_owned(), ..self } } else { self }
+    }
 }
+
+/// What stands in messages in place of what a plugin answered that may see Secrets.
+pub const WITHHELD: &str = "what was found is not shown: this plugin may see Secrets";
 
 /// `text` without control characters and cut to `max` bytes, for messages that
 /// echo what a plugin or a server said.
@@ -238,6 +269,16 @@ mod tests {
         for bad in ["\"E999 None\"", "\"\"", "\"Eüü\"", "7"] {
             assert!(serde_json::from_str::<Code>(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_discreet_refusal_keeps_sizes_and_says_nothing_that_was_answered() {
+        let quoting =
+            Refusal::new(Code::NotAnObject, "children[0]: expected a JSON object, found \"hunter2\"");
+        let discreet = quoting.discreet();
+        assert_eq!(discreet.to_string(), format!("E223 NotAnObject: {WITHHELD}"));
+        let sizes = Refusal::new(Code::OutputTooLarge, "children[0]: an object of 2048 KiB");
+        assert_eq!(sizes.clone().discreet(), sizes);
     }
 
     #[test]

@@ -82,6 +82,11 @@ pub fn is_reserved(kind: &Gvk) -> bool {
         || (kind.group.is_empty() && matches!(&*kind.kind, "Namespace" | "Node" | "ServiceAccount"))
 }
 
+/// Whether objects of this kind are Secrets, in whatever version.
+fn is_secret(kind: &Gvk) -> bool {
+    kind.group.is_empty() && &*kind.kind == "Secret"
+}
+
 impl Manifest {
     /// Checks what the types cannot: counts and repetition. Which kinds a host lets plugins write is not asked:
     /// only the host knows, by [`permit`](Self::permit), and not the process that read the manifest.
@@ -167,6 +172,14 @@ impl Manifest {
         Ok(())
     }
 
+    /// Whether it may see what is in a Secret: as its primary, as a child or as a read of more than metadata. What such a
+    /// plugin answers may hold a part of it, so nobody repeats it: no log, no Event, no view.
+    pub fn sees_secrets(&self) -> bool {
+        let children = self.children.iter().map(|child| &child.kind);
+        let reads = self.reads.iter().filter(|read| !read.scope.metadata_only).map(|read| &read.kind);
+        [&self.primary].into_iter().chain(children).chain(reads).any(is_secret)
+    }
+
     /// The rule for a child of this kind, if it may be created.
     pub fn child(&self, kind: &Gvk) -> Option<&ChildRule> {
         self.children.iter().find(|c| c.kind == *kind)
@@ -212,6 +225,21 @@ mod tests {
             );
         }
         assert!(manifest(&["apps/v1/Deployment", "x.dev/v1/Deployment"]).check().is_ok());
+    }
+
+    #[test]
+    fn who_may_see_secrets_is_known_from_the_manifest() {
+        let reads = |metadata_only| Manifest {
+            reads: vec![ReadRule {
+                kind: "v1/Secret".parse().expect("a kind"),
+                scope: Scope { metadata_only, ..Scope::default() },
+            }],
+            ..manifest(&["v1/ConfigMap"])
+        };
+        assert!(reads(false).sees_secrets() && manifest(&["v1/Secret"]).sees_secrets());
+        assert!(Manifest { primary: "v1/Secret".parse().expect("a kind"), ..manifest(&[]) }.sees_secrets());
+        assert!(!reads(true).sees_secrets(), "names and labels are no secret");
+        assert!(!manifest(&["v1/ConfigMap", "x.dev/v1/Secret"]).sees_secrets());
     }
 
     #[test]

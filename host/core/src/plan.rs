@@ -50,6 +50,7 @@ pub struct Plan {
     notices: Vec<Notice>,
     requeue_after: Option<Duration>,
     warnings: Vec<Refusal>,
+    discreet: bool,
 }
 
 /// An existing object, and the preconditions that every write to it carries.
@@ -144,6 +145,12 @@ impl Plan {
     /// When to look again at the latest.
     pub fn requeue_after(&self) -> Option<Duration> {
         self.requeue_after
+    }
+
+    /// Whether what an API server says about these writes is not repeated: the plugin may see Secrets, and a refusal
+    /// quotes what it refuses.
+    pub fn is_discreet(&self) -> bool {
+        self.discreet
     }
 
     /// What the plugin's author should know and nobody has to act on (W3xx), at most 16.

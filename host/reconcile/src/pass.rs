@@ -78,6 +78,8 @@ pub(crate) struct Attempt {
     pub(crate) skipped: bool,
     /// All that it saw, if the same will always be answered in the same way.
     pub(crate) footing: Option<Fingerprint>,
+    /// Whether nothing that the plugin answers is repeated: it may see Secrets.
+    pub(crate) discreet: bool,
 }
 
 /// What the cache showed when the pass began.
@@ -119,11 +121,17 @@ impl Attempt {
             warnings: Vec::new(),
             skipped: false,
             footing: None,
+            discreet: false,
         }
     }
 }
 
 impl Attempt {
+    /// A refusal as it may be told.
+    fn told(&self, refusal: Refusal) -> Refusal {
+        if self.discreet { refusal.discreet() } else { refusal }
+    }
+
     /// In which term it writes; none as a standby.
     pub(crate) fn term(&self) -> Option<Term> {
         self.claim.as_ref().map(|claim| claim.term)
@@ -187,7 +195,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         let pending = matches!(verdict, Verdict::Decision(_)) && seen.primary.meta().deleting;
         let plan = self.with_inputs(pass, &seen, |inputs| plan(inputs, verdict));
         let plan = plan.map_err(|error| unplanned(pass, &error))?;
-        pass.warnings = plan.warnings().to_vec();
+        pass.warnings = plan.warnings().iter().map(|warning| pass.told(warning.clone())).collect();
         for warning in &pass.warnings {
             debug!(digest = seen.serving.digest.short(), "{warning}");
         }
@@ -245,6 +253,7 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
         let cache = &self.ports.cache;
         let serving = self.ports.decide.serving(&pass.key.plugin);
         let serving = serving.ok_or_else(|| self.gone(&pass.key))?;
+        pass.discreet = serving.manifest.sees_secrets();
         // Before anything else: what changes from now on makes another one.
         let basis = Basis::of(&serving, |gvk| cache.era(gvk));
         let kind = cache.kind(&serving.manifest.primary).ok_or_else(|| self.gone(&pass.key))?;
@@ -431,7 +440,10 @@ impl<C: Cache, D: Decide, A: Apply, K: BootClock> Reconciler<C, D, A, K> {
                 pass.at_most = Some(WORKER_MOST);
                 failed(Class::Transient, Some(refusal.code), refusal.to_string())
             }
-            CallError::Refused(refusal) => failed(Class::Guest, Some(refusal.code), refusal.to_string()),
+            CallError::Refused(refusal) => {
+                failed(Class::Guest, Some(refusal.code), pass.told(refusal).to_string())
+            }
+            // These are the plugin's own words.
             CallError::Fault(Fault::Transient(text)) => failed(Class::Transient, None, text),
             CallError::Fault(Fault::Permanent(text)) => {
                 let refusal = Refusal::new(Code::PluginError, text);
@@ -466,7 +478,11 @@ fn not_leading(why: NotLeading) -> Outcome {
 
 pub(crate) fn unplanned(pass: &mut Attempt, error: &PlanError) -> Outcome {
     pass.at_most = error.code().is_none().then_some(UNFOUNDED_MOST);
-    failed(error.class(), error.code(), error.to_string())
+    let message = match error {
+        PlanError::Refused(refusal) => pass.told(refusal.clone()).to_string(),
+        PlanError::NoKind(_) | PlanError::Collecting(_) => error.to_string(),
+    };
+    failed(error.class(), error.code(), message)
 }
 
 pub(crate) fn unapplied(pass: &mut Attempt, error: ApplyError) -> Outcome {

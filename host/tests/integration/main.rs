@@ -25,6 +25,7 @@ mod rbac_alone;
 mod scale;
 mod scene;
 mod scopes;
+mod secrets;
 mod signed;
 mod tenancy;
 mod tenant;

@@ -33,6 +33,7 @@ pub(super) fn empty(inputs: &Inputs<'_>) -> Plan {
         notices: Vec::new(),
         requeue_after: None,
         warnings: Vec::new(),
+        discreet: inputs.serving.manifest.sees_secrets(),
     }
 }
 
