@@ -9,7 +9,7 @@ use crate::scene::{HOST, Scene};
 
 /// What the Secret holds, in base64: long enough to be found by a part of it.
 const MARKER: &str = "Qw7hunter2VeryMuchSecret";
-/// A part of a value that was cut is a leak too.
+/// How much of it is looked for.
 const PART: usize = 10;
 /// Two tokens that are nobody's.
 const TOKENS: [&str; 2] =
@@ -50,12 +50,12 @@ const MODES: [(&str, &str); 17] = [
     ("annotation", "E2"),
     ("metadata-field", "E2"),
     ("oversize", "E210"),
-    ("unknown-field", "not shown"),
-    ("type", "not shown"),
-    ("invalid-key", "not shown"),
+    ("unknown-field", "Next try"),
+    ("type", "Next try"),
+    ("invalid-key", "Next try"),
 ];
 /// The same of those that the API server alone judges, and only by what is in them.
-const SECRETS: [(&str, &str); 2] = [("secret-type", "not shown"), ("secret-data", "not shown")];
+const SECRETS: [(&str, &str); 2] = [("secret-type", "Next try"), ("secret-data", "Next try")];
 
 #[tokio::test]
 async fn what_stands_in_a_secret_or_a_token_is_in_no_log_event_metric_or_view() {
@@ -110,19 +110,22 @@ async fn what_stands_in_a_secret_or_a_token_is_in_no_log_event_metric_or_view() 
 
     let decoded = String::from_utf8_lossy(&decoded).into_owned();
     let own = [MARKER, decoded.as_str()].into_iter().chain(TOKENS).chain([token.as_str()]);
+    let mut leaks = Vec::new();
     for text in own {
-        // The middle of a JWT is what tells one from another.
-        let middle: String = text.chars().skip(text.len() / 2).take(PART).collect();
+        // What was cut is a leak too. The middle of a JWT is what tells one from another.
+        let part = |from: usize| text.chars().skip(from).take(PART).collect::<String>();
+        let parts =
+            if text == token { vec![part(text.len() / 2)] } else { vec![part(0), part(text.len() / 2)] };
         for (place, said) in &said {
-            if let Some(at) = said.find(&middle) {
-                let from = said[..at].rfind('\n').map_or(0, |at| at + 1);
-                let line = said[from..].lines().next().unwrap_or_default();
-                panic!("{place} has a part of {text:?}: {line}");
-            }
+            let lines = said.lines().filter(|line| parts.iter().any(|part| line.contains(part)));
+            leaks
+                .extend(lines.map(|line| format!("{place}: {}", line.chars().take(400).collect::<String>())));
         }
     }
-    let beginning = &MARKER[..PART];
-    for (place, said) in &said {
-        assert!(!said.contains(beginning), "{place} has the beginning of what the Secret holds");
-    }
+    assert!(
+        leaks.is_empty(),
+        "{} lines, of which these:\n{}",
+        leaks.len(),
+        leaks[..leaks.len().min(60)].join("\n")
+    );
 }

@@ -48,6 +48,7 @@ async fn probes_name_no_plugin_no_namespace_and_no_object() {
     // While it starts, and while it serves: each answer that is not the one before.
     let mut answers = BTreeSet::new();
     let began = Instant::now();
+    let mut was_ready = false;
     let states = loop {
         for path in ["/readyz", "/livez", "/healthz", "/", "/readyz/plugins", "/readyz?verbose"] {
             if let Ok((status, text)) = replica.probe(path).await {
@@ -58,9 +59,11 @@ async fn probes_name_no_plugin_no_namespace_and_no_object() {
         let states: BTreeSet<String> =
             maps["items"].as_array().into_iter().flatten().filter_map(state).collect();
         let settled = ["serving", "refused"].iter().all(|state| states.contains(*state));
-        if settled && replica.is_ready().await {
+        // Once more all of them when it is.
+        if was_ready {
             break states;
         }
+        was_ready = settled && replica.is_ready().await;
         assert!(began.elapsed() < Duration::from_secs(60), "{states:?}\n{}", replica.log());
         tokio::time::sleep(Duration::from_millis(2)).await;
     };
