@@ -11,8 +11,15 @@ use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use kube::client::ConfigExt as _;
+use kube::client::{Body, ConfigExt as _};
+use tower::util::BoxCloneService;
 use tower::{BoxError, ServiceBuilder};
+
+/// The body of an answer, as it arrives.
+pub(crate) type Answered = hyper::body::Incoming;
+
+/// All that is between a request and its connection. Clones share connections.
+pub(crate) type Stack = BoxCloneService<http::Request<Body>, http::Response<Answered>, BoxError>;
 
 /// What a connection reads at once, and the longest head of an answer that it takes, in bytes. Without a bound hyper doubles it with each
 /// read that fills it, up to 400 KiB, and keeps what the longest list took for as long as the connection lives: 100 KiB on average,
@@ -25,10 +32,23 @@ const READ_MAX_BYTES: usize = 8 << 10;
 /// What `config` names cannot be used: certificates, credentials.
 pub(crate) fn client(mut config: kube::Config) -> Result<kube::Client, kube::Error> {
     config.default_retry = false;
-    // kube alone knows how to go through a proxy, and when a certificate ends that a program gave.
-    if config.proxy_url.is_some() || config.auth_info.exec.is_some() {
+    if is_kubes(&config) {
         return kube::Client::try_from(config);
     }
+    let namespace = config.default_namespace.clone();
+    Ok(kube::Client::new(stack(config)?, namespace))
+}
+
+/// Whether kube alone knows the way: through a proxy, and when a certificate ends that a program gave.
+pub(crate) fn is_kubes(config: &kube::Config) -> bool {
+    config.proxy_url.is_some() || config.auth_info.exec.is_some()
+}
+
+/// The way as `config` wants it, without any retries.
+///
+/// # Errors
+/// As for [`client`].
+pub(crate) fn stack(config: kube::Config) -> Result<Stack, kube::Error> {
     let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp())?);
     connector.set_connect_timeout(config.connect_timeout);
     connector.set_read_timeout(config.read_timeout);
@@ -40,9 +60,11 @@ pub(crate) fn client(mut config: kube::Config) -> Result<kube::Client, kube::Err
         .layer(config.extra_headers_layer()?)
         .map_err(BoxError::from)
         .service(
-            legacy::Builder::new(TokioExecutor::new()).http1_max_buf_size(READ_MAX_BYTES).build(connector),
+            legacy::Builder::new(TokioExecutor::new())
+                .http1_max_buf_size(READ_MAX_BYTES)
+                .build::<_, Body>(connector),
         );
-    Ok(kube::Client::new(service, config.default_namespace))
+    Ok(BoxCloneService::new(service))
 }
 
 fn tcp() -> HttpConnector {

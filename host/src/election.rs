@@ -12,8 +12,8 @@ use windlass_lease::driver::{Config, Handle, LeaseDriver};
 use windlass_lease::durations::Durations;
 use windlass_lease::pulse::Pulse;
 
+use crate::access::{Access, Said};
 use crate::args::Run;
-use crate::connect;
 use crate::end::End;
 use crate::observe::Observed;
 
@@ -55,7 +55,8 @@ impl Election {
     /// Joins the election. `refused` brings the terms whose writes the API server refuses.
     pub(crate) fn start(
         self,
-        kube: kube::Config,
+        access: &Access,
+        said: Said,
         gate: &Arc<Gate>,
         refused: mpsc::Receiver<Term>,
         observed: Arc<Observed>,
@@ -65,7 +66,9 @@ impl Election {
             gate.ignore_ends();
         }
         let config = Config { refused: Some(refused), observe: Some(observed), ..self.config };
-        let started = LeaseDriver::start(config, kube, connect::client, gate.clone());
+        let access = access.connecting_within(config.durations.request_timeout());
+        let connect = Box::new(move || access.client(said));
+        let started = LeaseDriver::start_with(config, connect, Arc::new(Boottime), gate.clone());
         started.map(Arc::new).map_err(|error| End::Early(error.to_string()))
     }
 }

@@ -1,6 +1,7 @@
 //! The binary `windlass`. Everything is in the modules; this file only says how a
 //! run ends.
 
+mod access;
 mod args;
 mod connect;
 mod decide;
@@ -16,6 +17,7 @@ mod observe;
 mod plugins;
 mod quarantine;
 mod reviews;
+mod rights;
 mod role;
 mod run;
 mod sandbox;

@@ -21,12 +21,14 @@ use windlass_core::kind::Gvk;
 use windlass_core::name::PluginName;
 use windlass_core::outcome::Outcome;
 use windlass_core::probation::{CLEAN_MIN, Turn};
+use windlass_core::rights::Missing;
 use windlass_lease::step::{Cause, StepDown};
 use windlass_queue::Queue;
 use windlass_reconcile::Finished;
 
 use crate::fence::Fence;
 use crate::quarantine::Quarantine;
+use crate::rights::Rights;
 
 /// Counts for the loop, the writer and the election.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(crate) struct Observed {
     pub(crate) fence: Fence,
     /// Hears how each pass went.
     pub(crate) quarantine: Arc<Quarantine>,
+    /// Which plugin lacks which right.
+    pub(crate) rights: Rights,
     /// Tells the election of a term whose write was refused.
     refused: mpsc::Sender<Term>,
     /// When the gate opened, until the first write of the term.
@@ -53,6 +57,7 @@ impl Observed {
             metrics: Metrics::new(),
             fence: Fence::default(),
             quarantine: Arc::new(Quarantine::new(rules)),
+            rights: Rights::default(),
             refused,
             no_write_since: Mutex::default(),
             queue: OnceLock::new(),
@@ -200,6 +205,13 @@ impl windlass_apply::Observe for Observed {
 
     fn fence_unseen(&self, _: &Claim) {
         self.metrics.leadership().fence_unseen();
+    }
+
+    fn denied(&self, plugin: Option<&PluginName>, missing: &Missing) {
+        // What the host lacks itself is said by whoever wrote.
+        if let Some(plugin) = plugin {
+            self.rights.lacks(plugin, missing);
+        }
     }
 }
 

@@ -25,9 +25,11 @@ use windlass_core::backoff::Backoff;
 use windlass_core::breaker::{Quarantine as Pause, TRIAL_MOST, Turn};
 use windlass_core::claim::{BootClock, Term};
 use windlass_core::code::{Code, Refusal};
+use windlass_core::key::ObjectRef;
 use windlass_core::kind::{Gvk, Kind};
 use windlass_core::name::{Digest, LABEL_PLUGIN, PluginName};
 use windlass_core::object::Object;
+use windlass_core::ports::EventTarget;
 use windlass_lease::clock::Boottime;
 use windlass_plugin::{Agenda, Change, Loader, Parts, PluginView, Quarantined, Registry, Ticket, Whole};
 use windlass_queue::Queue;
@@ -412,6 +414,16 @@ impl Plugins {
     /// All plugins, for the debug view.
     pub(crate) fn view(&self) -> Vec<PluginView> {
         self.known().registry.view()
+    }
+
+    /// The ConfigMap that a plugin is from, for Events about it.
+    pub(crate) fn config_map_of(&self, plugin: &PluginName) -> Option<EventTarget> {
+        let known = self.known();
+        let name = known.registry.view().into_iter().find(|view| view.name == *plugin)?.config_map;
+        let meta = known.seen.get(&name)?.meta();
+        let object =
+            ObjectRef { gvk: config_map_gvk(), namespace: meta.namespace.clone(), name: meta.name.clone() };
+        Some(EventTarget { object, uid: meta.uid.clone(), plugin: None, digest: None })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -23,6 +23,7 @@ use windlass_reconcile::{Ports, Reconciler};
 use windlass_watch::watches::Watches;
 use windlass_worker::confine::hide;
 
+use crate::access::Access;
 use crate::args::Run;
 use crate::decide::Catalogue;
 use crate::election::Election;
@@ -37,7 +38,7 @@ use crate::told::Told;
 use crate::trust::Trusts;
 use crate::views::{Inside, Probes, Views};
 use crate::watchdog::Watchdog;
-use crate::{connect, endpoint, fence, lead, logs, memory};
+use crate::{endpoint, fence, lead, logs, memory, rights};
 
 /// Of the time that a shutdown may take, the share that the Lease gets; the rest is for the tasks.
 const LEASE_SHARE: f64 = 0.75;
@@ -121,8 +122,10 @@ impl Host {
         let cache_limit = flags.plugins.cache_limit.or(prepared.cache_limit());
         // What a start waits for longest: whatever needs no guest goes on beside it.
         let sandbox = tokio::task::spawn_blocking(|| prepared.start());
-        let config = kube_config(flags).await.map_err(End::Unusable)?;
-        let client = connect::client(config.clone()).map_err(|e| End::Unusable(e.to_string()))?;
+        let agent = format!("windlass/{} ({})", env!("CARGO_PKG_VERSION"), flags.pod_name);
+        let access = Access::new(flags.kubeconfig.clone(), flags.request_timeout, &agent);
+        let said = access.read().await.map_err(End::Unusable)?;
+        let client = access.client(said.clone()).map_err(|e| End::Unusable(e.to_string()))?;
         let probes = bind("--health-probe-bind-address", flags.health_probe_bind_address).await?;
         let metrics = bind("--metrics-bind-address", flags.metrics.metrics_bind_address).await?;
         let entry = endpoint::entry(flags, &client).await?;
@@ -169,7 +172,7 @@ impl Host {
         plugins.load_with(sandbox.loader(flags, policy.clone())?);
         let election = Election::prepare(flags, durations, identity.clone())?;
         let claim_role = election.claim_role();
-        let lease = election.start(config, &gate, heard, observed.clone())?;
+        let lease = election.start(&access, said, &gate, heard, observed.clone())?;
         let reconciler = reconciler(flags, policy, &watches, &catalogue, &writer, &gate, &queue, &observed);
         let views = Arc::new(Views {
             plugins: plugins.clone(),
@@ -189,6 +192,9 @@ impl Host {
         let sync_period = flags.sync_period;
         let own = client.clone();
         tasks.spawn("claim role", until(&stopped, async move { match claim_role.follow(own).await {} }));
+        let lacking =
+            rights::follow(observed.clone(), watches.clone(), plugins.clone(), writer.clone(), gate.clone());
+        tasks.spawn("rights", until(&stopped, lacking));
         let namespace = flags.namespace.clone();
         tasks.spawn(
             "fence",
@@ -381,31 +387,6 @@ async fn bind(flag: &str, address: std::net::SocketAddr) -> Result<Bound, End> {
         info!(flag, %address, "listening");
     }
     Ok(bound)
-}
-
-/// How the API server is reached. Retries are off: who writes decides what is sent again.
-async fn kube_config(flags: &Run) -> Result<kube::Config, String> {
-    let mut config = match &flags.kubeconfig {
-        Some(path) => {
-            let unusable = |error: &dyn std::fmt::Display| format!("--kubeconfig {}: {error}", path.display());
-            let file = kube::config::Kubeconfig::read_from(path).map_err(|e| unusable(&e))?;
-            let options = kube::config::KubeConfigOptions::default();
-            kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|e| unusable(&e))?
-        }
-        None => kube::Config::infer().await.map_err(|e| {
-            format!("no API server: not in a pod, and no kubeconfig in --kubeconfig, $KUBECONFIG or ~/.kube/config ({e})")
-        })?,
-    };
-    config.default_retry = false;
-    config.connect_timeout = Some(flags.request_timeout);
-    // Each request has its own deadline; a watch is silent for as long as it likes.
-    config.read_timeout = None;
-    config.write_timeout = None;
-    let agent = format!("windlass/{} ({})", env!("CARGO_PKG_VERSION"), flags.pod_name);
-    if let Ok(agent) = agent.parse() {
-        config.headers.push((http::header::USER_AGENT, agent));
-    }
-    Ok(config)
 }
 
 #[cfg(test)]

@@ -8,8 +8,10 @@ use windlass_admin::metrics::{
     ArtefactsNow, LeadershipNow, PluginNow, QueueNow, SandboxNow, WatchNow, WorkerNow,
 };
 use windlass_admin::{Answer, Certificates, Routes};
+use windlass_core::rights::MissingView;
 use windlass_lease::claim_role::ClaimRole;
 use windlass_lease::driver::Handle;
+use windlass_plugin::PluginView;
 use windlass_queue::Queue;
 use windlass_watch::watches::Watches;
 use windlass_worker::confine::{Files, Report, SystemCalls};
@@ -49,6 +51,17 @@ struct LeadershipView {
     fence: FenceView,
 }
 
+/// One plugin in `/debug/plugins`.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PluginRow {
+    #[serde(flatten)]
+    plugin: PluginView,
+    /// What it waits for, as rules to be added.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing_rights: Vec<MissingView>,
+}
+
 /// The probes' port. Everybody may ask it: what it says names parts of the host, and nobody's plugin or object.
 pub(crate) struct Probes(pub(crate) Arc<Views>);
 
@@ -70,7 +83,7 @@ impl Routes for Inside {
         let views = &self.0;
         match path {
             "/metrics" => Some(Answer::metrics(views.metrics())),
-            "/debug/plugins" => Some(Answer::json(&views.plugins.view())),
+            "/debug/plugins" => Some(Answer::json(&views.plugins())),
             "/debug/queue" => Some(Answer::json(&views.queue.snapshot())),
             "/debug/watches" => Some(Answer::json(&views.watches.status())),
             "/debug/signatures" => Some(Answer::json(&views.trusts.view())),
@@ -99,6 +112,12 @@ impl Views {
             false => format!("[-]{name} not ready yet, see /debug/{name}\n"),
         };
         Answer::unavailable(parts.iter().map(line).collect::<String>())
+    }
+
+    fn plugins(&self) -> Vec<PluginRow> {
+        let rights = &self.observed.rights;
+        let row = |plugin: PluginView| PluginRow { missing_rights: rights.of(&plugin.name), plugin };
+        self.plugins.view().into_iter().map(row).collect()
     }
 
     fn leadership(&self) -> LeadershipView {

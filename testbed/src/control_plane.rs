@@ -381,6 +381,14 @@ impl ControlPlane {
         self.local()?.authority.client(user, group)
     }
 
+    /// Who signs for this control plane, for certificates that have an end.
+    ///
+    /// # Errors
+    /// If the cluster is external.
+    pub fn authority(&self) -> Result<&Authority> {
+        Ok(&self.local()?.authority)
+    }
+
     /// The process id of a server, or `None` while it is stopped.
     ///
     /// # Errors

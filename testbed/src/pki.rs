@@ -2,6 +2,8 @@
 //!
 //! Validity spans centuries on purpose: tests move the clock by years, and only those that test expiry should see it.
 
+use std::time::{Duration, SystemTime};
+
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -62,11 +64,7 @@ impl Authority {
     /// # Errors
     /// If a name is neither an address nor a DNS name.
     pub fn server(&self, names: &[&str]) -> Result<Identity> {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params =
-            CertificateParams::new(names).context("a serving certificate needs addresses or DNS names")?;
-        params.distinguished_name = name("kube-apiserver", None);
-        self.sign(params, ExtendedKeyUsagePurpose::ServerAuth)
+        self.sign(serving(names)?, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
     /// Signs a client certificate: the API server takes the common name for the user and the organisation for the group.
@@ -79,6 +77,27 @@ impl Authority {
         self.sign(params, ExtendedKeyUsagePurpose::ClientAuth)
     }
 
+    /// As [`server`](Self::server), but valid for no longer than this.
+    ///
+    /// # Errors
+    /// As for `server`.
+    pub fn server_until(&self, names: &[&str], until: SystemTime) -> Result<Identity> {
+        let mut params = serving(names)?;
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_1970(until)?;
+        self.sign(params, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    /// As [`client`](Self::client), but valid for no longer than this.
+    ///
+    /// # Errors
+    /// As for `client`.
+    pub fn client_until(&self, user: &str, group: &str, until: SystemTime) -> Result<Identity> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name(user, Some(group));
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_1970(until)?;
+        self.sign(params, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
     fn sign(&self, mut params: CertificateParams, usage: ExtendedKeyUsagePurpose) -> Result<Identity> {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];
@@ -87,6 +106,18 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer).context("cannot sign a certificate")?;
         Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
+}
+
+fn serving(names: &[&str]) -> Result<CertificateParams> {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params =
+        CertificateParams::new(names).context("a serving certificate needs addresses or DNS names")?;
+    params.distinguished_name = name("kube-apiserver", None);
+    Ok(params)
+}
+
+fn since_1970(until: SystemTime) -> Result<Duration> {
+    until.duration_since(SystemTime::UNIX_EPOCH).context("no certificate ends before 1970")
 }
 
 /// The key pair that signs service account tokens: (private, public), both PEM.

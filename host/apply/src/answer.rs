@@ -8,12 +8,15 @@ use windlass_core::claim::NotLeading;
 use windlass_core::class::Class;
 use windlass_core::code::{WITHHELD, printable};
 use windlass_core::ports::ApplyError;
+use windlass_core::rights::Missing;
 
-use crate::request::{Actor, RequestError, service_account};
+use crate::request::{Actor, RequestError};
 use crate::wire::{Broken, Reply};
 
 /// How much of a server's own words is passed on, in bytes.
 const MESSAGE_MAX_BYTES: usize = 512;
+/// How long a sentence about a missing right may be, in bytes: an Event has room for 850. Names of ordinary length make 300.
+const ADVICE_MAX_BYTES: usize = 800;
 /// The longest pause that a body may ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 
@@ -32,12 +35,22 @@ pub(crate) struct Failed {
     pub(crate) message: String,
     /// How long the server asked to wait.
     pub(crate) retry_after: Option<Duration>,
+    /// The right for want of which it was refused.
+    pub(crate) missing: Option<Box<Missing>>,
 }
 
 impl Failed {
     /// A failure that the host found without asking.
     pub(crate) fn new(class: Class, message: impl Into<String>) -> Self {
-        Self { class, code: None, unknown: false, fenced: false, message: message.into(), retry_after: None }
+        Self {
+            class,
+            code: None,
+            unknown: false,
+            fenced: false,
+            message: message.into(),
+            retry_after: None,
+            missing: None,
+        }
     }
 
     /// A 2xx answer whose body is not what it should be: who knows what answered.
@@ -128,10 +141,16 @@ pub(crate) fn refused(reply: &Reply, actor: &Actor<'_>) -> Failed {
     let fenced = reply.code == 403 && is_fenced(&said, actor);
     let shown = if actor.is_discreet() { status.discreet_words(reply.code, &said) } else { said.clone() };
     let terminates = reply.code == 403 && status.is_terminating(&said);
+    let missing = Missing::of_refusal(&status.message).filter(|_| reply.code == 403);
     let (class, message) = match reply.code {
         403 if fenced => (Class::Fatal, format!("another replica leads: {shown}")),
         401 => (Class::Transient, format!("the host's credentials are not accepted: {shown}")),
-        403 => forbidden(terminates, &said, &shown, actor),
+        403 => match &missing {
+            // It names kinds, accounts and verbs, and nothing that stands in an object.
+            Some(missing) => lacking(missing),
+            None if terminates => (Class::Permanent, format!("{TERMINATING}: {shown}")),
+            None => (Class::Permanent, format!("forbidden: {shown}")),
+        },
         404 => (Class::Conflict, format!("not found: {shown}")),
         409 | 410 => (Class::Conflict, format!("changed since it was looked at: {shown}")),
         408 => (Class::Transient, format!("timed out: {shown}")),
@@ -153,6 +172,7 @@ pub(crate) fn refused(reply: &Reply, actor: &Actor<'_>) -> Failed {
         fenced,
         message,
         retry_after: reply.retry_after.or(status.retry_after()).or(terminating),
+        missing: missing.map(Box::new),
     }
 }
 
@@ -171,23 +191,11 @@ pub(crate) fn is_status(reply: &Reply) -> bool {
     Status::of(reply).kind == "Status"
 }
 
-fn forbidden(terminates: bool, said: &str, shown: &str, actor: &Actor<'_>) -> (Class, String) {
-    if said.contains("cannot impersonate") {
-        // An API server that has just started says so until its RBAC is loaded.
-        return (Class::Transient, format!("the host may not act as the plugin: {shown}"));
-    }
-    if terminates {
-        return (Class::Permanent, format!("{TERMINATING}: {shown}"));
-    }
-    match actor {
-        Actor::Plugin { host_namespace, name, .. } if said.contains("cannot") => {
-            let account = service_account(name);
-            let todo =
-                format!("grant it to ServiceAccount {host_namespace}/{account}, then it is tried again");
-            (Class::Permanent, format!("forbidden, {todo}: {shown}"))
-        }
-        Actor::Plugin { .. } | Actor::Host => (Class::Permanent, format!("forbidden: {shown}")),
-    }
+/// Refused for want of a right: whose, and the rule that is to be added. It is tried again by itself.
+fn lacking(missing: &Missing) -> (Class, String) {
+    // An API server that has just started says so until its RBAC is loaded.
+    let class = if missing.is_impersonation() { Class::Transient } else { Class::Permanent };
+    (class, printable(&format!("forbidden: {}", missing.advice()), ADVICE_MAX_BYTES))
 }
 
 /// The fence's own words about exactly our claim; nobody else's refusal can end a
@@ -342,8 +350,12 @@ mod tests {
 
     #[test]
     fn a_starting_api_server_that_refuses_impersonation_is_asked_again() {
-        let said = "serviceaccounts \"plugin-webapp\" is forbidden: User \"host\" cannot impersonate resource \"serviceaccounts\"";
-        assert_eq!(judged(403, &status(said)).class, Class::Transient);
+        let said = r#"serviceaccounts "plugin-webapp" is forbidden: User "host" cannot impersonate resource "serviceaccounts" in API group "" in the namespace "sys""#;
+        let failed = judged(403, &status(said));
+        assert_eq!(failed.class, Class::Transient);
+        let rule = r#"- {apiGroups: [""], resources: [serviceaccounts], resourceNames: [plugin-webapp], verbs: [impersonate]}"#;
+        assert!(failed.message.ends_with(rule), "{}", failed.message);
+        assert!(failed.missing.is_some_and(|missing| missing.rule() == rule));
     }
 
     #[test]
@@ -356,12 +368,16 @@ mod tests {
         assert_eq!(by_words.retry_after, Some(WHILE_TERMINATING), "it is left in peace");
         let by_cause = json!({"kind": "Status", "message": "no", "details": {"causes": [{"reason": "NamespaceTerminating"}]}});
         assert!(judged(403, &by_cause).message.starts_with("namespace is terminating"));
-        let rights = judged(403, &status("User \"x\" cannot patch resource \"configmaps\""));
-        assert!(
-            rights.message.contains("grant it to ServiceAccount sys/plugin-webapp"),
-            "{}",
-            rights.message
+        let said = r#"configmaps "a" is forbidden: User "system:serviceaccount:sys:plugin-webapp" cannot patch resource "configmaps" in API group "" in the namespace "x""#;
+        let rights = judged(403, &status(said));
+        assert_eq!(rights.class, Class::Permanent);
+        assert_eq!(
+            rights.message,
+            "forbidden: ServiceAccount sys/plugin-webapp may not patch configmaps in namespace x; add to a Role in \
+             namespace x, or a ClusterRole, that is bound to ServiceAccount sys/plugin-webapp: \
+             - {apiGroups: [\"\"], resources: [configmaps], verbs: [patch]}"
         );
+        assert!(judged(409, &status(said)).missing.is_none(), "that is not why it was refused");
     }
 
     #[test]

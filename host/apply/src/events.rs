@@ -33,6 +33,9 @@ const BURST: u32 = 25;
 /// all have something to say must not cost more writes than what they are about.
 const PLUGIN_BURST: u32 = 500;
 const PLUGIN_EVERY: Duration = Duration::from_millis(100);
+/// How long nothing is published in the name of an account that was refused for want of a right to: each pass that fails has something
+/// else to say, and would be refused as well.
+const DENIED_FOR: Duration = Duration::from_secs(10);
 /// Bounds of the API: bytes.
 const REASON_MAX_BYTES: usize = 128;
 const MESSAGE_MAX_BYTES: usize = 1024;
@@ -46,6 +49,8 @@ pub(crate) struct Events {
     budgets: Recent<Budget>,
     /// The host's own is among them.
     plugins: Recent<Budget>,
+    /// When a plugin was refused last for want of a right.
+    denied: Recent<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -86,10 +91,15 @@ impl Events {
             identities: Recent::new(REMEMBERED),
             budgets: Recent::new(REMEMBERED),
             plugins: Recent::new(REMEMBERED),
+            denied: Recent::new(REMEMBERED),
         }
     }
 
     fn begin(&mut self, identity: u64, object: u64, plugin: u64, now: Instant) -> Todo {
+        let denied = self.denied.get_mut(plugin).and_then(|at| *at);
+        if denied.is_some_and(|at| now.duration_since(at) < DENIED_FOR) {
+            return Todo::Drop;
+        }
         let known = self.identities.get_mut(identity).is_some();
         if !known && !self.budgets.entry(object, || Budget::new(BURST, EVERY, now)).take(now) {
             return Todo::Drop;
@@ -123,6 +133,12 @@ impl Events {
             entry.pending = before.saturating_sub(count).min(entry.pending);
             entry.shown = count;
         }
+    }
+
+    /// The plugin may not publish Events.
+    fn denied(&mut self, identity: u64, plugin: u64, now: Instant) {
+        *self.denied.entry(plugin, || None) = Some(now);
+        self.identities.remove(identity);
     }
 
     fn forget(&mut self, identity: u64) {
@@ -180,9 +196,14 @@ impl Writer {
                 lock(&self.events).forget(identity);
                 debug!(object = %on.object, message = failed.message, "Event not published");
             }
-            Err(failed) => warn!(
-                object = %on.object, reason = publication.reason, message = failed.message, "Event not published"
-            ),
+            Err(failed) => {
+                warn!(
+                    object = %on.object, reason = publication.reason, message = failed.message, "Event not published"
+                );
+                if failed.missing.is_some() {
+                    lock(&self.events).denied(identity, plugin, Instant::now());
+                }
+            }
         }
     }
 
@@ -324,6 +345,24 @@ mod tests {
             plugin: plugin.then(|| windlass_core::name::PluginName::try_new("webapp").expect("valid")),
             digest: plugin.then(|| windlass_core::name::Digest::of(b"x")),
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_may_not_publish_is_not_refused_with_each_pass() {
+        let api = Api::new();
+        let writer = api.writer();
+        let said = r#"events is forbidden: User "x" cannot create resource "events" in API group "" in the namespace "n""#;
+        api.always(StatusCode::FORBIDDEN, json!({"kind": "Status", "message": said}));
+        for i in 0..20 {
+            writer.publish(&on(true), &notice(&format!("Other{i}")), &claim()).await;
+        }
+        assert_eq!(api.requests().len(), 1);
+        writer.publish(&on(false), &notice("Own"), &claim()).await;
+        assert_eq!(api.requests().len(), 2, "the host's own are another account's");
+        api.always(StatusCode::CREATED, json!({}));
+        tokio::time::advance(DENIED_FOR).await;
+        writer.publish(&on(true), &notice("Other1"), &claim()).await;
+        assert_eq!(api.requests().len(), 3, "the right may be there by now");
     }
 
     #[tokio::test(start_paused = true)]

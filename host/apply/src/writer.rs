@@ -14,6 +14,7 @@ use windlass_core::key::ObjectRef;
 use windlass_core::kind::Kind;
 use windlass_core::name::PluginName;
 use windlass_core::object::{Meta, Object, ObjectError, hash64};
+use windlass_core::rights::Missing;
 
 use crate::answer::{Failed, refused, told_to_wait};
 use crate::events::Events;
@@ -152,6 +153,11 @@ pub trait Observe: Send + Sync + 'static {
     fn fence_unseen(&self, claim: &Claim) {
         let _ = claim;
     }
+
+    /// A write for this plugin, or the host's own, was refused for want of a right. Nothing by default.
+    fn denied(&self, plugin: Option<&PluginName>, missing: &Missing) {
+        let _ = (plugin, missing);
+    }
 }
 
 /// Writes to the API server, each write under the claim.
@@ -249,6 +255,9 @@ impl Writer {
         let class = result.as_ref().map(|_| ()).map_err(|failed| failed.class);
         if let Some(observe) = &self.observe {
             observe.wrote(plugin, verb, class, began.elapsed());
+            if let Some(missing) = result.as_ref().err().and_then(|failed| failed.missing.as_deref()) {
+                observe.denied(plugin, missing);
+            }
         }
         match &result {
             Ok(reply) => {

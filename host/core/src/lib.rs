@@ -33,6 +33,7 @@ pub mod plan;
 pub mod ports;
 pub mod probation;
 pub mod reads;
+pub mod rights;
 pub mod sampling;
 pub mod scope;
 pub mod snapshot;

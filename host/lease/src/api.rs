@@ -10,6 +10,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use jiff::Timestamp;
 use kube::client::Body;
+use windlass_core::rights::Missing;
 
 use crate::record::Lease;
 use crate::step::{Failure, Write};
@@ -146,8 +147,10 @@ fn refusal(status: StatusCode, body: &[u8]) -> ApiError {
     };
     let said = serde_json::from_slice::<serde_json::Value>(body).ok();
     let said = said.as_ref().and_then(|body| body.get("message")?.as_str()).unwrap_or_default();
+    let missing = Missing::of_refusal(said).filter(|_| status == StatusCode::FORBIDDEN);
     let said: String = said.chars().filter(|c| !c.is_control()).take(256).collect();
     let message = if said.is_empty() { status.to_string() } else { format!("{}: {said}", status.as_u16()) };
+    let message = missing.map_or(message, |missing| format!("{}: {}", status.as_u16(), missing.advice()));
     ApiError { failure, answered: true, message }
 }
 

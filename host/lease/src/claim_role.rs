@@ -28,6 +28,7 @@ use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::client::Body;
 use serde_json::{Value, json};
 use windlass_core::claim::{BootClock, Claim, Term};
+use windlass_core::rights::Missing;
 
 use crate::hook::{AcquireHook, HookError};
 
@@ -284,6 +285,9 @@ impl ClaimRole {
             StatusCode::CONFLICT => Err(Refused::Changed),
             status => {
                 let said = body["message"].as_str().unwrap_or_default();
+                if let Some(missing) = Missing::of_refusal(said).filter(|_| status == StatusCode::FORBIDDEN) {
+                    return Err(other(format!("{} {}", status.as_u16(), missing.advice())));
+                }
                 let said: String = said.chars().filter(|c| !c.is_control()).take(256).collect();
                 Err(other(format!("{} {said}", status.as_u16())))
             }

@@ -5,8 +5,10 @@
 //!
 //! What breaks below the leadership (watches, single requests, servers, kinds) is in the modules beside this file.
 
+mod credentials;
 mod kinds;
 mod requests;
+mod rights;
 mod servers;
 mod stand;
 mod streams;

@@ -16,6 +16,7 @@ use kube::client::Body;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout, timeout_at};
 use windlass_core::class::Class;
+use windlass_core::rights::Missing;
 
 /// Until the head of an answer must be there. The API server sends the head of a
 /// watch at once, and that of a list when the list is ready.
@@ -59,6 +60,8 @@ pub(crate) enum GetError {
         message: String,
         /// The pause that the server asked for, at most 60 s.
         retry_after: Option<Duration>,
+        /// The right for want of which it was refused.
+        missing: Option<Box<Missing>>,
     },
     /// The answer is not JSON by its own word: a proxy or a login page.
     #[error("answered with content type {0:?}, not application/json")]
@@ -97,7 +100,8 @@ impl GetError {
     pub(crate) fn class(&self) -> Class {
         match self {
             Self::Refused { code, .. } => match code {
-                408 | 410 | 429 | 500.. => Class::Transient,
+                // Credentials that were taken back are followed by new ones, which are found within a second.
+                401 | 408 | 410 | 429 | 500.. => Class::Transient,
                 409 => Class::Conflict,
                 _ => Class::Permanent,
             },
@@ -119,6 +123,14 @@ impl GetError {
     pub(crate) fn code(&self) -> Option<u16> {
         match self {
             Self::Refused { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+
+    /// The right for want of which it was refused.
+    pub(crate) fn missing(&self) -> Option<&Missing> {
+        match self {
+            Self::Refused { missing, .. } => missing.as_deref(),
             _ => None,
         }
     }
@@ -249,10 +261,14 @@ pub(crate) fn status_error(text: &str, code: u16) -> GetError {
             reason: String::new(),
             message: short(text.trim()),
             retry_after: None,
+            missing: None,
         };
     };
+    let code = status.code.unwrap_or(code);
+    let missing = status.message.as_deref().filter(|_| code == 403).and_then(Missing::of_refusal);
     GetError::Refused {
-        code: status.code.unwrap_or(code),
+        code,
+        missing: missing.map(Box::new),
         reason: short(&status.reason.unwrap_or_default()),
         message: short(&status.message.unwrap_or_default()),
         retry_after: status

@@ -333,6 +333,7 @@ impl KindCache {
             watches: counters.watches,
             events: counters.events,
             errors: counters.errors,
+            missing_right: counters.missing().map(|missing| missing.view()),
             last_error: counters.last_error,
         }
     }

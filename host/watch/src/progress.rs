@@ -6,12 +6,13 @@ use serde::Serialize;
 use tokio::time::Instant;
 use windlass_core::class::Class;
 use windlass_core::kind::Gvk;
+use windlass_core::rights::{Missing, MissingView};
 
 use crate::get::GetError;
 
 /// After so many refusals in a row a right is taken to be missing. Not after the first:
 /// an API server that has just started refuses until it has read its own rules.
-const DENIED: u32 = 3;
+pub(crate) const DENIED: u32 = 3;
 
 /// What a watch is doing now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -74,6 +75,9 @@ pub struct WatchStatus {
     pub errors: u64,
     /// The last failure in one line, at most 256 characters.
     pub last_error: Option<String>,
+    /// The right that the host lacks to read the kind, while it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing_right: Option<MissingView>,
 }
 
 /// The counters of one watch; shared between its driver and its readers.
@@ -91,6 +95,8 @@ pub(crate) struct Counters {
     /// Refusals in a row that only a person can end.
     refusals: u32,
     last_failure: Option<Instant>,
+    /// The right that the last of them lacked.
+    missing: Option<Missing>,
     last_event: Option<Instant>,
     alive: Option<Instant>,
 }
@@ -103,7 +109,7 @@ impl Progress {
     pub(crate) fn listed(&self) {
         let mut counters = self.lock();
         counters.lists += 1;
-        counters.refusals = 0;
+        counters.granted();
         counters.alive = Some(Instant::now());
     }
 
@@ -115,7 +121,7 @@ impl Progress {
         let mut counters = self.lock();
         counters.phase = Phase::Watching;
         counters.watches += 1;
-        counters.refusals = 0;
+        counters.granted();
         counters.alive = Some(Instant::now());
     }
 
@@ -131,6 +137,7 @@ impl Progress {
         if error.class() == Class::Permanent {
             let mut counters = self.lock();
             counters.refusals = counters.refusals.saturating_add(1);
+            counters.missing = error.missing().cloned();
         }
     }
 
@@ -157,6 +164,15 @@ impl Progress {
 }
 
 impl Counters {
+    fn granted(&mut self) {
+        (self.refusals, self.missing) = (0, None);
+    }
+
+    /// The right for want of which the API server keeps refusing it.
+    pub(crate) fn missing(&self) -> Option<Missing> {
+        self.missing.clone().filter(|_| self.refusals >= DENIED)
+    }
+
     /// With those of the parts of one kind: counts add up, and of the rest the worst is told. A kind that is not in
     /// [`Phase::Listing`] is in a phase of its own.
     pub(crate) fn with_parts(mut self, parts: &[Self]) -> Self {
@@ -174,7 +190,10 @@ impl Counters {
         for part in parts {
             self.absorb(part);
             self.last_event = self.last_event.max(part.last_event);
-            self.refusals = self.refusals.max(part.refusals);
+            if part.refusals > self.refusals {
+                self.refusals = part.refusals;
+                self.missing.clone_from(&part.missing);
+            }
         }
         // One that has never been heard of is the oldest.
         self.alive = parts.iter().map(|part| part.alive).min().flatten();

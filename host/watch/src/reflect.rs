@@ -10,7 +10,7 @@
 //! | somebody asks for a list | the same, at once |
 //! | somebody doubts that it lives | the next one, at once, over another connection |
 //! | 404 | [`Reflector::run`] returns: discovery must decide |
-//! | 401, 403 | a longer pause: rights may come later |
+//! | 403 | a longer pause, of 30 s at most: rights may come later |
 //!
 //! A pause doubles with each failure in a row and is never shorter than what the
 //! server asked for. Nothing here spins: without progress there is a pause.
@@ -27,7 +27,7 @@ use crate::anew::Anew;
 use crate::doubt::Doubt;
 use crate::get::{GetError, HEAD_WITHIN};
 use crate::list::{Head, Pages};
-use crate::progress::{Phase, Progress};
+use crate::progress::{DENIED, Phase, Progress};
 use crate::selection::Selection;
 use crate::stream::{Event, Stream};
 
@@ -328,6 +328,9 @@ impl<'a, T: Target> Reflector<'a, T> {
             tracing::warn!(%kind, error = %error.line(), "watch broke, trying again");
         } else {
             tracing::debug!(%kind, failures = self.pauses.failures, error = %error.line(), "watch failed again");
+        }
+        if let Some(missing) = error.missing().filter(|_| self.pauses.failures == DENIED) {
+            tracing::warn!(%kind, "a right is missing: {}", missing.advice());
         }
         tokio::time::sleep(pause).await;
     }

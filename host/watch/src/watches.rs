@@ -19,6 +19,7 @@ use windlass_core::manifest::Manifest;
 use windlass_core::name::{Digest, PluginName};
 use windlass_core::object::{Object, ObjectError};
 use windlass_core::ports::Sink;
+use windlass_core::rights::Missing;
 
 use crate::cache::ClusterCache;
 use crate::discovery::{Found, discover};
@@ -139,6 +140,17 @@ impl Watches {
     /// become false again when more is wanted.
     pub fn is_ready(&self) -> bool {
         self.cache.is_ready()
+    }
+
+    /// The rights without which kinds cannot be read, each with the plugins that wait for it. Not what was refused
+    /// for a moment: an API server that has just started does that.
+    pub fn denied(&self) -> Vec<(Missing, Vec<PluginName>)> {
+        let kinds = self.cache.kinds().into_iter();
+        kinds
+            .filter_map(|kind| {
+                Some((kind.counters().missing()?, kind.need().users.iter().cloned().collect()))
+            })
+            .collect()
     }
 
     /// How every watch is doing, ordered by kind.

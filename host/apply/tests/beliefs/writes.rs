@@ -166,8 +166,10 @@ async fn missing_rights_are_said_with_what_to_grant() -> Result<()> {
     let plan = world.plan(&[], &[config_map("c", "x")], None).await?;
     let error = world.writer.execute(&plan, &world.claim).await.result.expect_err("nothing granted");
     assert_eq!(error.class, Class::Permanent);
-    let todo = format!("grant it to ServiceAccount {}/plugin-webapp", world.namespace);
-    assert!(error.message.contains(&todo), "{error}");
+    let account = format!("ServiceAccount {}/plugin-webapp may not patch configmaps", world.namespace);
+    assert!(error.message.contains(&account), "{error}");
+    let rule = r#": - {apiGroups: [""], resources: [configmaps], verbs: [patch]}"#;
+    assert!(error.message.ends_with(rule), "{error}");
     Ok(())
 }
 

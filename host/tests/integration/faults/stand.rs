@@ -2,6 +2,7 @@
 //! 30 s everything is as it should be, and then there is silence.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -37,12 +38,34 @@ impl Stand {
 
     /// The same on a control plane of another kind.
     pub(super) async fn with(prefix: &str, options: Options) -> Self {
+        Self::start(prefix, options, None::<fn(&Scene) -> std::future::Ready<PathBuf>>).await
+    }
+
+    /// The same with a replica that goes by this kubeconfig, and not through the port.
+    pub(super) async fn reached_by(
+        prefix: &str,
+        options: Options,
+        kubeconfig: impl AsyncFnOnce(&Scene) -> PathBuf,
+    ) -> Self {
+        Self::start(prefix, options, Some(kubeconfig)).await
+    }
+
+    async fn start(
+        prefix: &str,
+        options: Options,
+        kubeconfig: Option<impl AsyncFnOnce(&Scene) -> PathBuf>,
+    ) -> Self {
         let scene = Scene::fresh_with(prefix, options).await;
         scene.install_fixture("greeter").await;
         let faultd = Faultd::start(scene.control()).expect("a proxy");
-        let token = scene.control().service_account_token(HOST, "windlass").await.expect("a token");
         let port = faultd.listen().await.expect("a port");
-        let kubeconfig = port.kubeconfig(scene.control(), "windlass-0", &token).expect("a kubeconfig");
+        let kubeconfig = match kubeconfig {
+            Some(kubeconfig) => kubeconfig(&scene).await,
+            None => {
+                let token = scene.control().service_account_token(HOST, "windlass").await.expect("a token");
+                port.kubeconfig(scene.control(), "windlass-0", &token).expect("a kubeconfig")
+            }
+        };
         scene.keep(scene.replica_with("windlass-0", &kubeconfig, &[]).expect("the host starts")).await;
         scene.ready().await;
         scene.leader().await;
@@ -165,16 +188,21 @@ impl Stand {
 
     /// Waits until everything is as it should be, which is within 30 s of `ended`, and for the silence after it.
     pub(super) async fn settles(&self, fault: &str, ended: Instant) {
+        self.settles_within(fault, ended, CONVERGES).await;
+    }
+
+    /// The same for what may take longer.
+    pub(super) async fn settles_within(&self, fault: &str, ended: Instant, most: Duration) {
         loop {
             self.collect().await;
             match self.amiss().await {
                 Ok(()) => break,
                 Err(why) => {
                     let log = || async { self.scene.all().await[0].log() };
-                    if ended.elapsed() > CONVERGES {
+                    if ended.elapsed() > most {
                         let log = log().await;
                         let tail = log.lines().rev().take(40).collect::<Vec<_>>();
-                        panic!("{fault}: {CONVERGES:?} after it {why}\n{}", tail.join("\n"));
+                        panic!("{fault}: {most:?} after it {why}\n{}", tail.join("\n"));
                     }
                 }
             }
