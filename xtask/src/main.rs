@@ -1,4 +1,4 @@
-//! Everything that is run by hand: `cargo xtask up | test | plugin | author | dist | nemesis | fuzz | bench`.
+//! Everything that is run by hand: `cargo xtask up | test | plugin | author | dist | image | nemesis | fuzz | bench`.
 
 mod author;
 mod bench;
@@ -6,6 +6,7 @@ mod build;
 mod demo;
 mod dist;
 mod fuzz;
+mod image;
 mod nemesis;
 mod plugin;
 mod steps;
@@ -40,6 +41,8 @@ enum Command {
     Author,
     /// Build the plugins to where `deploy/` finds them, and write dist/install.yaml.
     Dist,
+    /// Build the host's image as an OCI archive, without a containers engine, and the bill of what is in it.
+    Image(image::Image),
     /// Kill, freeze, stop, cut off and slow leaders under load, and judge it by the API server's own records.
     Nemesis(nemesis::Nemesis),
     /// Throw bytes at what reads strangers' bytes, guided by coverage; the corpus is in fuzz/.
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Plugin(args) => args.run(),
         Command::Author => author::run(),
         Command::Dist => dist::run(),
+        Command::Image(image) => image.run(),
         Command::Nemesis(nemesis) => nemesis.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
         Command::Bench(bench) => bench.run(),

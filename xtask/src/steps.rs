@@ -1,9 +1,10 @@
 //! Steps that are run one after the other, each with a name and its time.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// What ran so far.
 #[derive(Default)]
@@ -40,6 +41,18 @@ impl Steps {
         }
         Ok(())
     }
+}
+
+/// What `program` prints when it is run with `args` in `folder`.
+///
+/// # Errors
+/// If it does not succeed; the message is its own.
+pub(crate) fn output(program: &str, args: &[&str], folder: &Path) -> Result<String> {
+    let output = Command::new(program).args(args).current_dir(folder).output();
+    let output = output.with_context(|| format!("start {program}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {}: {}", args.join(" "), said.trim());
+    String::from_utf8(output.stdout).with_context(|| format!("what {program} prints"))
 }
 
 /// Runs `program` with `args` in the workspace, its output passed through.
