@@ -64,7 +64,7 @@ fn secret(name: &str) -> String {
 /// A token of the host's account that is good for as long as there is a Secret of this name.
 async fn token(scene: &Scene, name: &str) -> String {
     let object = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": HOST}});
-    let made = scene.apply_cluster(&secret("").trim_end_matches('/').to_owned(), object).await;
+    let made = scene.apply_cluster(secret("").trim_end_matches('/'), object).await;
     let bound = json!({"apiVersion": "v1", "kind": "Secret", "name": name, "uid": made["metadata"]["uid"]});
     let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
         "spec": {"expirationSeconds": 3600, "boundObjectRef": bound}});
