@@ -215,15 +215,13 @@ fn warn_of_end(expires: Option<i64>) {
     }
 }
 
-/// Both files, of one version if a kubelet keeps them: it swaps `..data`, so the folder behind it is looked up once.
+/// Both files. They may be of two versions if they are swapped just now; the next reading has both of one.
 async fn read(directory: &Path) -> Result<Pair, String> {
-    let data = tokio::fs::canonicalize(directory.join("..data")).await;
-    let folder = data.unwrap_or_else(|_| directory.to_owned());
     let file = async |name: &str| {
         let shown = directory.join(name);
         let mut bytes = Vec::new();
         let read = async {
-            let file = File::open(folder.join(name)).await?;
+            let file = File::open(&shown).await?;
             file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes).await
         };
         match read.await {
