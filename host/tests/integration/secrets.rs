@@ -69,7 +69,7 @@ async fn what_stands_in_a_secret_or_a_token_is_in_no_log_event_metric_or_view() 
         "metadata": {"name": "login", "namespace": scene.namespace}, "data": {"password": STANDARD.encode(&decoded)},
     });
     scene.control().apply(&secret.to_string()).await.expect("the Secret applies");
-    scene.replicas(1, &["--metrics-secure=true", "--log=debug", "--quarantine-faults=1000000"]).await;
+    scene.replicas(1, &["--metrics-secure=true", "--log=trace", "--quarantine-faults=1000000"]).await;
     let address = scene.all().await[0].metrics_address();
     let token = bound_token(&scene, "looker", &["windlass-metrics-reader", "windlass-debug-reader"]).await;
     let reader = Reader::new(address, &token);
