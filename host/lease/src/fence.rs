@@ -61,13 +61,15 @@ pub async fn look(client: &kube::Client, namespace: &str) -> Presence {
     if namespace == NAMESPACE {
         return look_at(client, &shipped, namespace).await;
     }
-    match look_at(client, &own, namespace).await {
-        Presence::Present => Presence::Present,
-        // A single host in another namespace may have kept the name; of both the own one is worth a word.
-        other => match look_at(client, &shipped, namespace).await {
-            Presence::Present => Presence::Present,
-            _ => other,
-        },
+    let at_own = look_at(client, &own, namespace).await;
+    if at_own == Presence::Present {
+        return at_own;
+    }
+    // A single host in another namespace may have kept the name, and rights to look at that one alone.
+    match (at_own, look_at(client, &shipped, namespace).await) {
+        (_, Presence::Present) => Presence::Present,
+        (Presence::Unknown(_), Presence::Absent(why)) => Presence::Absent(why),
+        (at_own, _) => at_own,
     }
 }
 

@@ -12,22 +12,22 @@ use crate::world::{CONFIG_MAP, World, config_map, decision, gvk, key, ms, object
 #[tokio::test(start_paused = true)]
 async fn a_read_brings_its_key_back() {
     let world = World::leader(|_, _, reader| {
-        let secret = reader.get(&object("v1/Secret", "s")).expect("allowed");
-        config_map("c", secret.map_or("absent".into(), |s| s.value()["data"].to_string()).as_str())
+        let range = reader.get(&object("v1/LimitRange", "s")).expect("allowed");
+        config_map("c", range.map_or("absent".into(), |s| s.value()["data"].to_string()).as_str())
     });
     let data = |w: &World| w.cluster.stored(&object(CONFIG_MAP, "c")).expect("written")["data"]["k"].clone();
     world.cluster.web("a");
     world.run_for(ms(100)).await;
     assert_eq!(data(&world), "absent");
     let open = json!({"open": "yes"});
-    world.cluster.put(&object("v1/Secret", "s"), json!({"metadata": {"labels": open}, "data": 1}));
+    world.cluster.put(&object("v1/LimitRange", "s"), json!({"metadata": {"labels": open}, "data": 1}));
     world.run_for(ms(100)).await;
     assert_eq!(data(&world), "1");
-    world.cluster.put(&object("v1/Secret", "s"), json!({"metadata": {"labels": open}, "data": 2}));
+    world.cluster.put(&object("v1/LimitRange", "s"), json!({"metadata": {"labels": open}, "data": 2}));
     world.run_for(ms(100)).await;
     assert_eq!(data(&world), "2");
     // Its labels no longer open it for this plugin: it is as if it were not there.
-    world.cluster.put(&object("v1/Secret", "s"), json!({"metadata": {}, "data": 3}));
+    world.cluster.put(&object("v1/LimitRange", "s"), json!({"metadata": {}, "data": 3}));
     world.run_for(ms(100)).await;
     assert_eq!(data(&world), "absent");
 }
@@ -35,16 +35,16 @@ async fn a_read_brings_its_key_back() {
 #[tokio::test(start_paused = true)]
 async fn a_list_that_gains_a_member_brings_its_key_back() {
     let world = World::leader(|_, _, reader| {
-        let query = Query { gvk: gvk("v1/Secret"), namespace: None, labels: vec![] };
+        let query = Query { gvk: gvk("v1/LimitRange"), namespace: None, labels: vec![] };
         config_map("c", &reader.list(&query).expect("allowed").len().to_string())
     });
     world.cluster.web("a");
     world.run_for(ms(100)).await;
-    let secret = |name: &str, open| {
-        world.cluster.put(&object("v1/Secret", name), json!({"metadata": {"labels": {"open": open}}}));
+    let range = |name: &str, open| {
+        world.cluster.put(&object("v1/LimitRange", name), json!({"metadata": {"labels": {"open": open}}}));
     };
-    secret("s1", "yes");
-    secret("s2", "no");
+    range("s1", "yes");
+    range("s2", "no");
     world.run_for(ms(100)).await;
     let child = world.cluster.stored(&object(CONFIG_MAP, "c")).expect("written");
     assert_eq!(child["data"]["k"], "1");
@@ -54,13 +54,13 @@ async fn a_list_that_gains_a_member_brings_its_key_back() {
 #[tokio::test(start_paused = true)]
 async fn what_changes_while_it_is_read_is_read_again() {
     let world = World::leader(|_, _, reader| {
-        reader.get(&object("v1/Secret", "s")).expect("allowed");
+        reader.get(&object("v1/LimitRange", "s")).expect("allowed");
         decision(&[])
     });
     world.brain.takes(ms(1000));
     world.cluster.web("a");
     world.run_for(ms(500)).await;
-    world.cluster.put(&object("v1/Secret", "s"), json!({"metadata": {"labels": {"open": "yes"}}}));
+    world.cluster.put(&object("v1/LimitRange", "s"), json!({"metadata": {"labels": {"open": "yes"}}}));
     world.run_for(ms(5000)).await;
     assert_eq!(world.brain.calls(), 2);
 }
@@ -69,7 +69,7 @@ async fn what_changes_while_it_is_read_is_read_again() {
 async fn a_pass_that_fails_forgets_nothing_that_was_read() {
     let calls = AtomicUsize::new(0);
     let world = World::leader(move |_, _, reader| match calls.fetch_add(1, Ordering::Relaxed) {
-        0 => reader.get(&object("v1/Secret", "s")).map(|_| decision(&[])).expect("allowed"),
+        0 => reader.get(&object("v1/LimitRange", "s")).map(|_| decision(&[])).expect("allowed"),
         _ => refused(Code::Trap),
     });
     world.cluster.web("a");
@@ -78,7 +78,12 @@ async fn a_pass_that_fails_forgets_nothing_that_was_read() {
     world.run_for(ms(100)).await;
     assert!(world.brain.calls() > 1);
     assert!(
-        world.cluster.reads(&key("a")).expect("still watched").objects.contains(&object("v1/Secret", "s"))
+        world
+            .cluster
+            .reads(&key("a"))
+            .expect("still watched")
+            .objects
+            .contains(&object("v1/LimitRange", "s"))
     );
 }
 
@@ -87,14 +92,14 @@ async fn what_is_no_longer_read_is_no_longer_watched() {
     let calls = AtomicUsize::new(0);
     let world = World::leader(move |_, _, reader| {
         let name = format!("s{}", calls.fetch_add(1, Ordering::Relaxed));
-        reader.get(&object("v1/Secret", &name)).map(|_| decision(&[])).expect("allowed")
+        reader.get(&object("v1/LimitRange", &name)).map(|_| decision(&[])).expect("allowed")
     });
     for _ in 0..5 {
         world.cluster.web("a");
         world.run_for(ms(100)).await;
     }
     let reads = world.cluster.reads(&key("a")).expect("watched");
-    assert_eq!(reads.objects.into_iter().collect::<Vec<_>>(), [object("v1/Secret", "s4")]);
+    assert_eq!(reads.objects.into_iter().collect::<Vec<_>>(), [object("v1/LimitRange", "s4")]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -102,7 +107,7 @@ async fn a_plugin_that_fails_and_reads_something_new_each_time_is_not_watched_wi
     let calls = AtomicUsize::new(0);
     let world = World::leader(move |_, _, reader| {
         let name = format!("s{}", calls.fetch_add(1, Ordering::Relaxed));
-        reader.get(&object("v1/Secret", &name)).expect("allowed");
+        reader.get(&object("v1/LimitRange", &name)).expect("allowed");
         refused(Code::Trap)
     });
     world.cluster.web("a");
@@ -183,11 +188,11 @@ async fn what_a_list_says_of_our_own_write_counts_even_if_it_is_not_there() {
 #[tokio::test(start_paused = true)]
 async fn a_kind_that_is_not_listed_yet_is_waited_for_without_a_fault() {
     let world = one_child();
-    world.cluster.set_synced("v1/Secret", false);
+    world.cluster.set_synced("v1/LimitRange", false);
     world.cluster.web("a");
     world.run_for(ms(20_000)).await;
     assert_eq!((world.brain.calls(), world.cluster.notices().len()), (0, 0));
-    world.cluster.set_synced("v1/Secret", true);
+    world.cluster.set_synced("v1/LimitRange", true);
     world.run_for(ms(2100)).await;
     assert_eq!(world.cluster.log().len(), 1);
 }
@@ -195,7 +200,7 @@ async fn a_kind_that_is_not_listed_yet_is_waited_for_without_a_fault() {
 #[tokio::test(start_paused = true)]
 async fn a_kind_to_read_that_does_not_exist_stops_nobody() {
     let world = one_child();
-    world.cluster.set_absent("v1/Secret");
+    world.cluster.set_absent("v1/LimitRange");
     world.cluster.web("a");
     world.run_for(ms(100)).await;
     assert_eq!(world.cluster.log().len(), 1);
@@ -205,13 +210,13 @@ async fn a_kind_to_read_that_does_not_exist_stops_nobody() {
 #[tokio::test(start_paused = true)]
 async fn a_kind_of_which_discovery_has_said_nothing_yet_is_waited_for() {
     let world = one_child();
-    world.cluster.set_absent("v1/Secret");
-    world.cluster.set_synced("v1/Secret", false);
+    world.cluster.set_absent("v1/LimitRange");
+    world.cluster.set_synced("v1/LimitRange", false);
     world.cluster.web("a");
     world.run_for(ms(5000)).await;
     assert_eq!(world.brain.calls(), 0);
     // Now it is known not to be served.
-    world.cluster.set_synced("v1/Secret", true);
+    world.cluster.set_synced("v1/LimitRange", true);
     world.run_for(ms(5000)).await;
     assert!(world.brain.calls() > 0);
 }
@@ -219,7 +224,7 @@ async fn a_kind_of_which_discovery_has_said_nothing_yet_is_waited_for() {
 #[tokio::test(start_paused = true)]
 async fn what_is_kept_for_the_keys_of_a_plugin_that_is_gone_goes_too() {
     let world = World::leader(|_, _, reader| {
-        reader.get(&object("v1/Secret", "s")).expect("allowed");
+        reader.get(&object("v1/LimitRange", "s")).expect("allowed");
         config_map("c", "v")
     });
     world.cluster.web("a");

@@ -59,24 +59,25 @@ async fn a_resync_offers_only_what_is_not_known_to_be_as_it_should() {
     world.run_for(ms(10)).await;
     assert!(world.brain.asked()[calls..].iter().all(|name| name == "bad"));
     assert_eq!(world.counts.skipped(), 600);
-    world.cluster.set_synced("v1/Secret", false);
+    world.cluster.set_synced("v1/LimitRange", false);
     assert_eq!(world.reconciler.resync().await, Resynced { offered: 601, skipped: 0 });
 }
 
 #[tokio::test(start_paused = true)]
 async fn whatever_a_pass_saw_ends_its_memo_when_it_changes() {
     let world = World::leader(|pass, _, reader| {
-        reader.get(&object("v1/Secret", "there")).expect("allowed");
-        reader.get(&object("v1/Secret", "absent")).expect("allowed");
-        let query = Query { gvk: gvk("v1/Secret"), namespace: None, labels: vec![("in".into(), "y".into())] };
+        reader.get(&object("v1/LimitRange", "there")).expect("allowed");
+        reader.get(&object("v1/LimitRange", "absent")).expect("allowed");
+        let query =
+            Query { gvk: gvk("v1/LimitRange"), namespace: None, labels: vec![("in".into(), "y".into())] };
         reader.list(&query).expect("allowed");
         config_map(&pass.key.name, "v")
     });
-    let secret = |name: &str, listed: &str| {
+    let range = |name: &str, listed: &str| {
         let labels = json!({"open": "yes", "in": listed});
-        world.cluster.put(&object("v1/Secret", name), json!({"metadata": {"labels": labels}}));
+        world.cluster.put(&object("v1/LimitRange", name), json!({"metadata": {"labels": labels}}));
     };
-    ["there", "m1", "m2"].iter().for_each(|name| secret(name, if *name == "there" { "n" } else { "y" }));
+    ["there", "m1", "m2"].iter().for_each(|name| range(name, if *name == "there" { "n" } else { "y" }));
     world.cluster.web("a");
     world.run_for(ms(1000)).await;
     assert_eq!(asked(&world, &["a"]).await, 0);
@@ -85,12 +86,12 @@ async fn whatever_a_pass_saw_ends_its_memo_when_it_changes() {
     let changes: [Change<'_>; 8] = [
         ("the primary", Box::new(|| cluster.web("a"))),
         ("the child", Box::new(|| cluster.delete(&object(CONFIG_MAP, "a")))),
-        ("what was read", Box::new(|| secret("there", "n"))),
-        ("what was read is gone", Box::new(|| cluster.delete(&object("v1/Secret", "there")))),
-        ("what was not there", Box::new(|| secret("absent", "n"))),
-        ("a member of the list", Box::new(|| secret("m1", "y"))),
-        ("a new member", Box::new(|| secret("m3", "y"))),
-        ("one member less", Box::new(|| secret("m2", "n"))),
+        ("what was read", Box::new(|| range("there", "n"))),
+        ("what was read is gone", Box::new(|| cluster.delete(&object("v1/LimitRange", "there")))),
+        ("what was not there", Box::new(|| range("absent", "n"))),
+        ("a member of the list", Box::new(|| range("m1", "y"))),
+        ("a new member", Box::new(|| range("m3", "y"))),
+        ("one member less", Box::new(|| range("m2", "n"))),
     ];
     for (what, change) in changes {
         let before = world.brain.calls();
@@ -113,7 +114,7 @@ async fn another_component_setting_or_crd_asks_again_and_of_its_own_plugin_only(
     assert_eq!(asked(&world, &["a"]).await, 1, "the settings");
     world.brain.serve(Serving { settings: settings.clone(), load: LoadId(9), ..serving("web", false) });
     assert_eq!(asked(&world, &["a"]).await, 1, "the limits");
-    for kind in [WEB, CONFIG_MAP, "v1/Secret"] {
+    for kind in [WEB, CONFIG_MAP, "v1/LimitRange"] {
         world.cluster.new_era(kind);
         assert_eq!((asked(&world, &["a"]).await, asked(&world, &["a"]).await), (1, 0), "{kind}");
     }
@@ -186,7 +187,7 @@ async fn what_was_looked_at_in_two_states_is_not_remembered() {
     let (cluster, moves) = (std::sync::Arc::new(std::sync::OnceLock::new()), AtomicBool::new(true));
     let its = cluster.clone();
     let world = World::leader(move |_, _, reader| {
-        let of = object("v1/Secret", "s");
+        let of = object("v1/LimitRange", "s");
         let before = reader.get(&of).expect("allowed").map(|s| s.number());
         let cluster: &std::sync::Arc<crate::world::Cluster> = its.get().expect("set");
         if moves.swap(false, Ordering::Relaxed) {

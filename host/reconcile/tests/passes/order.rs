@@ -83,7 +83,7 @@ async fn no_more_passes_than_allowed_are_under_way() {
 #[tokio::test(start_paused = true)]
 async fn a_plugin_that_is_gone_takes_its_keys_along() {
     let world = World::leader(|_, _, reader| {
-        reader.get(&object("v1/Secret", "s")).expect("allowed");
+        reader.get(&object("v1/LimitRange", "s")).expect("allowed");
         refused(Code::Trap)
     });
     world.cluster.web("a");

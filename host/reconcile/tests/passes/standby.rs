@@ -122,7 +122,7 @@ async fn an_object_that_never_rests_costs_a_standby_little_and_its_last_state_is
 #[tokio::test(start_paused = true)]
 async fn a_read_brings_a_key_back_on_a_standby_too() {
     let world =
-        World::standby(|_, _, reader| match reader.get(&object("v1/Secret", "s")).expect("allowed") {
+        World::standby(|_, _, reader| match reader.get(&object("v1/LimitRange", "s")).expect("allowed") {
             Some(_) => config_map("c", "v"),
             None => decision(&[]),
         });
@@ -130,7 +130,7 @@ async fn a_read_brings_a_key_back_on_a_standby_too() {
     world.run_for(ms(1000)).await;
     assert!(world.queue.is_empty());
     let open = json!({"metadata": {"labels": {"open": "yes"}}});
-    world.cluster.put(&object("v1/Secret", "s"), open);
+    world.cluster.put(&object("v1/LimitRange", "s"), open);
     world.run_for(ms(1000)).await;
     assert_eq!((world.brain.calls(), world.queue.parked()), (2, 1));
 }
@@ -138,7 +138,7 @@ async fn a_read_brings_a_key_back_on_a_standby_too() {
 #[tokio::test(start_paused = true)]
 async fn a_standby_forgets_what_is_gone() {
     let world = World::standby(|_, _, reader| {
-        reader.get(&object("v1/Secret", "s")).expect("allowed");
+        reader.get(&object("v1/LimitRange", "s")).expect("allowed");
         config_map("c", "v")
     });
     world.cluster.web("a");

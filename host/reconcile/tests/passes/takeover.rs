@@ -158,11 +158,11 @@ async fn a_failure_on_a_standby_is_tried_at_once_at_takeover() {
 #[tokio::test(start_paused = true)]
 async fn a_key_of_a_kind_that_was_not_listed_is_looked_at_at_takeover() {
     let world = World::standby(|pass, _, _| config_map(&pass.key.name, "v"));
-    world.cluster.set_synced("v1/Secret", false);
+    world.cluster.set_synced("v1/LimitRange", false);
     world.cluster.web("a");
     world.run_for(ms(60_000)).await;
     assert_eq!(world.brain.calls(), 0);
-    world.cluster.set_synced("v1/Secret", true);
+    world.cluster.set_synced("v1/LimitRange", true);
     world.lead(1);
     world.run_for(ms(1)).await;
     assert_eq!(world.cluster.log(), ["create v1/ConfigMap ns/a"]);

@@ -21,7 +21,7 @@ use crate::world::{CONFIG_MAP, HOST, Reply, WEB, World, gvk, ms, object, serving
 
 /// Primaries, and objects that are read: the first by its name, the others only in a list.
 const NAMES: [&str; 3] = ["a", "b", "c"];
-const SECRETS: [&str; 3] = ["s0", "s1", "s2"];
+const RANGES: [&str; 3] = ["s0", "s1", "s2"];
 /// How long the clock of a plugin that reads it stands still.
 const TICK: Duration = Duration::from_secs(600);
 /// Within how long everything settles once nothing changes any more; keys that wait for an own write that
@@ -35,13 +35,13 @@ const LATE: Duration = Duration::from_secs(3);
 pub(crate) enum Op {
     Primary(usize, u8),
     NoPrimary(usize),
-    Secret {
+    Range {
         name: usize,
         open: bool,
         listed: bool,
         data: u8,
     },
-    NoSecret(usize),
+    NoRange(usize),
     /// Somebody else writes a child.
     Child(usize, u8),
     NoChild(usize),
@@ -64,15 +64,15 @@ pub(crate) enum Op {
 }
 
 pub(crate) fn op() -> impl Strategy<Value = Op> {
-    let (name, secret) = (0..NAMES.len(), 0..SECRETS.len());
+    let (name, range) = (0..NAMES.len(), 0..RANGES.len());
     let mostly = || prop::bool::weighted(0.75);
     let waits = prop_oneof![Just(1), 1..3_000u32, Just(60_000), Just(700_000)];
     prop_oneof![
         5 => (name.clone(), 0..6u8).prop_map(|(name, spec)| Op::Primary(name, spec)),
         1 => name.clone().prop_map(Op::NoPrimary),
-        5 => (secret.clone(), mostly(), mostly(), 0..3u8)
-            .prop_map(|(name, open, listed, data)| Op::Secret { name, open, listed, data }),
-        2 => secret.prop_map(Op::NoSecret),
+        5 => (range.clone(), mostly(), mostly(), 0..3u8)
+            .prop_map(|(name, open, listed, data)| Op::Range { name, open, listed, data }),
+        2 => range.prop_map(Op::NoRange),
         2 => (name.clone(), 0..3u8).prop_map(|(name, data)| Op::Child(name, data)),
         2 => name.clone().prop_map(Op::NoChild),
         2 => (0..3u8, any::<bool>()).prop_map(|(version, clock)| Op::Component { version, clock }),
@@ -261,13 +261,13 @@ impl Side {
                 // The garbage collector.
                 children(name).iter().for_each(|child| cluster.delete(&object(CONFIG_MAP, child)));
             }
-            Op::Secret { name, open, listed, data } => {
+            Op::Range { name, open, listed, data } => {
                 let yes = |yes| if yes { "yes" } else { "no" };
                 let labels = json!({"open": yes(open), "listed": yes(listed && name > 0)});
                 let body = json!({"metadata": {"labels": labels}, "data": data});
-                cluster.put(&object("v1/Secret", SECRETS[name]), body);
+                cluster.put(&object("v1/LimitRange", RANGES[name]), body);
             }
-            Op::NoSecret(name) => cluster.delete(&object("v1/Secret", SECRETS[name])),
+            Op::NoRange(name) => cluster.delete(&object("v1/LimitRange", RANGES[name])),
             Op::Child(name, data) => {
                 let child = object(CONFIG_MAP, NAMES[name]);
                 if let Some(mut body) = cluster.stored(&child) {
@@ -362,16 +362,16 @@ impl Plugin {
     fn decide(&self, name: &str, snapshot: &Snapshot, reader: &dyn Reader, time: Duration) -> Decision {
         let spec = snapshot.primary.value()["spec"].as_u64().unwrap_or(0);
         let data = |object: &windlass_core::object::Object| object.value()["data"].to_string();
-        let read: Vec<String> = SECRETS[..1]
+        let read: Vec<String> = RANGES[..1]
             .iter()
-            .map(|secret| reader.get(&object("v1/Secret", secret)).expect("allowed"))
-            .map(|secret| secret.map_or("absent".into(), |secret| data(&secret)))
+            .map(|range| reader.get(&object("v1/LimitRange", range)).expect("allowed"))
+            .map(|range| range.map_or("absent".into(), |range| data(&range)))
             .collect();
         let labels = vec![("listed".to_owned(), "yes".to_owned())];
-        let query = Query { gvk: secret(), namespace: Some("ns".into()), labels };
+        let query = Query { gvk: range(), namespace: Some("ns".into()), labels };
         let list = reader.list(&query).expect("allowed");
         let list: Vec<String> =
-            list.iter().map(|secret| format!("{}={}", secret.meta().name, data(secret))).collect();
+            list.iter().map(|range| format!("{}={}", range.meta().name, data(range))).collect();
         let time = if self.clock { time.as_secs() / TICK.as_secs() } else { 0 };
         let text = json!([spec, read, list, self.version, self.settings, time]).to_string();
         let child = |name: String, text: &str| {
@@ -388,8 +388,8 @@ impl Plugin {
     }
 }
 
-fn secret() -> Gvk {
-    gvk("v1/Secret")
+fn range() -> Gvk {
+    gvk("v1/LimitRange")
 }
 
 fn children(name: usize) -> [String; 2] {

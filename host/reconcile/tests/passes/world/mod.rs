@@ -63,7 +63,7 @@ pub(crate) fn serving(name: &str, finalizes: bool) -> Serving {
         primary: gvk("x.dev/v1/Web"),
         children: vec![ChildRule { kind: gvk("v1/ConfigMap"), unwanted: Unwanted::Delete }],
         reads: vec![ReadRule {
-            kind: gvk("v1/Secret"),
+            kind: gvk("v1/LimitRange"),
             scope: windlass_core::scope::Scope::of_labels([("open".into(), "yes".into())]),
         }],
         selects: windlass_core::scope::Scope::default(),
