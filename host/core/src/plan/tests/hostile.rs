@@ -127,6 +127,17 @@ fn nothing_lives_beside_the_host() {
 }
 
 #[test]
+fn nothing_lives_where_the_host_does_not_serve() {
+    let named = |kind: &str, namespace: &str| named(kind, json!({"name": "c", "namespace": namespace}));
+    let mut world = living_in("");
+    world.policy.namespaces = vec!["one".into(), "two".into()];
+    assert!(world.child(named("v1/ConfigMap", "two")).is_ok());
+    assert_eq!(code(&world, named("v1/ConfigMap", "three")), Some(Code::NamespaceEscape));
+    world.policy.namespaces.clear();
+    assert!(world.child(named("v1/ConfigMap", "three")).is_ok(), "without the flag it is the whole cluster");
+}
+
+#[test]
 fn no_plugin_makes_tokens() {
     for kind in ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"] {
         let mut secret = named("v1/Secret", json!({"name": "s"}));
