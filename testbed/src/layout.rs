@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -39,6 +39,14 @@ const CONTROLLERS: [&str; 16] = [
     "validatingadmissionpolicy-status-controller",
 ];
 
+/// Those that look after nodes, where there are some.
+const NODE_CONTROLLERS: [&str; 4] = [
+    "daemonset-controller",
+    "node-lifecycle-controller",
+    "pod-garbage-collector-controller",
+    "taint-eviction-controller",
+];
+
 /// How many of its objects a controller looks at in one go; the default of 5 makes 500 objects slow.
 const CONCURRENCY: [(&str, u8); 9] = [
     ("deployment", 20),
@@ -71,7 +79,7 @@ rules:
 /// Who our stand-in for a kubelet is in the audit log.
 pub(crate) const KUBELET_USER: &str = "windlass-testbed:kubelet";
 
-/// The ports of one control plane; all on 127.0.0.1.
+/// The ports of one control plane; all on 127.0.0.1, unless the API server has an address of its own.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ports {
     pub(crate) etcd: u16,
@@ -125,8 +133,9 @@ impl Layout {
         authority: &Authority,
     ) -> Result<(Self, Access)> {
         let layout = Self { directory: directory.to_owned(), binaries, ports: Ports::free(), options };
+        let address = layout.address().to_string();
         let serving = authority.server(&[
-            "127.0.0.1",
+            &address,
             "10.96.0.1",
             "localhost",
             "kubernetes",
@@ -135,12 +144,16 @@ impl Layout {
             "kubernetes.default.svc.cluster.local",
         ])?;
         let (token_private, token_public) = token_key()?;
+        // As whom the API server asks a kubelet for logs and for commands in containers.
+        let to_kubelets = authority.client("kube-apiserver-kubelet-client", "system:masters")?;
         let tokens: String = layout.options.users.iter().map(crate::User::token_line).collect();
         let policy = layout.options.audit_policy.as_deref().unwrap_or(AUDIT_POLICY);
         let files = [
             ("ca.crt", authority.certificate_pem()),
             ("apiserver.crt", &serving.certificate_pem),
             ("apiserver.key", &serving.key_pem),
+            ("kubelets.crt", &to_kubelets.certificate_pem),
+            ("kubelets.key", &to_kubelets.key_pem),
             ("tokens.key", &token_private),
             ("tokens.pub", &token_public),
             ("tokens.csv", &tokens),
@@ -156,7 +169,7 @@ impl Layout {
     /// The administrator's access, and the kubeconfig files that the programs and people read.
     fn access(&self, authority: &Authority) -> Result<Access> {
         let admin = Credential::Certificate(authority.client("admin", "system:masters")?);
-        let server = format!("https://127.0.0.1:{}", self.ports.apiserver);
+        let server = format!("https://{}:{}", self.address(), self.ports.apiserver);
         let tokens = self.options.users.iter().map(|user| (user.name.clone(), user.token.clone())).collect();
         let access = Access::new(server, authority, admin, tokens, self.path("kubeconfig"));
         let controllers =
@@ -169,6 +182,11 @@ impl Layout {
     /// Where a file of this control plane is, or will be.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// Where the API server listens.
+    fn address(&self) -> Ipv4Addr {
+        self.options.address.unwrap_or(Ipv4Addr::LOCALHOST)
     }
 
     pub(crate) fn etcd_url(&self) -> String {
@@ -213,11 +231,9 @@ impl Layout {
         let mut command = Command::new(self.binaries.apiserver());
         command.args([
             format!("--etcd-servers={}", self.etcd_url()),
-            "--bind-address=127.0.0.1".to_owned(),
-            "--advertise-address=127.0.0.1".to_owned(),
+            format!("--bind-address={}", self.address()),
+            format!("--advertise-address={}", self.address()),
             format!("--secure-port={}", self.ports.apiserver),
-            // A loopback address is no valid endpoint of the `kubernetes` Service; nobody here asks for it.
-            "--endpoint-reconciler-type=none".to_owned(),
             "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
             "--allow-privileged=true".to_owned(),
         ]);
@@ -230,8 +246,19 @@ impl Layout {
             self.file_flag("service-account-key-file", "tokens.pub"),
             self.file_flag("service-account-signing-key-file", "tokens.key"),
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-            "--authorization-mode=RBAC".to_owned(),
         ]);
+        if self.options.address.is_some() {
+            command.args([
+                "--authorization-mode=Node,RBAC".to_owned(),
+                "--enable-admission-plugins=NodeRestriction".to_owned(),
+                "--kubelet-preferred-address-types=InternalIP".to_owned(),
+                self.file_flag("kubelet-client-certificate", "kubelets.crt"),
+                self.file_flag("kubelet-client-key", "kubelets.key"),
+            ]);
+        } else {
+            // A loopback address is no valid endpoint of the `kubernetes` Service; nobody here asks for it.
+            command.args(["--authorization-mode=RBAC", "--endpoint-reconciler-type=none"]);
+        }
         command.args([
             self.file_flag("audit-policy-file", "audit-policy.yaml"),
             format!("--audit-log-path={}", self.audit_log().display()),
@@ -250,9 +277,13 @@ impl Layout {
 
     pub(crate) fn controller_manager(&self) -> Command {
         let mut command = Command::new(self.binaries.controller_manager());
+        let mut controllers = CONTROLLERS.to_vec();
+        if self.options.address.is_some() {
+            controllers.extend(NODE_CONTROLLERS);
+        }
         command.args([
             self.file_flag("kubeconfig", "controllers.kubeconfig"),
-            format!("--controllers={}", CONTROLLERS.join(",")),
+            format!("--controllers={}", controllers.join(",")),
             "--leader-elect=false".to_owned(),
             // Serves nothing: no port to find, no certificate to make.
             "--secure-port=0".to_owned(),

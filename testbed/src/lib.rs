@@ -28,6 +28,8 @@
 //! | [`SlowWebhook`] | an admission webhook that takes its time |
 //! | [`nemesis`] | loses leaders under load, again and again |
 //! | [`components`] | builds the plugins that tests load |
+//! | [`nodes`] | real nodes beside the control plane: kubelets, containers, a network between them |
+//! | [`image`] | writes images without a containers engine |
 
 mod access;
 pub mod audit;
@@ -38,11 +40,14 @@ pub mod components;
 pub mod control_plane;
 mod conversion;
 pub mod faultd;
+mod gobuild;
 mod https;
+pub mod image;
 pub mod kubelet;
 mod layout;
 mod manifests;
 pub mod nemesis;
+pub mod nodes;
 mod options;
 mod pki;
 pub mod prober;

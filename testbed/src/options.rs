@@ -1,5 +1,6 @@
 //! What a control plane can be asked for, and who may talk to it.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crate::kubelet::Placement;
@@ -54,6 +55,9 @@ pub struct Options {
     pub apiserver_flags: Vec<String>,
     /// Further flags for etcd.
     pub etcd_flags: Vec<String>,
+    /// The address of the API server, when pods have to reach it: then it counts with a kubelet for each node, and the controllers
+    /// that look after nodes run too. Default `None`: 127.0.0.1, for processes of this machine.
+    pub address: Option<Ipv4Addr>,
     /// Shows the first build of the programs. Default: [`progress::detect`].
     pub progress: Arc<dyn Progress>,
 }
@@ -69,6 +73,7 @@ impl Default for Options {
             audit_policy: None,
             apiserver_flags: Vec::new(),
             etcd_flags: Vec::new(),
+            address: None,
             progress: Arc::from(progress::detect()),
         }
     }
@@ -83,6 +88,7 @@ impl std::fmt::Debug for Options {
             .field("kubelet", &self.kubelet)
             .field("apiserver_flags", &self.apiserver_flags)
             .field("etcd_flags", &self.etcd_flags)
+            .field("address", &self.address)
             .finish_non_exhaustive()
     }
 }

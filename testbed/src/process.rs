@@ -4,6 +4,7 @@
 //! behind in each case: destructors for the ordinary end; the kernel's parent-death signal, which takes the children along; and
 //! a janitor, a shell that waits for the end of our side of a pipe and then removes the directory.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -155,12 +156,11 @@ fn die_with_parent(_command: &mut Command) {}
 #[derive(Debug)]
 pub(crate) struct StateDirectory {
     path: PathBuf,
-    janitor: Option<Child>,
+    janitor: Option<Janitor>,
 }
 
 /// What the janitor runs. The children die at the same moment as we do and may still write, so it tries for two seconds.
-const JANITOR: &str = r#"trap '' HUP INT TERM; cat >/dev/null
-i=0; while [ $i -lt 20 ]; do rm -rf "$1" && exit 0; sleep 0.1; i=$((i+1)); done"#;
+const JANITOR: &str = r#"i=0; while [ $i -lt 20 ]; do rm -rf "$1" && exit 0; sleep 0.1; i=$((i+1)); done"#;
 
 impl StateDirectory {
     /// Makes the directory. With `WINDLASS_TESTBED_KEEP=1` it is kept, and standard error says where.
@@ -174,16 +174,7 @@ impl StateDirectory {
             eprintln!("testbed: {} is kept", path.display());
             return Ok(Self { path, janitor: None });
         }
-        let janitor = Command::new("/bin/sh")
-            .args(["-c", JANITOR, "windlass-testbed-janitor"])
-            .arg(&path)
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .context("the janitor did not start")?;
+        let janitor = Janitor::hire(JANITOR, [&path])?;
         Ok(Self { path, janitor: Some(janitor) })
     }
 
@@ -194,9 +185,39 @@ impl StateDirectory {
 
 impl Drop for StateDirectory {
     fn drop(&mut self) {
-        let Some(mut janitor) = self.janitor.take() else { return };
-        // Waiting closes our side of the pipe first, which is what the janitor waits for.
-        drop(janitor.wait());
+        drop(self.janitor.take());
+    }
+}
+
+/// A shell that waits for the end of our side of a pipe, however that comes about, and then runs a script. Dropping it lets it
+/// work, and waits until it has.
+#[derive(Debug)]
+pub(crate) struct Janitor(Child);
+
+impl Janitor {
+    pub(crate) fn hire<A: AsRef<OsStr>>(
+        script: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Self> {
+        let script = format!("trap '' HUP INT TERM; cat >/dev/null\n{script}");
+        let janitor = Command::new("/bin/sh")
+            .args(["-c", &script, "windlass-testbed-janitor"])
+            .args(arguments)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .context("the janitor did not start")?;
+        Ok(Self(janitor))
+    }
+}
+
+impl Drop for Janitor {
+    fn drop(&mut self) {
+        // Waiting closes our side of the pipe first, which is what it waits for.
+        drop(self.0.wait());
     }
 }
 

@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::archive::hex;
 use super::packages::{Package, Packages};
+use windlass_testbed::image::hex;
 
 /// The bill of a program, whose file has these bytes.
 pub(super) fn json(program: &str, bytes: &[u8], packages: &Packages) -> Value {

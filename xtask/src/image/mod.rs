@@ -6,13 +6,13 @@
 //! | `packages` | what is linked into it, by cargo's word |
 //! | `audit` | that list inside the binary, as `cargo auditable` puts it there |
 //! | `bom` | the same list beside the image, as CycloneDX |
-//! | `archive` | the image as an OCI layout in one tar file |
+//!
+//! The archive itself is written by `windlass_testbed::image`, as those of the testbed's nodes are.
 //!
 //! glibc and not musl: the host gives memory back with `malloc_trim`, which musl does not have, and with musl's allocator
 //! threads wait for each other. A static glibc needs nothing from the system to find an address by name
 //! (since 2.34 both `files` and `dns` are in it), and a position-independent executable stays one.
 
-mod archive;
 mod audit;
 mod bom;
 mod compile;
@@ -28,11 +28,10 @@ use jiff::Timestamp;
 
 use crate::root;
 use crate::steps::output;
-use archive::Contents;
 use compile::Product;
+use windlass_testbed::image::{self, ARCHITECTURE, Contents, File};
 
-/// The only platform so far, as OCI and as Rust name it.
-const ARCHITECTURE: &str = "amd64";
+/// The only platform so far, as Rust names it.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What to put into the image, and where it goes.
@@ -96,17 +95,22 @@ fn make(product: &Product, binary: &Path, name: &str, folder: &Path) -> Result<M
     compile::check_static(&bytes).with_context(|| binary.display().to_string())?;
     let bytes = audit::with_list(binary, bytes, &packages)?;
     let source = Source::of(&product.root);
+    let labels = [
+        ("licenses", packages.licence.clone()),
+        ("revision", source.revision.unwrap_or_default()),
+        ("source", packages.repository.clone()),
+        ("title", product.binary.clone()),
+        ("version", packages.version.clone()),
+    ];
     let contents = Contents {
         name,
-        file: &product.binary,
-        bytes: &bytes,
-        version: &packages.version,
-        licence: &packages.licence,
-        repository: &packages.repository,
-        revision: source.revision.as_deref(),
+        files: &[File { path: &product.binary, bytes: &bytes }],
+        command: &["run"],
+        labels: labels.into(),
+        made_by: "cargo xtask image",
         created: source.date,
     };
-    let image = archive::write(&contents)?;
+    let image = image::write(&contents)?;
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     let stem = format!("{}-{}-linux-{ARCHITECTURE}", product.binary, packages.version);
     let write = |end: &str, bytes: &[u8]| {

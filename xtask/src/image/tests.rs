@@ -71,7 +71,7 @@ impl Layout {
             .and_then(|digest| digest.strip_prefix("sha256:"))
             .expect("a digest");
         let (_, _, bytes) = &self.0[&format!("blobs/sha256/{digest}")];
-        assert_eq!(archive::hex(&Sha256::digest(bytes)), digest);
+        assert_eq!(image::hex(&Sha256::digest(bytes)), digest);
         assert_eq!(descriptor["size"], bytes.len());
         bytes
     }
@@ -109,7 +109,7 @@ fn two_builds_at_different_places_are_one_image_that_runs_by_itself() {
     };
     let mut tar = Vec::new();
     GzDecoder::new(layout.blob(layer)).read_to_end(&mut tar).expect("gzip");
-    assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{}", archive::hex(&Sha256::digest(&tar))));
+    assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{}", image::hex(&Sha256::digest(&tar))));
     let files = unpacked(&tar);
     assert_eq!(files.keys().collect::<Vec<_>>(), ["program"], "nothing else is in it");
     let (mode, owner, program) = &files["program"];
@@ -152,7 +152,7 @@ fn is_listed(program: &[u8], bom: &[u8]) {
     let bom: Value = serde_json::from_slice(bom).expect("JSON");
     assert_eq!((&bom["bomFormat"], &bom["specVersion"]), (&"CycloneDX".into(), &"1.6".into()));
     let own = &bom["metadata"]["component"];
-    assert_eq!(own["hashes"][0]["content"], archive::hex(&Sha256::digest(program)));
+    assert_eq!(own["hashes"][0]["content"], image::hex(&Sha256::digest(program)));
     assert_eq!(bom["components"].as_array().map(Vec::len), Some(1));
     assert_eq!(bom["components"][0]["purl"], "pkg:cargo/part@1.2.3");
     assert_eq!(bom["components"][0]["licenses"][0]["expression"], "MIT OR Apache-2.0");

@@ -1,4 +1,4 @@
-//! An image of one file, as an OCI image layout in a tar file: what `ctr images import`, `skopeo` and `docker load` read.
+//! An image as an OCI image layout in a tar file: what `ctr images import`, `skopeo` and `docker load` read.
 //!
 //! Everything that tar and gzip would like to know of the day and of the builder is left out or fixed.
 
@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
-use super::ARCHITECTURE;
-
-/// Who the program runs as: nobody in particular, and not root.
+/// The only platform so far, as OCI names it.
+pub const ARCHITECTURE: &str = "amd64";
+/// Who a program runs as: nobody in particular, and not root.
 const USER: &str = "65532:65532";
 /// What gzip says instead of the system that it ran on: it is not known.
 const UNKNOWN_SYSTEM: u8 = 255;
@@ -25,29 +25,39 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
+/// A file of an image. It belongs to root, and everybody may run it.
+#[derive(Debug, Clone)]
+pub struct File<'a> {
+    /// Without a slash at its beginning.
+    pub path: &'a str,
+    /// All of it.
+    pub bytes: &'a [u8],
+}
+
 /// What is in an image.
-pub(super) struct Contents<'a> {
+#[derive(Debug, Clone)]
+pub struct Contents<'a> {
     /// The image's whole name, with its tag.
-    pub(super) name: &'a str,
-    /// The file's name in the root folder; it is what is started.
-    pub(super) file: &'a str,
-    /// The file.
-    pub(super) bytes: &'a [u8],
-    pub(super) version: &'a str,
-    pub(super) licence: &'a str,
-    pub(super) repository: &'a str,
-    /// The commit, if it is known.
-    pub(super) revision: Option<&'a str>,
+    pub name: &'a str,
+    /// The first is what is started.
+    pub files: &'a [File<'a>],
+    /// The arguments of the program when a pod names none.
+    pub command: &'a [&'a str],
+    /// What is said of it, by the names of `org.opencontainers.image`; what is empty is left out.
+    pub labels: BTreeMap<&'static str, String>,
+    /// By what it was made.
+    pub made_by: &'a str,
     /// What counts as the time at which everything was made.
-    pub(super) created: Timestamp,
+    pub created: Timestamp,
 }
 
 /// An image.
-pub(super) struct Written {
+#[derive(Debug)]
+pub struct Written {
     /// The tar file.
-    pub(super) archive: Vec<u8>,
+    pub archive: Vec<u8>,
     /// The digest of the manifest, by which a registry will know it.
-    pub(super) digest: String,
+    pub digest: String,
 }
 
 /// The files below `blobs/sha256`.
@@ -68,16 +78,16 @@ impl Blobs {
 /// Writes the image.
 ///
 /// # Errors
-/// If the file's name does not fit into a tar file.
-pub(super) fn write(contents: &Contents<'_>) -> Result<Written> {
-    let layer = tar(contents.created, [(contents.file, 0o755, contents.bytes)])?;
+/// If there is no file, or the name of one does not fit into a tar file.
+pub fn write(contents: &Contents<'_>) -> Result<Written> {
+    let layer = tar(contents.created, contents.files.iter().map(|file| (file.path, 0o755, file.bytes)))?;
     let diff_id = format!("sha256:{}", hex(&Sha256::digest(&layer)));
     let mut gzip =
         GzBuilder::new().mtime(0).operating_system(UNKNOWN_SYSTEM).write(Vec::new(), Compression::new(6));
     gzip.write_all(&layer)?;
     let mut blobs = Blobs::default();
     let layer = blobs.put(LAYER, gzip.finish()?);
-    let config = blobs.put(CONFIG, config(contents, &diff_id).to_string().into_bytes());
+    let config = blobs.put(CONFIG, config(contents, &diff_id)?.to_string().into_bytes());
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": MANIFEST,
@@ -100,35 +110,33 @@ pub(super) fn write(contents: &Contents<'_>) -> Result<Written> {
     Ok(Written { archive, digest })
 }
 
-fn config(contents: &Contents<'_>, diff_id: &str) -> Value {
+fn config(contents: &Contents<'_>, diff_id: &str) -> Result<Value> {
     let created = contents.created.to_string();
-    json!({
+    let program = contents.files.first().context("an image without a program")?.path;
+    let mut config = json!({
+        "User": USER,
+        "Entrypoint": [format!("/{program}")],
+        "WorkingDir": "/",
+        "Labels": labels(contents),
+    });
+    if !contents.command.is_empty() {
+        config["Cmd"] = json!(contents.command);
+    }
+    Ok(json!({
         "created": created,
         "architecture": ARCHITECTURE,
         "os": "linux",
-        "config": {
-            "User": USER,
-            "Entrypoint": [format!("/{}", contents.file)],
-            "Cmd": ["run"],
-            "WorkingDir": "/",
-            "Labels": labels(contents),
-        },
+        "config": config,
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},
-        "history": [{"created": created, "created_by": "cargo xtask image"}],
-    })
+        "history": [{"created": created, "created_by": contents.made_by}],
+    }))
 }
 
-fn labels(contents: &Contents<'_>) -> BTreeMap<&'static str, String> {
-    let mut labels = BTreeMap::from([
-        ("org.opencontainers.image.created", contents.created.to_string()),
-        ("org.opencontainers.image.licenses", contents.licence.to_owned()),
-        ("org.opencontainers.image.source", contents.repository.to_owned()),
-        ("org.opencontainers.image.title", contents.file.to_owned()),
-        ("org.opencontainers.image.version", contents.version.to_owned()),
-    ]);
-    labels.extend(contents.revision.map(|commit| ("org.opencontainers.image.revision", commit.to_owned())));
+fn labels(contents: &Contents<'_>) -> BTreeMap<String, String> {
+    let mut labels = contents.labels.clone();
+    labels.insert("created", contents.created.to_string());
     labels.retain(|_, value| !value.is_empty());
-    labels
+    labels.into_iter().map(|(name, value)| (format!("org.opencontainers.image.{name}"), value)).collect()
 }
 
 /// A tar file of regular files, each owned by root.
@@ -148,7 +156,7 @@ fn tar<'a>(made: Timestamp, files: impl IntoIterator<Item = (&'a str, u32, &'a [
 }
 
 /// Bytes as lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").expect("a String takes all");
         text
