@@ -29,6 +29,7 @@
 //! | [`nemesis`] | loses leaders under load, again and again |
 //! | [`components`] | builds the plugins that tests load |
 //! | [`nodes`] | real nodes beside the control plane: kubelets, containers, a network between them |
+//! | [`drill`] | does to a deployment on nodes what production does |
 //! | [`image`] | writes images without a containers engine |
 
 mod access;
@@ -39,6 +40,7 @@ pub mod clocks;
 pub mod components;
 pub mod control_plane;
 mod conversion;
+pub mod drill;
 pub mod faultd;
 mod gobuild;
 mod https;

@@ -62,7 +62,7 @@ fn is_workload(document: &str) -> bool {
     document.lines().any(|line| line.strip_prefix("kind: ").is_some_and(|kind| WORKLOADS.contains(&kind)))
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from).with_context(|| from.display().to_string())? {
         let path = entry?.path();

@@ -16,10 +16,10 @@
 //! [`checker`]: crate::checker
 
 mod fault;
-mod load;
+pub(crate) mod load;
 mod report;
-mod settle;
-mod stage;
+pub(crate) mod settle;
+pub(crate) mod stage;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,11 +34,12 @@ pub use report::{Report, Round};
 
 use crate::checker::{Rules, check, timeline};
 use crate::progress::Progress;
-use load::Load;
+use load::{Load, Stream};
+use settle::Place;
 use stage::Stage;
 
 /// Namespace of the host, as `deploy/` has it.
-const HOST: &str = "windlass-system";
+pub(crate) const HOST: &str = "windlass-system";
 
 /// What is to happen in one run.
 #[derive(Debug, Clone)]
@@ -175,7 +176,8 @@ async fn rounds(plan: &Plan, sequence: &[Fault], progress: &dyn Progress) -> Res
     let total = sequence.len() as u64;
     let mut dice = Xoshiro256PlusPlus::seed_from_u64(plan.seed);
     let mut stage = Stage::set(plan).await?;
-    let load = Load::start(stage.client(), &stage.namespace, plan);
+    let stream = Stream { rate: plan.rate, objects: plan.objects, seed: plan.seed };
+    let load = Load::start(stage.client(), &stage.namespace, stream);
     let mut report = Report { seed: plan.seed, ..Report::default() };
     for (number, fault) in sequence.iter().enumerate() {
         progress.step(number as u64, total);
@@ -188,7 +190,11 @@ async fn rounds(plan: &Plan, sequence: &[Fault], progress: &dyn Progress) -> Res
     progress.step(total, total);
     tokio::time::sleep(Duration::from_millis(500)).await;
     let wanted = load.stop().await?;
-    settle::settle(&stage, &wanted, &mut report).await?;
+    let client = stage.client();
+    let place = Place { client: &client, namespace: &stage.namespace, records: &stage.records };
+    let settled = settle::settle(&place, &wanted).await?;
+    (report.converged_ms, report.writes_after) = (settled.converged_ms, settled.writes_after);
+    report.problems.extend(settled.problems);
 
     let history = stage.records.read(&stage.plane).await?;
     let rules = Rules::new(HOST).servers(plan.servers);

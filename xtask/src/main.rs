@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod demo;
 mod dist;
+mod drill;
 mod fuzz;
 mod image;
 mod nemesis;

@@ -228,7 +228,7 @@ const LINE_EVERY: Duration = Duration::from_secs(30);
 
 /// How far a run is: one line that changes on a terminal, a line now and then elsewhere.
 #[derive(Default)]
-struct Shown {
+pub(crate) struct Shown {
     state: Mutex<Option<(Instant, Instant)>>,
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use windlass_testbed::{Binaries, component, progress};
 
 use crate::steps::{Steps, run, run_with};
-use crate::{plugin, root};
+use crate::{drill, plugin, root};
 
 /// Version of cargo-deny that is installed when none is there.
 const CARGO_DENY: &str = "0.20.2";
@@ -21,10 +21,18 @@ pub(crate) struct Test {
     /// Also run what takes long: the storms and the repeated kills.
     #[arg(long)]
     full: bool,
+    /// Instead: deploy the host's image on real nodes, and do to it all that production does. About 20 minutes.
+    #[arg(long, conflicts_with = "full")]
+    nodes: bool,
+    #[command(flatten)]
+    drill: drill::Drill,
 }
 
 impl Test {
     pub(crate) fn run(self) -> Result<()> {
+        if self.nodes {
+            return self.drill.run();
+        }
         let mut steps = Steps::default();
         steps.step("format", || run("cargo", &["fmt", "--all", "--check"]));
         steps.step("clippy", || {

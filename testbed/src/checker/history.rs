@@ -92,6 +92,8 @@ impl Kind {
 
 /// `<plural>.<group>`, as kubectl writes it.
 pub(crate) fn resource_of(group: &str, resource: &str) -> String {
+    // Events are one kind under two groups: the kubelet writes them in the one and the scheduler in the other.
+    let group = if resource == "events" { "" } else { group };
     if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") }
 }
 
@@ -247,6 +249,7 @@ mod tests {
             let kind = Kind::new(group, resource);
             assert_eq!(kind.object(key), Some(Object::new(kind.resource(), "ns", "a")), "{key}");
         }
+        assert_eq!(resource_of("events.k8s.io", "events"), resource_of("", "events"));
         assert_eq!(Kind::new("", "services").object("/registry/services/endpoints/ns/a"), None);
         assert_eq!(Kind::new("", "secrets").object("/registry/configmaps/ns/a"), None);
     }

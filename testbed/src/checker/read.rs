@@ -199,10 +199,13 @@ impl Reader<'_> {
     }
 }
 
-/// The token's id where there is one, because several replicas may share an account but not a token.
+/// The pod that a token is bound to, else the token's id: several replicas share an account, but neither of those. A pod's token
+/// changes while it lives.
 fn sender(event: &AuditEvent) -> String {
-    let credential = event.user.extra.get("authentication.kubernetes.io/credential-id");
-    credential.and_then(|ids| ids.first()).unwrap_or(&event.user.username).clone()
+    let known = |what: &str| event.user.extra.get(what).and_then(|names| names.first());
+    let sender = known("authentication.kubernetes.io/pod-name")
+        .or_else(|| known("authentication.kubernetes.io/credential-id"));
+    sender.unwrap_or(&event.user.username).clone()
 }
 
 fn answer(event: &AuditEvent, body: Body) -> Option<Answer> {

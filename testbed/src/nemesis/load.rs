@@ -11,8 +11,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use super::Plan;
-
 /// How many change objects at the same time; each has objects of its own.
 const WORKERS: u32 = 5;
 
@@ -20,31 +18,42 @@ const WORKERS: u32 = 5;
 const ATTEMPTS: u32 = 5;
 
 /// What is wanted of each object at the end: its text, or that it is gone.
-pub(super) type Wanted = BTreeMap<String, Option<String>>;
+pub(crate) type Wanted = BTreeMap<String, Option<String>>;
+
+/// How much of it there is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stream {
+    /// Changes a second.
+    pub(crate) rate: u32,
+    /// How many objects are changed in turn.
+    pub(crate) objects: u32,
+    /// Decides on everything that is random here.
+    pub(crate) seed: u64,
+}
 
 /// The load. Dropping it ends it.
-pub(super) struct Load {
+pub(crate) struct Load {
     stop: watch::Sender<bool>,
     workers: JoinSet<Result<Wanted>>,
 }
 
 impl Load {
-    pub(super) fn start(client: kube::Client, namespace: &str, plan: &Plan) -> Self {
+    pub(crate) fn start(client: kube::Client, namespace: &str, stream: Stream) -> Self {
         let (stop, stopped) = watch::channel(false);
         let mut workers = JoinSet::new();
         for number in 0..WORKERS {
             let worker = Worker {
                 client: client.clone(),
                 collection: format!("/apis/fixtures.windlass.dev/v1alpha1/namespaces/{namespace}/widgets"),
-                names: (number..plan.objects.max(WORKERS))
+                names: (number..stream.objects.max(WORKERS))
                     .step_by(WORKERS as usize)
                     .map(|n| format!("w{n}"))
                     .collect(),
-                dice: Xoshiro256PlusPlus::seed_from_u64(plan.seed ^ (u64::from(number) << 32)),
+                dice: Xoshiro256PlusPlus::seed_from_u64(stream.seed ^ (u64::from(number) << 32)),
                 wanted: Wanted::new(),
                 changes: 0,
             };
-            let pace = Duration::from_secs_f64(f64::from(WORKERS) / f64::from(plan.rate.max(1)));
+            let pace = Duration::from_secs_f64(f64::from(WORKERS) / f64::from(stream.rate.max(1)));
             workers.spawn(worker.work(pace, stopped.clone()));
         }
         Self { stop, workers }
@@ -54,7 +63,7 @@ impl Load {
     ///
     /// # Errors
     /// If the API server did not take a change after several attempts.
-    pub(super) async fn stop(mut self) -> Result<Wanted> {
+    pub(crate) async fn stop(mut self) -> Result<Wanted> {
         self.stop.send_replace(true);
         let mut wanted = Wanted::new();
         while let Some(done) = self.workers.join_next().await {

@@ -37,7 +37,7 @@ const TAKEOVER: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(10);
 
 /// What the plugin may do, and what the host watches for it.
-const RIGHTS: &str = "
+pub(crate) const RIGHTS: &str = "
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: nemesis-plugin}
@@ -66,7 +66,7 @@ rules:
 ";
 
 /// The CRD of the fixtures' primary.
-const CRD: &str = include_str!("../../../plugins/fixtures/crd.yaml");
+pub(crate) const CRD: &str = include_str!("../../../plugins/fixtures/crd.yaml");
 
 /// Everything that runs. The fields are dropped in this order.
 pub(super) struct Stage {
@@ -101,7 +101,7 @@ pub(super) struct Leader {
 }
 
 /// The wall clock. Unit: microseconds since 1970, as in the checker's records: it runs on the same machine.
-pub(super) fn now_us() -> i64 {
+pub(crate) fn now_us() -> i64 {
     jiff::Timestamp::now().as_microsecond()
 }
 
@@ -297,7 +297,7 @@ impl Seat {
 }
 
 /// Writes the ConfigMap of the plugin.
-async fn install(client: &kube::Client) -> Result<()> {
+pub(crate) async fn install(client: &kube::Client) -> Result<()> {
     let wasm = blocking(|| {
         let path = component("windlass-fixtures", Some("greeter"))?;
         std::fs::read(&path).with_context(|| path.display().to_string())
@@ -322,7 +322,7 @@ fn sender(token: &str) -> Result<String> {
 }
 
 /// Asks until there is an answer or patience has run out.
-pub(super) async fn until<T, F: Future<Output = Option<T>>>(
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
     patience: Duration,
     mut ask: impl FnMut() -> F,
 ) -> Option<T> {

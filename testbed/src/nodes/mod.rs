@@ -329,24 +329,28 @@ impl Cluster {
         Ok(meant.len())
     }
 
-    /// A file of a pod's memory or CPU group, such as `memory.max_usage_in_bytes`, for the whole pod.
+    /// The control group of the container in which a pod's first process of this program runs, in one hierarchy: `memory`, `cpu`.
     ///
     /// # Errors
-    /// If there is no such node, pod or file.
-    pub fn group_file(&self, node: &str, pod_uid: &str, hierarchy: &str, file: &str) -> Result<PathBuf> {
-        let top = self.groups.folder(hierarchy, &self.machine(node)?.name);
-        let mut folders = vec![top];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-                if entry.file_name().to_string_lossy() == format!("pod{pod_uid}") {
-                    return Ok(entry.path().join(file));
-                }
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    folders.push(entry.path());
-                }
-            }
-        }
-        anyhow::bail!("{node} has no group of pod {pod_uid}")
+    /// If there is no such node or process.
+    pub fn container_group(
+        &self,
+        node: &str,
+        pod_uid: &str,
+        program: &str,
+        hierarchy: &str,
+    ) -> Result<PathBuf> {
+        let processes = self.processes(node, pod_uid)?;
+        let first = processes.iter().find(|(_, name)| name == program);
+        let (process, _) = first.with_context(|| format!("pod {pod_uid} on {node} runs no {program}"))?;
+        let groups = fs::read_to_string(format!("/proc/{process}/cgroup"))?;
+        // `4:memory:/windlass-…/node1/kubepods/…`
+        let path = groups.lines().find_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            (parts.next()? == hierarchy).then(|| parts.next())?
+        });
+        let path = path.with_context(|| format!("no hierarchy {hierarchy}"))?;
+        Ok(Path::new("/sys/fs/cgroup").join(hierarchy).join(path.trim_start_matches('/')))
     }
 
     /// The end of a log on a node: `kubelet`, `containerd` or `kube-proxy`.

@@ -34,6 +34,9 @@ use windlass_testbed::image::{self, ARCHITECTURE, Contents, File};
 /// The only platform so far, as Rust names it.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// What `deploy/base` asks for, as a container runtime completes the name.
+const NAME: &str = concat!("docker.io/library/windlass:", env!("CARGO_PKG_VERSION"));
+
 /// What to put into the image, and where it goes.
 #[derive(clap::Args)]
 pub(crate) struct Image {
@@ -44,7 +47,7 @@ pub(crate) struct Image {
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     binary: Option<PathBuf>,
     /// The image's whole name: what `image:` in a manifest comes to.
-    #[arg(long, value_name = "NAME", default_value = concat!("docker.io/library/windlass:", env!("CARGO_PKG_VERSION")))]
+    #[arg(long, value_name = "NAME", default_value = NAME)]
     name: String,
     /// The folder for the archive and the bill of materials.
     #[arg(long, value_name = "FOLDER", default_value = "dist")]
@@ -64,6 +67,16 @@ struct Made {
 }
 
 impl Image {
+    /// The host of this tree, built for release and packed into `dist/` under the name that `deploy/base` asks for.
+    ///
+    /// # Errors
+    /// If it does not build.
+    pub(crate) fn of_this_tree() -> Result<PathBuf> {
+        let product = Product::host(&root());
+        let binary = compile::build(&product, "release")?;
+        Ok(make(&product, &binary, NAME, &root().join("dist"))?.archive)
+    }
+
     pub(crate) fn run(self) -> Result<()> {
         let product = Product::host(&root());
         let binary = match &self.binary {
