@@ -2,12 +2,14 @@
 //! the CRD and the plugin, and questions to the API server.
 
 use std::future::Future;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use kubectl_windlass::Package;
 use serde_json::Value;
+use windlass_testbed::nodes::{Cluster, Images, Settings, is_ready};
 use windlass_testbed::{ControlPlane, Options, Replica, ReplicaOptions};
 
 use crate::root;
@@ -18,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A cluster with Windlass on it. Dropping it ends the replicas and, if it is ours, the control plane.
 pub(crate) struct Demo {
     pub(crate) replicas: Vec<Replica>,
-    pub(crate) control: ControlPlane,
+    pub(crate) control: Home,
     client: kube::Client,
     host_kubeconfig: PathBuf,
     directory: tempfile::TempDir,
@@ -26,6 +28,25 @@ pub(crate) struct Demo {
     flags: Vec<String>,
     base: String,
     ours: bool,
+}
+
+/// What the cluster is made of.
+pub(crate) enum Home {
+    /// A control plane alone; the replicas are processes.
+    Plane(Box<ControlPlane>),
+    /// With nodes; the replicas are pods.
+    Nodes(Box<Cluster>),
+}
+
+impl Deref for Home {
+    type Target = ControlPlane;
+
+    fn deref(&self) -> &ControlPlane {
+        match self {
+            Self::Plane(plane) => plane,
+            Self::Nodes(cluster) => cluster.control(),
+        }
+    }
 }
 
 /// Who leads.
@@ -43,6 +64,16 @@ impl Demo {
             Some(path) => ControlPlane::external(path).await?,
             None => ControlPlane::start(options).await?,
         };
+        Self::in_cluster(Home::Plane(Box::new(control)), binary, ours).await
+    }
+
+    /// The same on real nodes, which have these images; the host is deployed as pods.
+    pub(crate) async fn on_nodes(nodes: u8, images: Images) -> Result<Self> {
+        let cluster = Cluster::start(Settings { nodes, ..Settings::default() }, &images).await?;
+        Self::in_cluster(Home::Nodes(Box::new(cluster)), PathBuf::new(), true).await
+    }
+
+    async fn in_cluster(control: Home, binary: PathBuf, ours: bool) -> Result<Self> {
         let directory = tempfile::tempdir().context("make a temporary directory")?;
         let mut demo = Self {
             replicas: Vec::new(),
@@ -59,11 +90,19 @@ impl Demo {
         Ok(demo)
     }
 
-    /// `deploy/overlays/production` without the Deployment: the replicas are processes here.
+    /// The nodes, if there are some.
+    pub(crate) fn cluster(&self) -> Option<&Cluster> {
+        match &self.control {
+            Home::Plane(_) => None,
+            Home::Nodes(cluster) => Some(cluster),
+        }
+    }
+
+    /// `deploy/overlays/production`; without the Deployment where the replicas are processes.
     async fn install_base(&mut self) -> Result<()> {
         let overlay = root().join("deploy/overlays/production");
         let rendered = self.kubectl(&["kustomize", &overlay.display().to_string()]).await?;
-        self.base = without_pods(&rendered);
+        self.base = if self.cluster().is_some() { rendered } else { without_pods(&rendered) };
         self.control.apply(&self.base).await?;
         if self.ours {
             let token = self.control.service_account_token("windlass-system", "windlass").await?;
@@ -132,6 +171,24 @@ impl Demo {
             }
         }
         self.until("a replica leads", || self.leader()).await
+    }
+
+    /// Waits until so many pods of the host are ready and one leads.
+    pub(crate) async fn pods(&self, count: usize) -> Result<Leader> {
+        self.until("the host's pods are ready and one leads", || async {
+            let ready = self.host_pods().await.into_iter().filter(is_ready).count();
+            (ready == count).then_some(())?;
+            self.leader().await
+        })
+        .await
+    }
+
+    /// The host's pods that are not on their way out.
+    pub(crate) async fn host_pods(&self) -> Vec<Value> {
+        let path = "/api/v1/namespaces/windlass-system/pods?labelSelector=app.kubernetes.io/name%3Dwindlass";
+        let list = self.get(path).await.unwrap_or_default();
+        let all = list["items"].as_array().cloned().unwrap_or_default();
+        all.into_iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).collect()
     }
 
     /// Takes the replica of this name out, to end it.

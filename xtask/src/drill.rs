@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use windlass_testbed::drill::{Disturbance, Plan, run};
+use windlass_testbed::drill::{self, Disturbance, Plan, run};
 use windlass_testbed::nodes::Cluster;
 
 use crate::image::Image;
@@ -39,8 +39,8 @@ impl Drill {
             None => Image::of_this_tree()?,
         };
         let mut plan = Plan::new(image);
-        plan.components = self.component;
-        plan.other = self.other.zip(self.other_name);
+        plan.subject.components = self.component;
+        plan.other = self.other.zip(self.other_name).map(|(archive, name)| drill::Image { archive, name });
         plan.disturbances = if self.only.is_empty() { Disturbance::ALL.to_vec() } else { self.only };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let report = runtime.block_on(Box::pin(run(&plan, &Shown::default())))?;

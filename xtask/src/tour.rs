@@ -7,8 +7,10 @@ use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use kubectl_windlass::Package;
 use serde_json::{Value, json};
+use windlass_testbed::Signal;
+use windlass_testbed::nodes::is_ready;
 
-use crate::demo::Demo;
+use crate::demo::{Demo, Leader};
 use crate::plugin::rebuilt;
 use crate::up::{HELLO, children, create_sample, line, ready};
 
@@ -23,8 +25,14 @@ pub(crate) async fn play(demo: &mut Demo, package: &Package, app: &Value) -> Res
     lost_child(demo).await?;
     swap(demo, package).await?;
     broken(demo, package).await?;
-    kill(demo).await?;
-    stop(demo).await?;
+    if demo.cluster().is_some() {
+        kill_container(demo).await?;
+        drain(demo).await?;
+        roll(demo).await?;
+    } else {
+        kill(demo).await?;
+        stop(demo).await?;
+    }
     delete(demo).await?;
     println!("\n That was all of it. Everything is ended and removed now.");
     Ok(())
@@ -182,6 +190,88 @@ async fn stop(demo: &mut Demo) -> Result<()> {
     );
     let replica = demo.replica(&leader.name)?;
     demo.replicas.push(replica);
+    Ok(())
+}
+
+/// The leader's pod, and the node that it is on.
+async fn leading_pod(demo: &Demo) -> Result<(Leader, Value)> {
+    let leader = demo.until("a replica leads", || demo.leader()).await?;
+    let pods = demo.host_pods().await;
+    let pod = pods.into_iter().find(|pod| pod["metadata"]["name"] == *leader.name);
+    Ok((leader, pod.context("the leader's pod is there")?))
+}
+
+/// Waits for the next term. Says what became of it, in words.
+async fn led_next(demo: &Demo, before: &Leader, began: Instant) -> Result<String> {
+    let next = demo
+        .until("another term begins", || async { demo.leader().await.filter(|next| next.term > before.term) })
+        .await?;
+    Ok(format!("{} leads (term {}) after {}", next.name, next.term, took(began)))
+}
+
+async fn kill_container(demo: &Demo) -> Result<()> {
+    let (leader, pod) = leading_pod(demo).await?;
+    let (node, uid) = (pod["spec"]["nodeName"].as_str(), pod["metadata"]["uid"].as_str());
+    let (node, uid) = (node.context("it has a node")?, uid.context("it has a uid")?);
+    let cluster = demo.cluster().context("there are nodes")?;
+    let began = Instant::now();
+    cluster.signal(node, uid, "windlass", Signal::KILL)?;
+    demo.patch(HELLO, json!({"spec": {"replicas": 4}})).await?;
+    let next = led_next(demo, &leader, began).await?;
+    ready(demo, began).await?;
+    let done = took(began);
+    line(
+        "kill -9",
+        &format!(
+            "the container of {} (term {}) died; {next}; the change it left is done after {done}",
+            leader.name, leader.term
+        ),
+    );
+    demo.pods(3).await.map(drop)
+}
+
+async fn drain(demo: &Demo) -> Result<()> {
+    let (leader, pod) = leading_pod(demo).await?;
+    let node = pod["spec"]["nodeName"].as_str().context("it has a node")?;
+    let began = Instant::now();
+    let flags = ["--ignore-daemonsets", "--delete-emptydir-data", "--timeout=55s"];
+    let arguments = [&["drain", node][..], &flags[..]].concat();
+    let (drained, next) = tokio::join!(demo.kubectl(&arguments), led_next(demo, &leader, began));
+    let next = next?;
+    drained?;
+    let all = took(began);
+    demo.kubectl(&["uncordon", node]).await?;
+    demo.pods(3).await?;
+    line(
+        "drain",
+        &format!("{node} was drained in {all}, by the disruption budget never below two ready; {next}"),
+    );
+    Ok(())
+}
+
+async fn roll(demo: &Demo) -> Result<()> {
+    let (leader, _) = leading_pod(demo).await?;
+    let before: Vec<_> =
+        demo.host_pods().await.into_iter().map(|pod| pod["metadata"]["name"].clone()).collect();
+    let began = Instant::now();
+    demo.kubectl(&["rollout", "restart", "deployment/windlass", "--namespace", "windlass-system"]).await?;
+    demo.until("every pod is a new one", || async {
+        let pods = demo.host_pods().await;
+        let new =
+            pods.iter().filter(|pod| is_ready(pod) && !before.contains(&pod["metadata"]["name"])).count();
+        (new == 3 && pods.len() == 3).then_some(())
+    })
+    .await?;
+    let all = took(began);
+    let next = demo.until("a replica leads", || demo.leader()).await?;
+    ensure!(next.term > leader.term, "nobody took over");
+    line(
+        "rollout",
+        &format!(
+            "three new pods after {all}, one by one and never below three ready; {} leads (term {})",
+            next.name, next.term
+        ),
+    );
     Ok(())
 }
 

@@ -8,8 +8,10 @@ use anyhow::{Context, Result};
 use kubectl_windlass::Package;
 use serde_json::Value;
 use windlass_testbed::Options;
+use windlass_testbed::nodes::{Cluster, HELLO as SERVER};
 
 use crate::demo::Demo;
+use crate::image::Image;
 use crate::{build, plugin, root, tour};
 
 /// How to run it.
@@ -22,28 +24,46 @@ pub(crate) struct Up {
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// Replicas to start.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, conflicts_with = "nodes")]
     replicas: usize,
+    /// Start real nodes beside the control plane, and deploy the host's image on them as deploy/overlays/production says.
+    ///
+    /// Takes root, Linux and Debian packages (unpacked, not installed). The image is built for release first: ten minutes, once.
+    #[arg(long, value_name = "N", conflicts_with = "kubeconfig", value_parser = clap::value_parser!(u8).range(1..=9))]
+    nodes: Option<u8>,
+    /// With --nodes: an image of the host as an OCI archive, instead of one that is built here.
+    #[arg(long, value_name = "FILE", requires = "nodes")]
+    image: Option<PathBuf>,
 }
 
 impl Up {
     pub(crate) fn run(self) -> Result<()> {
-        let binary = build::host(false)?;
+        // For an image a binary is built on its own.
+        let host = match (self.nodes, &self.image) {
+            (None, _) => build::host(false)?,
+            (Some(_), image) => {
+                Cluster::possible().context("this machine allows no nodes")?;
+                image.clone().map_or_else(Image::of_this_tree, Ok)?
+            }
+        };
         let began = Instant::now();
         let package = plugin::build(&root().join("plugins/webapp"))?;
         line("plugin", &format!("webapp built for wasm32-wasip2 in {:.1} s", began.elapsed().as_secs_f64()));
         let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
         runtime.block_on(async {
             tokio::select! {
-                result = self.show(binary, &package) => result,
+                result = self.show(host, &package) => result,
                 _ = tokio::signal::ctrl_c() => Ok(()),
             }
         })
     }
 
-    async fn show(&self, binary: PathBuf, package: &Package) -> Result<()> {
+    async fn show(&self, host: PathBuf, package: &Package) -> Result<()> {
         let began = Instant::now();
-        let demo = Demo::start(self.kubeconfig.as_deref(), binary, Options::default()).await?;
+        let demo = match self.nodes {
+            None => Demo::start(self.kubeconfig.as_deref(), host, Options::default()).await?,
+            Some(nodes) => Demo::on_nodes(nodes, vec![host]).await?,
+        };
         let mut demo = demo.with_flags(&["--log=info"]);
         line(
             "cluster",
@@ -53,10 +73,22 @@ impl Up {
                 demo.control.kubeconfig_path().display()
             ),
         );
+        if let Some(cluster) = demo.cluster() {
+            line(
+                "nodes",
+                &format!("{}        kubelet, containerd, a network; Ready", cluster.nodes().join("  ")),
+            );
+        }
         line("fence", "the API server itself refuses what a stale leader sends (deploy/overlays/production)");
         demo.install(package).await?;
-        let leader = demo.replicas(self.replicas).await?;
-        let names: Vec<_> = demo.replicas.iter().map(|r| r.name()).collect();
+        let (leader, names) = if demo.cluster().is_some() {
+            let leader = demo.pods(3).await?;
+            let name = |pod: &Value| text(&pod["metadata"]["name"]).to_owned();
+            (leader, demo.host_pods().await.iter().map(name).collect())
+        } else {
+            let leader = demo.replicas(self.replicas).await?;
+            (leader, demo.replicas.iter().map(|r| r.name().to_owned()).collect::<Vec<_>>())
+        };
         line(
             "replicas",
             &format!("{}        {} leads (term {})", names.join("  "), leader.name, leader.term),
@@ -103,16 +135,20 @@ async fn serving(demo: &Demo, package: &Package) -> Result<()> {
         count += usize::from(plugins.contains("serving"));
     }
     let digest = state["windlass.dev/digest"].as_str().unwrap_or_default();
+    // Pods say it of themselves to whoever has a token.
+    let on = match demo.replicas.len() {
+        0 => String::new(),
+        all => format!(" on {count} of {all}"),
+    };
     line(
         "plugin",
         &format!(
-            "{} {}  {}…  {} KB  {} on {count} of {}",
+            "{} {}  {}…  {} KB  {}{on}",
             package.manifest.name,
             package.manifest.version,
             &digest[..digest.len().min(19)],
             package.compressed.len() / 1000,
             state["windlass.dev/state"].as_str().unwrap_or_default(),
-            demo.replicas.len(),
         ),
     );
     Ok(())
@@ -123,8 +159,21 @@ pub(crate) const HELLO: &str = "/apis/apps.windlass.dev/v1alpha1/namespaces/defa
 
 /// Creates the sample WebApp.
 pub(crate) async fn create_sample(demo: &Demo) -> Result<()> {
-    let sample =
+    let mut sample =
         std::fs::read_to_string(root().join("plugins/webapp/sample.yaml")).context("read the sample")?;
+    if demo.cluster().is_some() {
+        // Nodes fetch nothing: their pods run an image of ours.
+        sample = sample
+            .lines()
+            .map(|line| {
+                if line.starts_with("  image:") {
+                    format!("  image: {SERVER}\n")
+                } else {
+                    format!("{line}\n")
+                }
+            })
+            .collect();
+    }
     // The kind may have been served a moment ago only.
     let mut attempts = 0;
     loop {
@@ -166,17 +215,33 @@ pub(crate) async fn children(demo: &Demo) -> String {
 }
 
 async fn hints(demo: &Demo) -> Result<()> {
-    let (leader, _) = demo.leading().await?;
-    let pid = leader.pid().to_string();
-    let view = format!("{}/debug/queue", leader.metrics_address());
-    println!();
-    for (word, command, why) in [
-        ("try:", format!("export KUBECONFIG={}", demo.control.kubeconfig_path().display()), ""),
+    let kubeconfig = format!("export KUBECONFIG={}", demo.control.kubeconfig_path().display());
+    let mut hints = vec![
+        ("try:", kubeconfig, ""),
         ("", "kubectl get webapps -w".to_owned(), ""),
         ("", "kubectl edit webapp hello".to_owned(), "change replicas, watch it follow"),
-        ("", format!("kill -9 {pid}"), "that is the leader"),
-        ("", format!("curl {view}"), "also /debug/plugins, /debug/watches, /debug/leadership, /metrics"),
-    ] {
+    ];
+    if demo.cluster().is_some() {
+        let leader = demo.until("a replica leads", || demo.leader()).await?;
+        let system = "--namespace windlass-system";
+        hints.extend([
+            ("", "kubectl get pods --all-namespaces --output wide".to_owned(), ""),
+            ("", format!("kubectl delete pod {system} {}", leader.name), "that is the leader"),
+            (
+                "",
+                "kubectl drain node1 --ignore-daemonsets --delete-emptydir-data".to_owned(),
+                "never below two ready",
+            ),
+            ("", format!("kubectl rollout restart {system} deployment/windlass"), "watch the leader move"),
+        ]);
+    } else {
+        let (leader, _) = demo.leading().await?;
+        let view = format!("curl {}/debug/queue", leader.metrics_address());
+        let more = "also /debug/plugins, /debug/watches, /debug/leadership, /metrics";
+        hints.extend([("", format!("kill -9 {}", leader.pid()), "that is the leader"), ("", view, more)]);
+    }
+    println!();
+    for (word, command, why) in hints {
         println!("   {word:<5} {command:<45} {why}");
     }
     println!("\n   Ctrl-C ends it and leaves nothing behind.\n");

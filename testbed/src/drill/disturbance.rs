@@ -11,13 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::report::Round;
-use super::site::{DEPLOYMENT, Pod, Site};
+use super::site::{Pod, Site};
 use crate::nemesis::HOST;
 use crate::process::Signal;
 use crate::servers::Stop;
-
-/// The host's program in its container.
-const PROGRAM: &str = "windlass";
 
 /// How long a machine or a network is gone: longer than a lease, shorter than it takes the control plane to give a node up.
 const OUTAGE: Duration = Duration::from_secs(25);
@@ -154,12 +151,20 @@ impl Disturbance {
         round.begin();
         match self {
             Delete => {
-                site.kubectl(&["delete", "pod", &leader.name, "--namespace", HOST, "--wait=false"]).await?;
+                site.kubectl(&[
+                    "delete",
+                    "pod",
+                    &leader.name,
+                    "--namespace",
+                    &site.subject.namespace,
+                    "--wait=false",
+                ])
+                .await?;
                 site.successor(&claim).await
             }
             ForceDelete => {
                 let force = ["--force", "--grace-period=0"];
-                let delete = ["delete", "pod", &leader.name, "--namespace", HOST];
+                let delete = ["delete", "pod", &leader.name, "--namespace", &site.subject.namespace];
                 site.kubectl(&[&delete[..], &force[..]].concat()).await?;
                 site.successor(&claim).await
             }
@@ -204,25 +209,44 @@ impl Disturbance {
             Scale => {
                 for replicas in ["1", "5", "3"] {
                     let count = format!("--replicas={replicas}");
-                    site.kubectl(&["scale", "deployment/windlass", "--namespace", HOST, &count]).await?;
+                    site.kubectl(&[
+                        "scale",
+                        &site.workload(),
+                        "--namespace",
+                        &site.subject.namespace,
+                        &count,
+                    ])
+                    .await?;
                     site.whole().await?;
                 }
                 Ok(())
             }
             Restart => {
-                site.kubectl(&["rollout", "restart", "deployment/windlass", "--namespace", HOST]).await?;
+                site.kubectl(&[
+                    "rollout",
+                    "restart",
+                    &site.workload(),
+                    "--namespace",
+                    &site.subject.namespace,
+                ])
+                .await?;
                 site.whole().await
             }
             PluginSwap => swap_plugin(site).await,
             TokenRotated => rotate_token(site, &leader).await,
             ApiServerRestart => site.control().restart_apiserver(Stop::Term).await,
             LivenessFails => {
-                site.cluster().signal(&leader.node, &leader.uid, PROGRAM, Signal::STOP)?;
+                site.cluster().signal(&leader.node, &leader.uid, &site.subject.program, Signal::STOP)?;
                 site.successor(&claim).await?;
                 restarted(site, &leader).await
             }
             Throttled => {
-                let group = site.cluster().container_group(&leader.node, &leader.uid, PROGRAM, "cpu")?;
+                let group = site.cluster().container_group(
+                    &leader.node,
+                    &leader.uid,
+                    &site.subject.program,
+                    "cpu",
+                )?;
                 let quota = group.join("cpu.cfs_quota_us");
                 let before = fs::read_to_string(&quota)?;
                 fs::write(&quota, "10000").context("a quota of a tenth of a processor")?;
@@ -238,8 +262,8 @@ impl Disturbance {
 /// Ends a container as a crash does: the first process of it, by age.
 fn kill(site: &Site, pod: &Pod) -> Result<()> {
     let processes = site.cluster().processes(&pod.node, &pod.uid)?;
-    let first = processes.iter().find(|(_, name)| name == PROGRAM);
-    let (process, _) = first.with_context(|| format!("{} runs no {PROGRAM}", pod.name))?;
+    let first = processes.iter().find(|(_, name)| *name == site.subject.program);
+    let (process, _) = first.with_context(|| format!("{} runs no {}", pod.name, site.subject.program))?;
     let pid = i32::try_from(*process).ok().and_then(rustix::process::Pid::from_raw).context("a process")?;
     Ok(rustix::process::kill_process(pid, Signal::KILL)?)
 }
@@ -249,7 +273,7 @@ struct OutOf(std::process::Child);
 
 impl OutOf {
     fn memory(site: &Site, pod: &Pod) -> Result<Self> {
-        let group = site.cluster().container_group(&pod.node, &pod.uid, PROGRAM, "memory")?;
+        let group = site.cluster().container_group(&pod.node, &pod.uid, &site.subject.program, "memory")?;
         let list = group.join("cgroup.procs");
         // One line without an end, which `tail` has to keep. The kernel takes the host first: a kubelet makes containers likelier to
         // be killed than what runs outside of them.
@@ -309,11 +333,12 @@ async fn rolling_update(site: &Site) -> Result<()> {
     let before = site.leading().await?.image;
     let other = site.other_image().unwrap_or(&before).to_owned();
     for image in [&other, &before] {
-        let set = format!("windlass={image}");
-        site.kubectl(&["set", "image", "deployment/windlass", &set, "--namespace", HOST]).await?;
+        let set = format!("{}={image}", site.subject.name);
+        site.kubectl(&["set", "image", &site.workload(), &set, "--namespace", &site.subject.namespace])
+            .await?;
         // The same image is no change, and an annotation of the pods is one.
         let stamp = json!({ "spec": { "template": { "metadata": { "annotations": { "drill": image_stamp(image, &before) } } } } });
-        site.merge(DEPLOYMENT, &stamp).await?;
+        site.merge(&site.subject.deployment(), &stamp).await?;
         site.whole().await?;
     }
     Ok(())
@@ -326,7 +351,7 @@ fn image_stamp(image: &str, before: &str) -> String {
 async fn broken_update(site: &Site) -> Result<()> {
     let before: Vec<_> = site.pods().await?.into_iter().map(|pod| pod.name).collect();
     let template = |arguments: &[&str]| json!([{ "op": "replace", "path": "/spec/template/spec/containers/0/args", "value": arguments }]);
-    site.json_patch(DEPLOYMENT, &template(&["run", "--no-such-flag"])).await?;
+    site.json_patch(&site.subject.deployment(), &template(&["run", "--no-such-flag"])).await?;
     let crashed = site
         .until(async || {
             let pods = site.pods().await.ok()?;
@@ -335,7 +360,7 @@ async fn broken_update(site: &Site) -> Result<()> {
         .await;
     let still = site.pods().await?.into_iter().filter(|pod| before.contains(&pod.name) && pod.ready).count();
     let leader = site.leading().await?.name;
-    site.json_patch(DEPLOYMENT, &template(&["run"])).await?;
+    site.json_patch(&site.subject.deployment(), &template(&["run"])).await?;
     site.whole().await?;
     crashed.context("the broken version did not crash")?;
     ensure!(still == 3, "{still} of the 3 old replicas were ready beside a version that crashes");

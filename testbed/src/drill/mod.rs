@@ -19,16 +19,19 @@
 mod disturbance;
 mod report;
 mod site;
+mod subject;
 mod watcher;
+mod webapps;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 pub use disturbance::Disturbance;
 pub use report::{Report, Round};
 pub use site::{Pod, Site};
+pub use subject::{Image, Subject, Work};
 
 use crate::checker::{Rules, check};
 use crate::nemesis::HOST;
@@ -36,6 +39,7 @@ use crate::nemesis::load::{Load, Stream};
 use crate::nemesis::settle::{Place, settle};
 use crate::progress::Progress;
 use watcher::Watcher;
+use webapps::Changes;
 
 /// How long the load runs undisturbed before and after.
 const CALM: Duration = Duration::from_secs(2);
@@ -43,30 +47,32 @@ const CALM: Duration = Duration::from_secs(2);
 /// What is to happen.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The image of the host, as an OCI archive; its name is the one that `deploy/base` asks for.
+    /// To whom.
+    pub subject: Subject,
+    /// Its image, by the name that its Deployment asks for.
     pub image: PathBuf,
-    /// Another version: the archive and the name of the image in it. Without one a rolling update replaces all pods by others of the
-    /// same version.
-    pub other: Option<(PathBuf, String)>,
-    /// Components of `deploy/` on top of the production overlay.
-    pub components: Vec<String>,
+    /// Another version. Without one a rolling update replaces all pods by others of the same version.
+    pub other: Option<Image>,
+    /// What it has to do meanwhile.
+    pub work: Work,
     /// In this order.
     pub disturbances: Vec<Disturbance>,
     /// Changes a second. Default 25.
     pub rate: u32,
-    /// How many objects are changed in turn. Default 60.
+    /// How many widgets are changed in turn. Default 60.
     pub objects: u32,
     /// Decides on everything that is random here.
     pub seed: u64,
 }
 
 impl Plan {
-    /// Nothing happens yet.
+    /// The host, out of this archive. Nothing happens yet.
     pub fn new(image: impl Into<PathBuf>) -> Self {
         Self {
+            subject: Subject::host(),
             image: image.into(),
             other: None,
-            components: Vec::new(),
+            work: Work::Widgets,
             disturbances: Vec::new(),
             rate: 25,
             objects: 60,
@@ -84,7 +90,7 @@ impl Plan {
     /// The same with another version to update to.
     #[must_use]
     pub fn update_to(mut self, archive: impl Into<PathBuf>, name: impl Into<String>) -> Self {
-        self.other = Some((archive.into(), name.into()));
+        self.other = Some(Image { archive: archive.into(), name: name.into() });
         self
     }
 }
@@ -92,8 +98,7 @@ impl Plan {
 /// Runs a plan on a cluster of its own with two nodes, and judges it.
 ///
 /// # Errors
-/// If something does not come about that no disturbance excuses: the cluster does not start, the deployment is not whole again within two
-/// minutes. Broken promises are no errors; the report holds them.
+/// If the cluster or the deployment does not start. Broken promises are no errors; the report holds them.
 ///
 /// # Cancel safety
 /// Dropping the future ends everything that was started.
@@ -109,8 +114,19 @@ async fn rounds(plan: &Plan, progress: &dyn Progress) -> Result<Report> {
     let mut report = Report { deployed_ms: site.deployed_ms(), ..Report::default() };
     for (number, disturbance) in plan.disturbances.iter().enumerate() {
         progress.step(number as u64, plan.disturbances.len() as u64);
-        let round = round(&mut site, plan, *disturbance, number as u64).await;
-        report.rounds.push(round.with_context(|| format!("{disturbance}"))?);
+        match Box::pin(round(&mut site, plan, *disturbance, number as u64)).await {
+            Ok(round) => report.rounds.push(round),
+            // The others are worth having all the same, if there is still something to disturb.
+            Err(error) => {
+                report.problems.push(format!("{disturbance}: {error:#}"));
+                if site.whole().await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    if !plan.subject.is_host() {
+        return Ok(report);
     }
     let history = site.records.read(site.control()).await?;
     let pods = history
@@ -129,9 +145,9 @@ async fn rounds(plan: &Plan, progress: &dyn Progress) -> Result<Report> {
 
 async fn round(site: &mut Site, plan: &Plan, disturbance: Disturbance, number: u64) -> Result<Round> {
     site.whole().await?;
+    site.spread().await?;
     let mark = site.control().audit()?.mark()?;
-    let stream = Stream { rate: plan.rate, objects: plan.objects, seed: plan.seed + number };
-    let load = Load::start(site.client(), &site.namespace, stream);
+    let load = Burden::start(site, plan, number);
     tokio::time::sleep(CALM).await;
     let watcher = Watcher::start(site);
     let mut round = Round::new(disturbance);
@@ -142,14 +158,44 @@ async fn round(site: &mut Site, plan: &Plan, disturbance: Disturbance, number: u
     };
     tokio::time::sleep(CALM).await;
     round.seen(watcher.stop().await);
-    // What earlier loads wanted is wanted still.
-    site.wanted.extend(load.stop().await?);
+    load.stop(site).await?;
     whole?;
-    let client = site.client();
-    let place = Place { client: &client, namespace: &site.namespace, records: &site.records };
-    round.settled(settle(&place, &site.wanted).await?);
-    round.measure(&site.control().audit()?, mark)?;
+    if matches!(plan.work, Work::Widgets) {
+        let client = site.client();
+        let place = Place { client: &client, namespace: &site.namespace, records: &site.records };
+        round.settled(settle(&place, &site.wanted).await?);
+    }
+    round.measure(&site.control().audit()?, mark, &plan.subject, &plan.work)?;
     Ok(round)
+}
+
+/// The load of one round.
+enum Burden {
+    Widgets(Load),
+    WebApps(Changes),
+}
+
+impl Burden {
+    fn start(site: &Site, plan: &Plan, number: u64) -> Self {
+        match &plan.work {
+            Work::Widgets => {
+                let stream = Stream { rate: plan.rate, objects: plan.objects, seed: plan.seed + number };
+                Self::Widgets(Load::start(site.client(), &site.namespace, stream))
+            }
+            Work::WebApps(namespace) => {
+                Self::WebApps(Changes::start(site.client(), namespace.clone(), plan.rate))
+            }
+        }
+    }
+
+    async fn stop(self, site: &mut Site) -> Result<()> {
+        match self {
+            // What earlier loads wanted is wanted still.
+            Self::Widgets(load) => site.wanted.extend(load.stop().await?),
+            Self::WebApps(changes) => changes.stop().await,
+        }
+        Ok(())
+    }
 }
 
 /// Where the manifests are.

@@ -6,10 +6,10 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::disturbance::Disturbance;
+use super::subject::{Subject, Work};
 use super::watcher::Seen;
 use crate::audit::{Audit, Mark};
-use crate::checker::{Verdict, requests};
-use crate::nemesis::HOST;
+use crate::checker::Verdict;
 use crate::nemesis::settle::Settled;
 use crate::nemesis::stage::now_us;
 
@@ -79,13 +79,29 @@ impl Round {
     }
 
     /// Reads from the audit log how long nothing was written.
-    pub(super) fn measure(&mut self, audit: &Audit, mark: Mark) -> Result<()> {
-        let all = requests(audit, mark, &[], HOST)?;
-        self.refused =
-            all.iter().filter(|request| request.answer.as_ref().is_some_and(|a| a.code == 403)).count()
-                as u64;
-        let mut effects: Vec<i64> =
-            all.iter().filter_map(|request| request.succeeded()).map(|answer| answer.at_us).collect();
+    pub(super) fn measure(
+        &mut self,
+        audit: &Audit,
+        mark: Mark,
+        subject: &Subject,
+        work: &Work,
+    ) -> Result<()> {
+        let mut effects: Vec<i64> = Vec::new();
+        audit.each(mark, |event| {
+            if !event.is_complete()
+                || !event.is_write()
+                || !event.acting_user().username.starts_with(&subject.account)
+            {
+                return;
+            }
+            self.refused += u64::from(event.code() == 403);
+            let resource = event.object_ref.as_ref().map(|object| &*object.resource);
+            // A change of a WebApp asks for an Ingress; everybody has a status of his own.
+            let counts = matches!(work, Work::Widgets) || resource == Some("ingresses");
+            let at = event.stage_timestamp.parse::<jiff::Timestamp>();
+            effects
+                .extend(at.ok().filter(|_| counts && event.succeeded()).map(jiff::Timestamp::as_microsecond));
+        })?;
         effects.sort_unstable();
         self.effects = effects.len() as u64;
         let (_, struck_us) = self.struck.unwrap_or((Instant::now(), 0));

@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use kube::Client;
 use serde_json::Value;
 
-use super::{Plan, deploy};
+use super::subject::{Subject, Work};
+use super::{Plan, deploy, webapps};
 use crate::audit::Mark;
 use crate::checker::{Kind, Records, options};
 use crate::control_plane::ControlPlane;
@@ -59,6 +60,7 @@ pub struct Site {
     pub(super) records: Records,
     /// What all loads so far want.
     pub(super) wanted: Wanted,
+    pub(super) subject: Subject,
     client: Client,
     deployed_ms: u64,
     other_image: Option<String>,
@@ -72,30 +74,38 @@ impl Site {
     /// If something of it does not come about; the message says what the pods say.
     pub async fn set(plan: &Plan) -> Result<Self> {
         let mut images = vec![plan.image.clone()];
-        images.extend(plan.other.iter().map(|(archive, _)| archive.clone()));
+        images.extend(plan.other.iter().map(|image| image.archive.clone()));
         let cluster = Cluster::start(Settings { nodes: 2, control: options() }, &images).await?;
         let control = cluster.control();
         let client = control.client()?;
-        let kinds = [
-            Kind::new("fixtures.windlass.dev", "widgets"),
-            Kind::new("", "configmaps"),
-            Kind::new("", "events").expiring(),
-        ];
-        let records = Records::begin(control, &kinds).await?;
-        let began = Instant::now();
-        control.apply(&overlay(control, &plan.components).await?).await?;
-        control.apply(CRD).await?;
-        control.apply(RIGHTS).await?;
-        control.apply(&may_act_as(HOST, "greeter")).await?;
-        install(&client).await?;
-        let namespace = control.namespace("drill").await?;
+        // From before anybody leads, or the first term is unknown.
+        let records = Records::begin(control, &kinds(&plan.work)).await?;
+        let (began, subject) = (Instant::now(), plan.subject.clone());
+        if subject.is_host() {
+            control.apply(&overlay(control, &subject.components).await?).await?;
+        }
+        let mut namespace = String::new();
+        match &plan.work {
+            Work::Widgets => {
+                control.apply(CRD).await?;
+                control.apply(RIGHTS).await?;
+                control.apply(&may_act_as(HOST, "greeter")).await?;
+                install(&client).await?;
+                namespace = control.namespace("drill").await?;
+            }
+            Work::WebApps(within) => {
+                control.apply(&subject.manifests).await?;
+                served(control, &webapps::manifests(within)).await?;
+            }
+        }
         let mut site = Self {
             namespace,
             records,
+            subject,
             wanted: Wanted::new(),
             client,
             deployed_ms: 0,
-            other_image: plan.other.as_ref().map(|(_, name)| name.clone()),
+            other_image: plan.other.as_ref().map(|image| image.name.clone()),
             cluster,
         };
         site.whole().await?;
@@ -128,7 +138,7 @@ impl Site {
     /// # Errors
     /// If the API server does not answer.
     pub async fn pods(&self) -> Result<Vec<Pod>> {
-        pods(&self.client).await
+        pods(&self.client, &self.subject).await
     }
 
     /// The replica that leads.
@@ -138,7 +148,7 @@ impl Site {
     pub async fn leading(&self) -> Result<Pod> {
         let found = self
             .until(async || {
-                let claim = leader(&self.client).await?;
+                let claim = leader(&self.client, &self.subject).await?;
                 self.pods().await.ok()?.into_iter().find(|pod| pod.name == claim.pod)
             })
             .await;
@@ -152,7 +162,7 @@ impl Site {
     pub(super) async fn successor(&self, of: &Claim) -> Result<()> {
         let next = self
             .until(async || {
-                let claim = leader(&self.client).await.filter(|claim| claim.term > of.term)?;
+                let claim = leader(&self.client, &self.subject).await.filter(|claim| claim.term > of.term)?;
                 self.pods().await.ok()?.into_iter().find(|pod| pod.name == claim.pod)
             })
             .await;
@@ -160,21 +170,21 @@ impl Site {
     }
 
     pub(super) async fn claim(&self) -> Result<Claim> {
-        leader(&self.client).await.context("nobody leads")
+        leader(&self.client, &self.subject).await.context("nobody leads")
     }
 
     /// Waits until as many replicas as are wanted are ready, all of the version that is wanted, and one of them leads.
     pub(super) async fn whole(&self) -> Result<()> {
         let whole = self
             .until(async || {
-                let deployment = self.get(DEPLOYMENT).await.ok()?;
+                let deployment = self.get(&self.subject.deployment()).await.ok()?;
                 let wanted = deployment["spec"]["replicas"].as_u64()?;
                 let status = &deployment["status"];
                 let current = status["observedGeneration"] == deployment["metadata"]["generation"];
                 let all = status["updatedReplicas"] == wanted && status["replicas"] == wanted;
                 let pods = self.pods().await.ok()?;
                 let ready = pods.len() as u64 == wanted && pods.iter().all(|pod| pod.ready);
-                let claim = leader(&self.client).await?;
+                let claim = leader(&self.client, &self.subject).await?;
                 (current && all && ready && pods.iter().any(|pod| pod.name == claim.pod)).then_some(())
             })
             .await;
@@ -184,9 +194,26 @@ impl Site {
         }
     }
 
+    /// Sees to it that both nodes have replicas: after a drain all are on one, and nobody moves a pod that runs.
+    pub(super) async fn spread(&self) -> Result<()> {
+        let pods = self.pods().await?;
+        let leader = self.leading().await?;
+        if pods.len() < 2 || pods.iter().any(|pod| pod.node != leader.node) {
+            return Ok(());
+        }
+        let standby = pods.iter().find(|pod| pod.name != leader.name).context("a standby")?;
+        self.kubectl(&["delete", "pod", &standby.name, "--namespace", &self.subject.namespace]).await?;
+        self.whole().await
+    }
+
     /// An object.
     pub(super) async fn get(&self, path: &str) -> Result<Value> {
         Ok(self.client.request(http::Request::get(path).body(Vec::new())?).await?)
+    }
+
+    /// What kubectl calls the Deployment.
+    pub(super) fn workload(&self) -> String {
+        format!("deployment/{}", self.subject.name)
     }
 
     /// A merge patch of an object.
@@ -252,18 +279,11 @@ impl Site {
     /// What the pods say, for an error.
     async fn story(&self) -> String {
         let mut story = String::new();
-        let logs = [
-            "logs",
-            "--namespace",
-            HOST,
-            "--selector",
-            "app.kubernetes.io/name=windlass",
-            "--prefix",
-            "--tail",
-            "8",
-        ];
-        let pods = ["get", "pods", "--namespace", HOST, "--output", "wide"];
-        let events = ["get", "events", "--namespace", HOST, "--sort-by", ".lastTimestamp"];
+        let (namespace, selector) =
+            (&*self.subject.namespace, format!("app.kubernetes.io/name={}", self.subject.name));
+        let logs = ["logs", "--namespace", namespace, "--selector", &selector, "--prefix", "--tail", "8"];
+        let pods = ["get", "pods", "--namespace", namespace, "--output", "wide"];
+        let events = ["get", "events", "--namespace", namespace, "--sort-by", ".lastTimestamp"];
         for arguments in [&pods[..], &events[..], &logs[..]] {
             let said = self.kubectl(arguments).await.unwrap_or_else(|error| error.to_string());
             let lines: Vec<_> = said.lines().collect();
@@ -274,8 +294,33 @@ impl Site {
     }
 }
 
-/// The host's Deployment.
-pub(super) const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/windlass-system/deployments/windlass";
+/// What the plugins write.
+fn kinds(work: &Work) -> Vec<Kind> {
+    let mut kinds = vec![Kind::new("", "configmaps"), Kind::new("", "events").expiring()];
+    match work {
+        Work::Widgets => kinds.push(Kind::new("fixtures.windlass.dev", "widgets")),
+        Work::WebApps(_) => kinds.extend([
+            Kind::new("apps.windlass.dev", "webapps"),
+            Kind::new("apps", "deployments"),
+            Kind::new("", "services"),
+            Kind::new("networking.k8s.io", "ingresses"),
+            Kind::new("policy", "poddisruptionbudgets"),
+        ]),
+    }
+    kinds
+}
+
+/// Applies objects of a kind that may have been served a moment ago only.
+async fn served(control: &ControlPlane, manifests: &str) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        match control.apply(manifests).await {
+            Err(error) if began.elapsed() > Duration::from_secs(30) => return Err(error),
+            Err(_) => tokio::time::sleep(POLL).await,
+            Ok(()) => return Ok(()),
+        }
+    }
+}
 
 /// `deploy/overlays/production` as kustomize renders it, with components on top.
 async fn overlay(control: &ControlPlane, components: &[String]) -> Result<String> {
@@ -293,9 +338,8 @@ async fn overlay(control: &ControlPlane, components: &[String]) -> Result<String
 }
 
 /// The replicas that there are.
-pub(super) async fn pods(client: &Client) -> Result<Vec<Pod>> {
-    let path = format!("/api/v1/namespaces/{HOST}/pods?labelSelector=app.kubernetes.io/name%3Dwindlass");
-    let list: Value = client.request(http::Request::get(path).body(Vec::new())?).await?;
+pub(super) async fn pods(client: &Client, subject: &Subject) -> Result<Vec<Pod>> {
+    let list: Value = client.request(http::Request::get(subject.pods()).body(Vec::new())?).await?;
     Ok(list["items"].as_array().into_iter().flatten().map(pod).collect())
 }
 
@@ -314,15 +358,21 @@ fn pod(object: &Value) -> Pod {
     }
 }
 
-/// Whom the claim Role names, if anybody holds the Lease.
-pub(super) async fn leader(client: &Client) -> Option<Claim> {
+/// Who leads: whom the Lease names, and the claim Role too where there is one.
+pub(super) async fn leader(client: &Client, subject: &Subject) -> Option<Claim> {
     let get = async |path: String| -> Option<Value> {
         client.request(http::Request::get(path).body(Vec::new()).ok()?).await.ok()
     };
-    let role =
-        get(format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{HOST}/roles/windlass-claim")).await?;
+    let (namespace, name) = (&subject.namespace, &subject.lease);
+    let lease = get(format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}")).await?;
+    let holder = lease["spec"]["holderIdentity"].as_str().filter(|holder| !holder.is_empty())?;
+    let pod = holder.split('_').next()?.to_owned();
+    if !subject.claims {
+        return Some(Claim { pod, term: lease["spec"]["leaseTransitions"].as_u64()? });
+    }
+    let role = get(format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles/windlass-claim"))
+        .await?;
     let (identity, term) = role["rules"][0]["resourceNames"][0].as_str()?.rsplit_once('/')?;
-    let lease = get(format!("/apis/coordination.k8s.io/v1/namespaces/{HOST}/leases/windlass")).await?;
-    (lease["spec"]["holderIdentity"] == identity).then_some(())?;
-    Some(Claim { pod: identity.split('_').next()?.to_owned(), term: term.parse().ok()? })
+    (holder == identity).then_some(())?;
+    Some(Claim { pod, term: term.parse().ok()? })
 }

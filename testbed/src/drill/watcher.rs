@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::site::{Site, leader, pods};
+use super::subject::Subject;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(50);
@@ -29,7 +30,7 @@ pub(super) struct Watcher {
 impl Watcher {
     pub(super) fn start(site: &Site) -> Self {
         let (stop, stopped) = watch::channel(false);
-        Self { task: tokio::spawn(look(site.client(), stopped)), stop }
+        Self { task: tokio::spawn(look(site.client(), site.subject.clone(), stopped)), stop }
     }
 
     pub(super) async fn stop(self) -> Seen {
@@ -38,12 +39,12 @@ impl Watcher {
     }
 }
 
-async fn look(client: kube::Client, stopped: watch::Receiver<bool>) -> Seen {
+async fn look(client: kube::Client, subject: Subject, stopped: watch::Receiver<bool>) -> Seen {
     let mut seen = Seen { fewest_ready: usize::MAX, ..Seen::default() };
     let mut gone: Option<Instant> = None;
     while !*stopped.borrow() {
         let both = tokio::time::timeout(Duration::from_secs(2), async {
-            (pods(&client).await, leader(&client).await)
+            (pods(&client, &subject).await, leader(&client, &subject).await)
         });
         if let Ok((Ok(pods), claim)) = both.await {
             seen.looks += 1;

@@ -8,6 +8,7 @@ mod baseline;
 mod cache;
 mod coldstart;
 mod crowd;
+mod deployed;
 mod failover;
 mod idle;
 mod latency;
@@ -70,6 +71,8 @@ enum Name {
     Baseline,
     /// What a crash, an end, a freeze and an outage cost, beside peers that do the same job.
     Failover,
+    /// What production does to a deployment on real nodes, beside a peer that is deployed the same way.
+    Deployed,
     /// What a hundred plugins cost while nothing happens, and how long one takes to wake.
     Idle,
     /// What it costs that plugins run in another process, and in a sandbox at all.
@@ -99,6 +102,7 @@ impl Bench {
         match self.name {
             Name::Baseline => baseline::run(&self),
             Name::Failover => failover::run(&self),
+            Name::Deployed => deployed::run(&self),
             Name::Idle => idle::run(&self),
             Name::Sandbox => sandbox::run(&self),
             Name::Reload => reload::run(&self),
