@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use kubectl_windlass::Package;
 use serde_json::Value;
+use windlass_testbed::drill::production;
 use windlass_testbed::nodes::{Cluster, Images, Settings, is_ready};
 use windlass_testbed::{ControlPlane, Options, Replica, ReplicaOptions};
-
-use crate::root;
 
 /// How long any step may take before the demo gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,16 +63,21 @@ impl Demo {
             Some(path) => ControlPlane::external(path).await?,
             None => ControlPlane::start(options).await?,
         };
-        Self::in_cluster(Home::Plane(Box::new(control)), binary, ours).await
+        Self::in_cluster(Home::Plane(Box::new(control)), binary, ours, &[]).await
     }
 
     /// The same on real nodes, which have these images; the host is deployed as pods.
     pub(crate) async fn on_nodes(nodes: u8, images: Images) -> Result<Self> {
-        let cluster = Cluster::start(Settings { nodes, ..Settings::default() }, &images).await?;
-        Self::in_cluster(Home::Nodes(Box::new(cluster)), PathBuf::new(), true).await
+        Self::on_nodes_with(nodes, images, &[]).await
     }
 
-    async fn in_cluster(control: Home, binary: PathBuf, ours: bool) -> Result<Self> {
+    /// The same with components of `deploy/` on top of the production overlay.
+    pub(crate) async fn on_nodes_with(nodes: u8, images: Images, components: &[String]) -> Result<Self> {
+        let cluster = Cluster::start(Settings { nodes, ..Settings::default() }, &images).await?;
+        Self::in_cluster(Home::Nodes(Box::new(cluster)), PathBuf::new(), true, components).await
+    }
+
+    async fn in_cluster(control: Home, binary: PathBuf, ours: bool, components: &[String]) -> Result<Self> {
         let directory = tempfile::tempdir().context("make a temporary directory")?;
         let mut demo = Self {
             replicas: Vec::new(),
@@ -86,7 +90,7 @@ impl Demo {
             flags: Vec::new(),
             ours,
         };
-        demo.install_base().await?;
+        demo.install_base(components).await?;
         Ok(demo)
     }
 
@@ -99,9 +103,8 @@ impl Demo {
     }
 
     /// `deploy/overlays/production`; without the Deployment where the replicas are processes.
-    async fn install_base(&mut self) -> Result<()> {
-        let overlay = root().join("deploy/overlays/production");
-        let rendered = self.kubectl(&["kustomize", &overlay.display().to_string()]).await?;
+    async fn install_base(&mut self, components: &[String]) -> Result<()> {
+        let rendered = production(&self.control, components).await?;
         self.base = if self.cluster().is_some() { rendered } else { without_pods(&rendered) };
         self.control.apply(&self.base).await?;
         if self.ours {

@@ -30,7 +30,7 @@ use anyhow::Result;
 
 pub use disturbance::Disturbance;
 pub use report::{Report, Round};
-pub use site::{Pod, Site};
+pub use site::{Pod, Site, container_figure, production};
 pub use subject::{Image, Subject, Work};
 
 use crate::checker::{Rules, check};

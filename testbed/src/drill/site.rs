@@ -82,7 +82,7 @@ impl Site {
         let records = Records::begin(control, &kinds(&plan.work)).await?;
         let (began, subject) = (Instant::now(), plan.subject.clone());
         if subject.is_host() {
-            control.apply(&overlay(control, &subject.components).await?).await?;
+            control.apply(&production(control, &subject.components).await?).await?;
         }
         let mut namespace = String::new();
         match &plan.work {
@@ -323,7 +323,10 @@ async fn served(control: &ControlPlane, manifests: &str) -> Result<()> {
 }
 
 /// `deploy/overlays/production` as kustomize renders it, with components on top.
-async fn overlay(control: &ControlPlane, components: &[String]) -> Result<String> {
+///
+/// # Errors
+/// If kustomize refuses it; the message is its own.
+pub async fn production(control: &ControlPlane, components: &[String]) -> Result<String> {
     let folder = tempfile::tempdir().context("no temporary directory")?;
     copy(&deploy(), &folder.path().join("deploy"))?;
     let components: Vec<_> = components.iter().map(|name| format!("../deploy/components/{name}")).collect();
@@ -341,6 +344,33 @@ async fn overlay(control: &ControlPlane, components: &[String]) -> Result<String
 pub(super) async fn pods(client: &Client, subject: &Subject) -> Result<Vec<Pod>> {
     let list: Value = client.request(http::Request::get(subject.pods()).body(Vec::new())?).await?;
     Ok(list["items"].as_array().into_iter().flatten().map(pod).collect())
+}
+
+impl Pod {
+    /// What an object says.
+    pub fn of(object: &Value) -> Self {
+        pod(object)
+    }
+}
+
+/// A number out of a file of a container's control group: `memory.usage_in_bytes`, or one line of many: `cpu.stat:throttled_time`.
+///
+/// # Errors
+/// If the pod runs no such program, or the file does not say.
+pub fn container_figure(
+    cluster: &Cluster,
+    pod: &Pod,
+    program: &str,
+    hierarchy: &str,
+    file: &str,
+) -> Result<u64> {
+    let group = cluster.container_group(&pod.node, &pod.uid, program, hierarchy)?;
+    let (name, line) = file.split_once(':').unwrap_or((file, ""));
+    let text = std::fs::read_to_string(group.join(name)).with_context(|| format!("read {name}"))?;
+    let found = text.lines().find_map(|said| {
+        if line.is_empty() { Some(said) } else { said.strip_prefix(line)?.strip_prefix(' ') }
+    });
+    found.and_then(|number| number.trim().parse().ok()).with_context(|| format!("{file} says {text:?}"))
 }
 
 fn pod(object: &Value) -> Pod {

@@ -26,6 +26,7 @@ mod rig;
 mod sandbox;
 mod scrape;
 mod shelf;
+mod sizing;
 mod stamp;
 mod storm;
 mod stream;
@@ -91,6 +92,8 @@ enum Name {
     Resync,
     /// From the start of a process until it holds everything, beside a bare list.
     Coldstart,
+    /// What the sizes of deploy/components carry in a pod on a real node.
+    Sizing,
     /// What a call costs that wakes one of many plugins, in the process that runs them.
     Wake,
     /// What an object and a change cost with more and more objects and plugins.
@@ -112,6 +115,7 @@ impl Bench {
             Name::Cache => cache::run(&self),
             Name::Resync => resync::run(&self),
             Name::Coldstart => coldstart::run(&self),
+            Name::Sizing => sizing::run(&self),
             Name::Wake => wake::run(&self),
             Name::Work => work::run(&self),
         }

@@ -1,0 +1,199 @@
+//! `cargo xtask bench sizing`: what the sizes of `deploy/components` carry, measured in pods on a real node.
+//!
+//! One replica alone, under the component's requests and limits: so many plugins with so many objects, each with a child. Memory is what the
+//! kernel counts for the pod; the rate is how fast as many changes as the API server takes are worked off.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use serde_json::{Value, json};
+use windlass_testbed::drill::{Pod, container_figure};
+use windlass_testbed::nodes::{Cluster, is_ready};
+
+use super::Bench;
+use super::bars::{Bar, bars};
+use super::crowd::{NAMESPACE, post};
+use super::report::{Report, load_average};
+use super::stamp::{Member, Stamp};
+use crate::demo::Demo;
+use crate::image::Image;
+
+/// Requests of ours at once.
+const AT_ONCE: usize = 16;
+/// Changes whose effects are waited for.
+const CHANGES: usize = 3_000;
+/// After everything has its child: code that rests is dropped by then.
+const SETTLE: Duration = Duration::from_secs(12);
+/// How long a size may take to get there, and how much longer for each object.
+const PATIENCE: Duration = Duration::from_secs(300);
+const PER_OBJECT: Duration = Duration::from_millis(20);
+
+/// What one size is asked to carry.
+#[derive(Clone, Copy, serde::Serialize)]
+struct Load {
+    size: &'static str,
+    plugins: u16,
+    objects: usize,
+}
+
+const LOADS: [Load; 3] = [
+    Load { size: "small", plugins: 50, objects: 10_000 },
+    Load { size: "medium", plugins: 100, objects: 20_000 },
+    Load { size: "large", plugins: 200, objects: 40_000 },
+];
+
+pub(crate) fn run(bench: &Bench) -> Result<()> {
+    Cluster::possible().context("this machine allows no nodes")?;
+    let image = bench.binary.clone().map_or_else(Image::of_this_tree, Ok)?;
+    let stamp = Stamp::build()?;
+    let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
+    let mut report = Report::new("sizing");
+    let mut rows = Vec::new();
+    for load in LOADS {
+        let load = if bench.quick {
+            Load { plugins: load.plugins / 10, objects: load.objects / 20, ..load }
+        } else {
+            load
+        };
+        eprintln!("{}: {} plugins, {} objects", load.size, load.plugins, load.objects);
+        let found = runtime.block_on(Box::pin(measure(load, &image, &stamp)))?;
+        for (name, value) in found.as_object().into_iter().flatten() {
+            report.figures.insert(format!("{}_{name}", load.size), value.clone());
+        }
+        let amount = |name: &str| found[name].as_f64().unwrap_or(0.0);
+        let label =
+            |what: &str| format!("{}, {} plugins, {} objects: {what}", load.size, load.plugins, load.objects);
+        rows.push(Bar { label: label("settled"), value: amount("working_set_mib") });
+        rows.push(Bar { label: label("peak"), value: amount("peak_mib") });
+        report.rounds.push(json!({ "load": load, "found": found, "load_average": load_average() }));
+        report.write()?;
+    }
+    std::fs::write(report.path("svg")?, bars("Memory of one replica in its pod, MiB", "MiB", &rows))?;
+    println!("{}\n-> {}", serde_json::to_string_pretty(&report.figures)?, report.path("json")?.display());
+    Ok(())
+}
+
+async fn measure(load: Load, image: &Path, stamp: &Stamp) -> Result<Value> {
+    let demo = Demo::on_nodes_with(1, vec![image.to_owned()], &[format!("size-{}", load.size)]).await?;
+    let system = ["--namespace", "windlass-system"];
+    demo.kubectl(&[&["scale", "deployment/windlass", "--replicas=1"][..], &system[..]].concat()).await?;
+    let members: Vec<_> = (0..load.plugins).map(|number| stamp.member(number, 1)).collect::<Result<_>>()?;
+    let each = load.objects / members.len();
+    prepare(&demo, &members, each).await?;
+    let began = Instant::now();
+    let all = members.len() * each;
+    children(&demo, all, &load).await?;
+    let converged = began.elapsed();
+    tokio::time::sleep(SETTLE).await;
+    let pod = pod(&demo).await?;
+    let usage = |hierarchy: &str, file: &str| {
+        container_figure(demo.cluster().context("there are nodes")?, &pod, "windlass", hierarchy, file)
+    };
+    let cached = usage("memory", "memory.stat:total_inactive_file")?;
+    let settled = usage("memory", "memory.usage_in_bytes")?.saturating_sub(cached);
+    let peak = usage("memory", "memory.max_usage_in_bytes")?;
+    let limit = usage("memory", "memory.limit_in_bytes")?;
+
+    let cpu = usage("cpuacct", "cpuacct.usage")?;
+    let throttled = usage("cpu", "cpu.stat:throttled_time")?;
+    let began = Instant::now();
+    let changes = CHANGES.min(all);
+    let client = demo.control.client()?;
+    let sent = (0..changes).map(|number| {
+        let (member, object) = (&members[number % members.len()], number / members.len());
+        let path =
+            format!("{}/{}", member.collection(NAMESPACE), object_name(number % members.len(), object));
+        let client = client.clone();
+        async move {
+            let request = http::Request::patch(path)
+                .header("content-type", "application/merge-patch+json")
+                .body(json!({ "spec": { "text": "changed" } }).to_string().into_bytes())?;
+            anyhow::Ok(client.request::<Value>(request).await.map(drop)?)
+        }
+    });
+    stream::iter(sent).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+    changed(&demo, changes).await?;
+    let took = began.elapsed();
+    let spent = usage("cpuacct", "cpuacct.usage")? - cpu;
+    let throttled = usage("cpu", "cpu.stat:throttled_time")? - throttled;
+    let mib = |bytes: u64| (bytes as f64 / 1_048_576.0 * 10.0).round() / 10.0;
+    Ok(json!({
+        "working_set_mib": mib(settled), "peak_mib": mib(peak), "limit_mib": mib(limit),
+        "first_pass_s": (converged.as_secs_f64() * 10.0).round() / 10.0,
+        "changes": changes,
+        "changes_per_s": (changes as f64 / took.as_secs_f64()).round(),
+        "cpu_us_per_change": (spent as f64 / 1e3 / changes as f64).round(),
+        "throttled_s": (throttled as f64 / 1e8).round() / 10.0,
+        "restarts": pod.restarts,
+    }))
+}
+
+async fn prepare(demo: &Demo, members: &[Member], each: usize) -> Result<()> {
+    let client = demo.control.client()?;
+    let put = async |objects: Vec<(String, Value)>| -> Result<()> {
+        let posts = objects.iter().map(|(path, object)| post(&client, path, object));
+        stream::iter(posts).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await.map(drop)
+    };
+    post(&client, "/api/v1/namespaces", &json!({ "metadata": { "name": NAMESPACE } })).await?;
+    let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    put(members.iter().map(|member| (crds.to_owned(), member.crd())).collect()).await?;
+    for some in members.chunks(20) {
+        let rights: Vec<_> = some.iter().map(Member::rights).collect::<Result<_>>()?;
+        demo.control.apply(&rights.join("---\n")).await?;
+    }
+    let maps = "/api/v1/namespaces/windlass-system/configmaps";
+    put(members.iter().map(|member| Ok((maps.to_owned(), member.config_map()?))).collect::<Result<_>>()?)
+        .await?;
+    let objects = members.iter().enumerate().flat_map(|(number, member)| {
+        (0..each).map(move |object| {
+            let spec = json!({ "text": "0" });
+            (member.collection(NAMESPACE), member.object(&object_name(number, object), &spec))
+        })
+    });
+    put(objects.collect()).await
+}
+
+fn object_name(member: usize, object: usize) -> String {
+    format!("m{member:03}-o{object:04}")
+}
+
+/// The replica.
+async fn pod(demo: &Demo) -> Result<Pod> {
+    let pods = demo.host_pods().await;
+    let pod = pods.iter().find(|pod| is_ready(pod)).context("the replica is ready")?;
+    Ok(Pod::of(pod))
+}
+
+/// Waits until every object has its child.
+async fn children(demo: &Demo, all: usize, load: &Load) -> Result<()> {
+    let (began, patience) = (Instant::now(), PATIENCE + PER_OBJECT * load.objects as u32);
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps?limit=1");
+    loop {
+        let list = demo.get(&path).await.unwrap_or_default();
+        let left = list["metadata"]["remainingItemCount"].as_u64().unwrap_or(0) as usize;
+        // One is the namespace's own.
+        if left + list["items"].as_array().map_or(0, Vec::len) > all {
+            return Ok(());
+        }
+        anyhow::ensure!(began.elapsed() < patience, "{left} of {all} children within {patience:?}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Waits until so many children say that they are changed.
+async fn changed(demo: &Demo, changes: usize) -> Result<()> {
+    let (began, path) = (Instant::now(), format!("/api/v1/namespaces/{NAMESPACE}/configmaps"));
+    loop {
+        let list = demo.get(&path).await.unwrap_or_default();
+        let said =
+            list["items"].as_array().into_iter().flatten().filter(|map| map["data"]["text"] == "changed");
+        let count = said.count();
+        if count >= changes {
+            return Ok(());
+        }
+        anyhow::ensure!(began.elapsed() < PATIENCE, "{count} of {changes} effects within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
