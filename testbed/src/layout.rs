@@ -132,7 +132,12 @@ impl Layout {
         options: Options,
         authority: &Authority,
     ) -> Result<(Self, Access)> {
-        let layout = Self { directory: directory.to_owned(), binaries, ports: Ports::free(), options };
+        let mut ports = Ports::free();
+        if options.address.is_some() {
+            // Nobody else is at an address of its own, so it may be the port that NetworkPolicies know.
+            ports.apiserver = 6443;
+        }
+        let layout = Self { directory: directory.to_owned(), binaries, ports, options };
         let address = layout.address().to_string();
         let serving = authority.server(&[
             &address,

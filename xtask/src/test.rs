@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use windlass_testbed::nodes::Cluster;
 use windlass_testbed::{Binaries, component, progress};
 
 use crate::steps::{Steps, run, run_with};
@@ -40,6 +41,7 @@ impl Test {
         });
         steps.step("components", components);
         steps.step("control plane", || Binaries::locate_or_build(&*progress::detect()).map(drop));
+        steps.step("nodes", nodes);
         steps.step("unit, component and integration tests", || tests(self.full));
         steps.step("tests of the tests: each broken rule of leadership and of the memos is found", mutants);
         if self.full {
@@ -70,6 +72,17 @@ fn components() -> Result<()> {
         component("windlass-fixtures", Some(&example))?;
     }
     Ok(())
+}
+
+/// What nodes are made of, where this machine allows some. Where it does not that is said, and their tests say it too.
+fn nodes() -> Result<()> {
+    match Cluster::possible() {
+        Ok(()) => Cluster::prepare(&*progress::detect()),
+        Err(reason) => {
+            eprintln!("note: nothing is tested on real nodes: {reason:#}");
+            Ok(())
+        }
+    }
 }
 
 /// Every fixture in the tree: one example a fault.

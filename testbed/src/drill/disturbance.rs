@@ -38,6 +38,8 @@ pub enum Disturbance {
     ForceDelete,
     /// Its container's first process gets SIGKILL.
     Kill,
+    /// Its pod loses its network and is then killed: whoever listens hears nothing, as when a machine loses power.
+    Vanish,
     /// It is killed for want of memory.
     OutOfMemory,
     /// Its node is drained, and taken back.
@@ -74,10 +76,11 @@ use Disturbance::*;
 
 impl Disturbance {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Delete,
         ForceDelete,
         Kill,
+        Vanish,
         OutOfMemory,
         Drain,
         CutFromApi,
@@ -104,6 +107,7 @@ impl Disturbance {
             Delete => "delete",
             ForceDelete => "force-delete",
             Kill => "kill",
+            Vanish => "vanish",
             OutOfMemory => "out-of-memory",
             Drain => "drain",
             CutFromApi => "cut-from-api",
@@ -127,8 +131,8 @@ impl Disturbance {
         match self {
             Delete | Drain | RollingUpdate | BrokenUpdate | Restart | PluginSwap | TokenRotated
             | KubeletStopped | CutApart => 2,
-            ForceDelete | Kill | OutOfMemory | CutFromApi | Freeze | ApiServerRestart | LivenessFails
-            | Throttled => 1,
+            ForceDelete | Kill | Vanish | OutOfMemory | CutFromApi | Freeze | ApiServerRestart
+            | LivenessFails | Throttled => 1,
             // Somebody wanted one, and that one may be new.
             Scale => 0,
         }
@@ -140,7 +144,7 @@ impl Disturbance {
         match self {
             Delete | Drain | RollingUpdate | Restart | Scale | BrokenUpdate => 5_000,
             PluginSwap | TokenRotated | KubeletStopped | CutApart => 5_000,
-            Kill | OutOfMemory | ForceDelete | Throttled => 20_000,
+            Kill | Vanish | OutOfMemory | ForceDelete | Throttled => 20_000,
             CutFromApi | Freeze | LivenessFails | ApiServerRestart => 30_000,
         }
     }
@@ -171,6 +175,15 @@ impl Disturbance {
             Kill => {
                 kill(site, &leader)?;
                 site.successor(&claim).await
+            }
+            Vanish => {
+                site.cluster().unplug(&leader.node, &leader.uid, &site.subject.program)?;
+                kill(site, &leader)?;
+                let next = site.successor(&claim).await;
+                // Its container is started again in the same sandbox, where it reaches nobody.
+                site.kubectl(&["delete", "pod", &leader.name, "--namespace", &site.subject.namespace])
+                    .await?;
+                next
             }
             OutOfMemory => {
                 let full = OutOf::memory(site, &leader)?;

@@ -189,9 +189,18 @@ impl Site {
             })
             .await;
         match whole {
-            Some(()) => Ok(()),
+            // Who is new is known to them now.
+            Some(()) => self.policies().await,
             None => bail!("not whole again within {PATIENCE:?}\n{}", self.story().await),
         }
+    }
+
+    /// Enforces the NetworkPolicies that came with the deployment, for the pods that there are now.
+    pub(super) async fn policies(&self) -> Result<()> {
+        if self.subject.components.iter().any(|component| component == "network-policy") {
+            self.cluster.enforce_policies().await?;
+        }
+        Ok(())
     }
 
     /// Sees to it that both nodes have replicas: after a drain all are on one, and nobody moves a pod that runs.

@@ -141,6 +141,19 @@ impl Machine {
         Ok(())
     }
 
+    /// Puts a chain of rules, and those that it names, before everything that passes through.
+    pub(super) fn filter(&self, chain: &str, rules: &str) -> Result<()> {
+        let file = self.directory.join("policy.rules");
+        fs::write(&file, rules).context("cannot write rules")?;
+        let program = |name: &str| self.directory.join("bin").join(name).display().to_string();
+        self.run(&program("iptables-restore"), &["-w", "--noflush", &file.display().to_string()])?;
+        let iptables = program("iptables");
+        if self.run(&iptables, &["-w", "-C", "FORWARD", "-j", chain]).is_err() {
+            self.run(&iptables, &["-w", "-I", "FORWARD", "-j", chain])?;
+        }
+        Ok(())
+    }
+
     /// Where the API server is, as a network.
     pub(super) fn api_server(&self) -> Vec<String> {
         vec![format!("{}/32", self.addresses.here())]

@@ -24,12 +24,14 @@
 //! | `cgroups` | the control groups, and their end |
 //! | `machine` | one machine, and what may befall it |
 //! | `machine.sh` | what a machine does when it is switched on |
+//! | `policy` | NetworkPolicies, as far as `deploy/` uses them |
 //! | `host_image` | the host's own build as an image, with the libraries that it needs |
 
 mod cgroups;
 mod host_image;
 mod machine;
 mod network;
+mod policy;
 mod tools;
 
 use std::fs;
@@ -48,6 +50,7 @@ use crate::control_plane::ControlPlane;
 use crate::image::{Contents, File, write};
 use crate::options::Options;
 use crate::process::{Janitor, Process, Signal, StateDirectory};
+use crate::progress::Progress;
 use crate::runtime::blocking;
 use cgroups::{Cgroups, SWEEP};
 use machine::Machine;
@@ -95,6 +98,14 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Builds and fetches what nodes are made of, so that no test waits for it: a minute or some, once.
+    ///
+    /// # Errors
+    /// If there is no Go or no Debian.
+    pub fn prepare(progress: &dyn Progress) -> Result<()> {
+        Tools::locate_or_make(progress).map(drop)
+    }
+
     /// Whether this machine can have nodes.
     ///
     /// # Errors
@@ -276,6 +287,37 @@ impl Cluster {
     pub fn join_again(&self, node: &str, other: &str) -> Result<()> {
         let (machine, other) = (self.machine(node)?, self.machine(other)?);
         machine.cut(&machine.networks_of(other), false)
+    }
+
+    /// Enforces the NetworkPolicies that there are, for the pods that there are. What comes later needs another call.
+    ///
+    /// # Errors
+    /// If a policy says something that is not understood here, the API server does not answer, or iptables refuses.
+    pub async fn enforce_policies(&self) -> Result<()> {
+        let client = self.control.client()?;
+        let list = async |path: &str| -> Result<Vec<Value>> {
+            let list: Value = client.request(http::Request::get(path).body(Vec::new())?).await?;
+            Ok(list["items"].as_array().cloned().unwrap_or_default())
+        };
+        let world = policy::World {
+            pods: list("/api/v1/pods").await?,
+            namespaces: list("/api/v1/namespaces").await?,
+            policies: list("/apis/networking.k8s.io/v1/networkpolicies").await?,
+        };
+        let rules = world.rules()?;
+        self.machines.iter().try_for_each(|machine| machine.filter(policy::CHAIN, &rules))
+    }
+
+    /// Takes a pod off the network: nothing that it sends arrives, and nothing arrives at it, as when its node loses power.
+    ///
+    /// # Errors
+    /// If there is no such node or process, or the kernel refuses.
+    pub fn unplug(&self, node: &str, pod_uid: &str, program: &str) -> Result<()> {
+        let processes = self.processes(node, pod_uid)?;
+        let first = processes.iter().find(|(_, name)| name == program);
+        let (process, _) = first.with_context(|| format!("pod {pod_uid} on {node} runs no {program}"))?;
+        let target = process.to_string();
+        run("nsenter", &["--target", &target, "--net", "ip", "link", "set", "dev", "eth0", "down"]).map(drop)
     }
 
     /// Ends a node's kubelet, and keeps it from coming back. Its pods run on.
