@@ -1,7 +1,7 @@
 //! A steady load: primaries are created, changed and deleted, and what is wanted in the end is known.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rand::rngs::Xoshiro256PlusPlus;
@@ -14,8 +14,8 @@ use tokio::time::MissedTickBehavior;
 /// How many change objects at the same time; each has objects of its own.
 const WORKERS: u32 = 5;
 
-/// How often a change is tried again that the API server did not take.
-const ATTEMPTS: u32 = 5;
+/// How long a change is tried again that the API server does not take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is wanted of each object at the end: its text, or that it is gone.
 pub(crate) type Wanted = BTreeMap<String, Option<String>>;
@@ -62,7 +62,7 @@ impl Load {
     /// Ends it, and says what is wanted now.
     ///
     /// # Errors
-    /// If the API server did not take a change after several attempts.
+    /// If the API server did not take a change for a minute.
     pub(crate) async fn stop(mut self) -> Result<Wanted> {
         self.stop.send_replace(true);
         let mut wanted = Wanted::new();
@@ -102,10 +102,9 @@ impl Worker {
         self.changes += 1;
         let exists = self.wanted.get(&name).is_some_and(Option::is_some);
         let text = (!exists || self.dice.random_range(0..10) > 0).then(|| format!("{name}-{}", self.changes));
-        let mut attempt = 1;
+        let began = Instant::now();
         while let Err(error) = self.send(&name, text.as_deref()).await {
-            attempt += 1;
-            if attempt > ATTEMPTS {
+            if began.elapsed() > PATIENCE {
                 return Err(error).with_context(|| format!("the load cannot change {name}"));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

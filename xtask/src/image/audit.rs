@@ -20,7 +20,12 @@ const SECTION: &str = ".dep-v0";
 /// The longest list that is read back, in bytes: readers take a few MiB.
 pub(super) const LIST_MAX_BYTES: usize = 4 << 20;
 
-/// The binary with the list in it, read back once. One that was built by `cargo auditable` is as it was.
+/// What is left out of the binary that is packed. Symbols carry hashes of modules, and inline assembly carries positions in sources
+/// that macros made with the builder's paths in them: so two builds at places with names of different lengths differ there, and in the build
+/// id, which is a hash of all of it, and nowhere else (found by comparing two builds of the host).
+const LEFT_OUT: [&str; 2] = ["--strip-all", "--remove-section=.note.gnu.build-id"];
+
+/// The binary without symbols and with the list in it, read back once. One that was built by `cargo auditable` is as it was.
 ///
 /// # Errors
 /// If there is no `objcopy`, or the list that is in the binary is not that of these packages.
@@ -34,7 +39,12 @@ pub(super) fn with_list(binary: &Path, bytes: Vec<u8>, packages: &Packages) -> R
     encoder.write_all(listed(packages).to_string().as_bytes())?;
     fs::write(&list, encoder.finish()?)?;
     let section = format!("{SECTION}={}", list.display());
-    let copied = Command::new("objcopy").args(["--add-section", &section]).arg(binary).arg(&new).output();
+    let copied = Command::new("objcopy")
+        .args(LEFT_OUT)
+        .args(["--add-section", &section])
+        .arg(binary)
+        .arg(&new)
+        .output();
     let copied = copied.context("start objcopy, which is in the package of the linker")?;
     ensure!(copied.status.success(), "objcopy: {}", String::from_utf8_lossy(&copied.stderr).trim());
     let bytes = fs::read(&new)?;
