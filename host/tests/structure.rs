@@ -126,6 +126,23 @@ fn every_threat_names_tests_that_exist() {
     }
 }
 
+/// What the page tells operators to look at is there to be looked at.
+#[test]
+fn every_metric_that_operators_are_told_of_exists() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("../docs/operations.md")).expect("it is there");
+    let sources = sources(root);
+    let words = page.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    let ours = |word: &&str| word.starts_with("windlass_") || word.starts_with("leader_election_");
+    let named: std::collections::BTreeSet<_> = words.filter(ours).collect();
+    assert!(named.len() >= 10, "{named:?}");
+    for metric in named {
+        // The library appends the last word to counters.
+        let name = format!("\"{}\"", metric.trim_end_matches("_total"));
+        assert!(sources.contains(&name), "no metric is called {metric}");
+    }
+}
+
 #[test]
 fn every_fixture_is_tested() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));

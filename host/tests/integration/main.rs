@@ -14,6 +14,7 @@ mod exceptions;
 mod faults;
 mod fence;
 mod flow;
+mod formats;
 mod frozen;
 mod last_good;
 mod leadership;

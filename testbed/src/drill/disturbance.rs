@@ -60,7 +60,7 @@ pub enum Disturbance {
     Scale,
     /// `kubectl rollout restart`.
     Restart,
-    /// The plugin's ConfigMap is replaced.
+    /// The plugin's ConfigMap is replaced by `kubectl apply -k`.
     PluginSwap,
     /// The kubelet renews its token.
     TokenRotated,
@@ -390,7 +390,16 @@ async fn swap_plugin(site: &Site) -> Result<()> {
     };
     let before = digest(&map);
     let wasm = map["binaryData"]["plugin.wasm"].as_str().context("a component")?;
-    site.merge(&path, &json!({ "binaryData": { "plugin.wasm": with_section(wasm)? } })).await?;
+    let next = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": "greeter-plugin", "namespace": HOST, "labels": map["metadata"]["labels"] },
+        "binaryData": { "plugin.wasm": with_section(wasm)? },
+    });
+    let folder = tempfile::tempdir().context("no temporary directory")?;
+    fs::write(folder.path().join("plugin.yaml"), next.to_string())?;
+    fs::write(folder.path().join("kustomization.yaml"), "resources: [plugin.yaml]\n")?;
+    let folder = folder.path().display().to_string();
+    site.kubectl(&["apply", "--server-side", "--force-conflicts", "--kustomize", &folder]).await?;
     let swapped = site
         .until(async || {
             let map = site.get(&path).await.ok()?;

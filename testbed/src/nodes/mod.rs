@@ -144,7 +144,11 @@ impl Cluster {
         let names: Vec<_> = (1..=nodes).map(machine::name).collect();
         let groups = Cgroups::create(&format!("windlass-{id}"), &names)?;
         let sweeper = Janitor::hire(SWEEP, groups.tops())?;
-        let switch = Switch::create(&id, nodes, &directory)?;
+        // Another cluster may take the same addresses in the moment between the look and the use.
+        let switch = match Switch::create(&id, nodes, &directory) {
+            Ok(switch) => switch,
+            Err(_) => Switch::create(&id, nodes, &directory)?,
+        };
         (control.address, control.kubelet) = (Some(switch.addresses.here()), None);
         let control = ControlPlane::start(control).await?;
         let scheduler = scheduler(&control, &tools)?;
