@@ -13,7 +13,7 @@
 //! }
 //! let cluster = Cluster::start(Settings::default(), &Images::default()).await?;
 //! cluster.control().apply("apiVersion: v1\nkind: Namespace\nmetadata: { name: a }").await?;
-//! cluster.freeze("node1").await?;
+//! cluster.freeze("node1")?;
 //! # Ok(()) }
 //! ```
 //!
