@@ -191,6 +191,9 @@ impl Cache {
             }
             Err(unsafe_place) => return Err(unsafe_place),
         }
+        // Somebody named the first. That there is no spare, as in a pod with nothing to write but its
+        // volume, is nobody's fault.
+        let of_the_first = reasons.len();
         // One that works is enough. It exists from now on: the process without powers is told once
         // which directories it may read.
         for spare in spares {
@@ -208,8 +211,12 @@ impl Cache {
         if !places.iter().any(|place| place.unwritable().is_none()) {
             return Err(CacheError::NowhereToWrite(reasons.join("; ")));
         }
-        for reason in &reasons {
-            tracing::warn!(reason, "a directory for compiled components is not used");
+        for (number, reason) in reasons.iter().enumerate() {
+            if number < of_the_first {
+                tracing::warn!(reason, "the directory for compiled components is not written to");
+            } else {
+                tracing::debug!(reason, "no spare directory for compiled components there");
+            }
         }
         Ok(Self { fingerprint, places, counters: Counters::default() })
     }

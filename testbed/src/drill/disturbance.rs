@@ -145,7 +145,9 @@ impl Disturbance {
             Delete | Drain | RollingUpdate | Restart | Scale | BrokenUpdate => 5_000,
             PluginSwap | TokenRotated | KubeletStopped | CutApart => 5_000,
             Kill | Vanish | OutOfMemory | ForceDelete | Throttled => 20_000,
-            CutFromApi | Freeze | LivenessFails | ApiServerRestart => 30_000,
+            CutFromApi | Freeze | LivenessFails => 30_000,
+            // As long as it is away, which is kube-proxy's affair too.
+            ApiServerRestart => 180_000,
         }
     }
 
@@ -247,7 +249,11 @@ impl Disturbance {
             }
             PluginSwap => swap_plugin(site).await,
             TokenRotated => rotate_token(site, &leader).await,
-            ApiServerRestart => site.control().restart_apiserver(Stop::Term).await,
+            ApiServerRestart => {
+                site.control().restart_apiserver(Stop::Term).await?;
+                // Until then it is not back for anybody who runs on a node.
+                site.cluster().await_service().await
+            }
             LivenessFails => {
                 site.cluster().signal(&leader.node, &leader.uid, &site.subject.program, Signal::STOP)?;
                 site.successor(&claim).await?;

@@ -112,6 +112,9 @@ pub async fn run(plan: &Plan, progress: &dyn Progress) -> Result<Report> {
 async fn rounds(plan: &Plan, progress: &dyn Progress) -> Result<Report> {
     let mut site = Site::set(plan).await?;
     let mut report = Report { deployed_ms: site.deployed_ms(), ..Report::default() };
+    if plan.subject.is_host() {
+        report.problems.extend(site.warnings().await?);
+    }
     for (number, disturbance) in plan.disturbances.iter().enumerate() {
         progress.step(number as u64, plan.disturbances.len() as u64);
         match Box::pin(round(&mut site, plan, *disturbance, number as u64)).await {

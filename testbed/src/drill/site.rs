@@ -203,6 +203,25 @@ impl Site {
         Ok(())
     }
 
+    /// What the replicas warn of although nothing has happened yet: an operator would look for what is wrong.
+    pub(super) async fn warnings(&self) -> Result<Vec<String>> {
+        let selector = format!("app.kubernetes.io/name={}", self.subject.name);
+        let said = self
+            .kubectl(&[
+                "logs",
+                "--namespace",
+                &self.subject.namespace,
+                "--selector",
+                &selector,
+                "--tail",
+                "-1",
+            ])
+            .await?;
+        // Of several that start at once all but one find the Lease taken, and some find an API server that is busy.
+        let lines = said.lines().filter(|line| line.contains(" WARN ") && !line.contains("windlass_lease"));
+        Ok(lines.map(|line| format!("a fresh deployment warns: {line}")).collect())
+    }
+
     /// Sees to it that both nodes have replicas: after a drain all are on one, and nobody moves a pod that runs.
     pub(super) async fn spread(&self) -> Result<()> {
         let pods = self.pods().await?;

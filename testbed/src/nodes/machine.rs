@@ -141,6 +141,13 @@ impl Machine {
         Ok(())
     }
 
+    /// Whether the Service `kubernetes` leads to the API server, by what kube-proxy has made of it.
+    pub(super) fn knows_api_server(&self) -> bool {
+        let iptables = self.directory.join("bin/iptables").display().to_string();
+        let rules = self.run(&iptables, &["-w", "-t", "nat", "-S"]).unwrap_or_default();
+        rules.contains(&format!("--to-destination {}:6443", self.addresses.here()))
+    }
+
     /// Puts a chain of rules, and those that it names, before everything that passes through.
     pub(super) fn filter(&self, chain: &str, rules: &str) -> Result<()> {
         let file = self.directory.join("policy.rules");

@@ -275,6 +275,23 @@ impl Cluster {
         machine.cut(&machine.api_server(), false)
     }
 
+    /// Waits until the pods of every node reach the API server by the address of its Service. An API server that ends in order
+    /// takes itself off that Service, and a kube-proxy that lost it asks for it again with pauses of up to a minute.
+    ///
+    /// # Errors
+    /// If they do not for three minutes.
+    pub async fn await_service(&self) -> Result<()> {
+        let began = Instant::now();
+        while !self.machines.iter().all(Machine::knows_api_server) {
+            ensure!(
+                began.elapsed() < Duration::from_secs(180),
+                "the Service of the API server leads nowhere"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
     /// Drops every packet between two nodes and their pods.
     ///
     /// # Errors
