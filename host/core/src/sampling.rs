@@ -95,13 +95,13 @@ pub fn second<G: Guests + ?Sized>(
 
 /// What the two calls say about the plugin: W310 with the first difference, or nothing.
 /// Nothing too when one of them was ended from outside, which has codes of its own, and when
-/// a plugin that asked for the time only wants to be asked again, or says something, at
-/// another one.
+/// a plugin that asked for the time only wants to be asked again, or says something, or says
+/// that a condition has changed, at another one.
 pub fn judge(first: &Called, second: &Called) -> Option<Refusal> {
     let clock = first.read_clock || second.read_clock;
     let difference = match (&first.result, &second.result) {
         (Ok(Verdict::Decision(a)), Ok(Verdict::Decision(b))) if clock => {
-            lasting(a, b).or_else(|| status(a, b))
+            lasting(a, b).or_else(|| status(a, b, without_transitions))
         }
         (Ok(a), Ok(b)) => differ(a, b),
         (Ok(_), Err(CallError::Fault(fault))) | (Err(CallError::Fault(fault)), Ok(_)) => Some(format!(
@@ -126,7 +126,7 @@ pub fn differ(first: &Verdict, second: &Verdict) -> Option<String> {
     match (first, second) {
         (Verdict::Finalized, Verdict::Finalized) => None,
         (Verdict::Decision(a), Verdict::Decision(b)) => {
-            lasting(a, b).or_else(|| status(a, b)).or_else(|| passing(a, b))
+            lasting(a, b).or_else(|| status(a, b, read)).or_else(|| passing(a, b))
         }
         _ => Some("one answer is a decision, the other says that it has finalized".into()),
     }
@@ -147,7 +147,7 @@ fn lasting(a: &Decision, b: &Decision) -> Option<String> {
     Some(format!("a child ({}) is there once only", shown(more)))
 }
 
-fn status(a: &Decision, b: &Decision) -> Option<String> {
+fn status(a: &Decision, b: &Decision, read: fn(&str) -> Value) -> Option<String> {
     match (&a.status, &b.status) {
         (None, None) => None,
         (Some(a), Some(b)) => values("/status".into(), &read(a), &read(b)),
@@ -184,6 +184,17 @@ fn by_name(children: &[String]) -> BTreeMap<String, (usize, Value)> {
 /// A text as a value; one that is no JSON stands for itself.
 fn read(text: &str) -> Value {
     parse(text, &mut Room::default()).unwrap_or_else(|_| Value::from(text))
+}
+
+/// A status without the times at which its conditions changed: those are the hour in which it is
+/// decided, by Kubernetes' own convention.
+fn without_transitions(text: &str) -> Value {
+    let mut status = read(text);
+    let conditions = status.get_mut("conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
+        condition.remove("lastTransitionTime");
+    }
+    status
 }
 
 fn values(mut path: String, a: &Value, b: &Value) -> Option<String> {

@@ -97,6 +97,22 @@ fn who_asked_for_the_time_may_pause_and_speak_by_it_but_not_want_by_it() {
 }
 
 #[test]
+fn a_condition_may_say_when_it_changed_and_nothing_else_by_the_clock() {
+    let since = |at: &str, reason: &str| {
+        let condition =
+            json!({"type": "Ready", "status": "True", "reason": reason, "lastTransitionTime": at});
+        decision(&[], Some(json!({"conditions": [condition]})))
+    };
+    let (early, late) = ("2026-11-30T00:00:00Z", "2028-01-01T00:00:00Z");
+    assert_eq!(judge(&called(since(early, "A"), true), &called(since(late, "A"), true)), None);
+    let found =
+        judge(&called(since(early, "A"), true), &called(since(late, "B"), true)).expect("another reason");
+    assert!(found.message.contains("/status/conditions/0/reason"), "{found}");
+    // Who did not ask for the time has it from nowhere.
+    assert!(judge(&called(since(early, "A"), false), &called(since(late, "A"), false)).is_some());
+}
+
+#[test]
 fn a_call_that_was_ended_says_nothing_and_a_fault_does() {
     let ended = Called::failed(CallError::Refused(Refusal::new(Code::Timeout, "1 s")));
     let fault = Called::failed(CallError::Fault(Fault::Permanent("no".into())));
