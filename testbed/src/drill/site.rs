@@ -217,8 +217,19 @@ impl Site {
                 "-1",
             ])
             .await?;
-        // Of several that start at once all but one find the Lease taken, and some find an API server that is busy.
-        let lines = said.lines().filter(|line| line.contains(" WARN ") && !line.contains("windlass_lease"));
+        // An API server that has just begun, with kinds that are new to it, is tried again for a while.
+        const OF_THE_API_SERVER: [&str; 6] = [
+            "windlass_watch",
+            "windlass_lease",
+            "windlass::lead",
+            "windlass::role",
+            "windlass::fence",
+            "windlass::rights",
+        ];
+        let lines = said.lines().filter(|line| {
+            line.contains(" WARN ")
+                && !OF_THE_API_SERVER.iter().any(|target| line.contains(&format!(" {target}")))
+        });
         Ok(lines.map(|line| format!("a fresh deployment warns: {line}")).collect())
     }
 
