@@ -65,7 +65,11 @@ pub(super) fn desired(inputs: &Inputs<'_>, decision: &Decision) -> Result<Plan, 
         }
     }
     for child in wanted {
-        plan.steps.extend(child_step(inputs, child)?);
+        match child_step(inputs, child)? {
+            // Of an earlier self; what is wanted is made when its end has been seen.
+            Some(step @ Step::Delete { .. }) => unwanted.push(step),
+            step => plan.steps.extend(step),
+        }
     }
     plan.steps.extend(unwanted);
     if let Some(text) = &decision.status {
@@ -127,7 +131,7 @@ fn child_step(inputs: &Inputs<'_>, child: Child) -> Result<Option<Step>, PlanErr
     };
     let meta = seen.meta();
     if belongs_to_another(inputs, seen) {
-        return Err(taken(inputs, seen, object));
+        return left_behind(inputs, seen, object);
     }
     // What is being deleted cannot be changed into what is wanted; its end brings the key back.
     if meta.deleting || is_as_wanted(inputs, seen, &body, &wanted) {
@@ -137,18 +141,47 @@ fn child_step(inputs: &Inputs<'_>, child: Child) -> Result<Option<Step>, PlanErr
     Ok(Some(Step::Update { target, body, wanted }))
 }
 
-/// Who has the child: an earlier primary of this name, which passes, or somebody else.
-fn taken(inputs: &Inputs<'_>, seen: &Object, object: ObjectRef) -> PlanError {
-    let value = seen.value();
-    let owners = value["metadata"]["ownerReferences"].as_array();
-    let owner = owners.into_iter().flatten().find(|owner| owner["controller"] == true);
-    let text = |field: &str| owner.and_then(|owner| owner[field].as_str()).unwrap_or_default();
-    let (kind, name) = (text("kind"), text("name"));
-    if kind == &*inputs.primary_kind.gvk.kind && name == &*inputs.primary.meta().name {
-        return PlanError::Collecting(object);
+/// The child is there and has another controller: an earlier primary of this name, or somebody else.
+fn left_behind(
+    inputs: &Inputs<'_>,
+    seen: &Arc<Object>,
+    object: ObjectRef,
+) -> Result<Option<Step>, PlanError> {
+    if !of_an_earlier_self(inputs, seen) {
+        let value = seen.value();
+        let owner = controller(&value);
+        let text = |field: &str| owner.and_then(|owner| owner[field].as_str()).unwrap_or_default();
+        let (kind, name) = (printable(text("kind"), 64), printable(text("name"), 253));
+        let why = format!("{object} is controlled by {kind} {name}");
+        return Err(PlanError::Refused(Refusal::new(Code::NotOwner, why)));
     }
-    let why = format!("{object} is controlled by {} {}", printable(kind, 64), printable(name, 253));
-    PlanError::Refused(Refusal::new(Code::NotOwner, why))
+    match unwanted_step(inputs, seen, object.clone()) {
+        Some(step @ Step::Delete { .. }) => Ok(Some(step)),
+        // Its end brings the key back.
+        None if seen.meta().deleting => Ok(None),
+        _ => Err(PlanError::Collecting(object)),
+    }
+}
+
+fn controller(object: &Value) -> Option<&Value> {
+    let owners = object["metadata"]["ownerReferences"].as_array();
+    owners.into_iter().flatten().find(|owner| owner["controller"] == true)
+}
+
+/// Whether a child belongs to an earlier primary of this name, which is gone. It is removed here, because the garbage collector
+/// does not always: where its watch misses that the earlier one went and shows the new one in its place, as after a restart of the API
+/// server, it takes the two for one object and never comes back to what the earlier one owned
+/// (`host/tests/integration/faults/servers.rs` shows it).
+fn of_an_earlier_self(inputs: &Inputs<'_>, seen: &Object) -> bool {
+    let value = seen.value();
+    let Some(owner) = controller(&value) else { return false };
+    let primary = &inputs.primary_kind.gvk;
+    let group =
+        owner["apiVersion"].as_str().unwrap_or_default().rsplit_once('/').map_or("", |(group, _)| group);
+    belongs_to_another(inputs, seen)
+        && group == &*primary.group
+        && owner["kind"] == *primary.kind
+        && owner["name"] == *inputs.primary.meta().name
 }
 
 /// Whether nothing would change: by memory if this process applied it, else by value.
@@ -168,7 +201,8 @@ fn is_as_wanted(inputs: &Inputs<'_>, seen: &Object, body: &Value, wanted: &str) 
 }
 
 fn unwanted_step(inputs: &Inputs<'_>, seen: &Arc<Object>, object: ObjectRef) -> Option<Step> {
-    if seen.meta().deleting || belongs_to_another(inputs, seen) {
+    let another = belongs_to_another(inputs, seen);
+    if seen.meta().deleting || (another && !of_an_earlier_self(inputs, seen)) {
         return None;
     }
     let rule = inputs.serving.manifest.child(&object.gvk)?;
@@ -176,6 +210,8 @@ fn unwanted_step(inputs: &Inputs<'_>, seen: &Arc<Object>, object: ObjectRef) -> 
     let target = target(kind, object, seen);
     Some(match rule.unwanted {
         Unwanted::Delete => Step::Delete { target },
+        // Whoever let go of the earlier one's children did so when it went.
+        Unwanted::Orphan if another => return None,
         Unwanted::Orphan => Step::Orphan { patch: let_go(inputs, seen), target },
     })
 }
@@ -229,7 +265,7 @@ fn status_step(inputs: &Inputs<'_>, text: &str, reading: &mut Reading) -> Result
 }
 
 /// Whether a child's controller is another object than this primary: an earlier one
-/// of the same name, whose children the API server is about to collect.
+/// of the same name, or somebody else.
 fn belongs_to_another(inputs: &Inputs<'_>, seen: &Object) -> bool {
     seen.meta().controller_uid.as_ref().is_some_and(|uid| *uid != inputs.primary.meta().uid)
 }

@@ -212,13 +212,35 @@ fn a_child_that_is_being_deleted_is_waited_for() {
     assert_eq!(world.plan(decision(&[])).expect("allowed").steps(), []);
 }
 
+/// The garbage collector may never come to it: see `of_an_earlier_self`.
 #[test]
-fn a_child_of_an_earlier_primary_is_left_to_the_collector() {
+fn a_child_of_an_earlier_primary_is_removed_and_then_made_anew() {
     let mut world = World::new();
     let step = world.child(config("v")).expect("allowed");
     world.stored(&step, |stored| stored["metadata"]["ownerReferences"][0]["uid"] = "earlier".into());
-    let error = world.plan(decision(&[config("v")])).expect_err("not ours yet");
-    assert_eq!(error.class(), Class::Transient);
+    for wanted in [vec![config("v")], vec![]] {
+        let plan = world.plan(decision(&wanted)).expect("allowed");
+        assert!(
+            matches!(plan.steps(), [Step::Delete { target }] if &*target.uid == "c"),
+            "{:?}",
+            plan.steps()
+        );
+    }
+    // What is going already is waited for.
+    let mut world = World::new();
+    world.stored(&step, |stored| {
+        stored["metadata"]["ownerReferences"][0]["uid"] = "earlier".into();
+        stored["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    });
+    assert_eq!(world.plan(decision(&[config("v")])).expect("allowed").steps(), []);
+    // Of another group it is another kind, whatever it is called.
+    let mut world = World::new();
+    world.stored(&step, |stored| {
+        stored["metadata"]["ownerReferences"][0]["uid"] = "earlier".into();
+        stored["metadata"]["ownerReferences"][0]["apiVersion"] = "other.example.com/v1".into();
+    });
+    let error = world.plan(decision(&[config("v")])).expect_err("theirs");
+    assert_eq!(error.code(), Some(Code::NotOwner));
     assert_eq!(world.plan(decision(&[])).expect("allowed").steps(), []);
 }
 
