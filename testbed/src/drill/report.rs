@@ -34,6 +34,9 @@ pub struct Round {
     pub problems: Vec<String>,
     #[serde(skip)]
     struck: Option<(Instant, i64)>,
+    /// Until when there was something to do. Unit: microseconds since 1970.
+    #[serde(skip)]
+    loaded_until_us: i64,
 }
 
 impl Round {
@@ -48,6 +51,7 @@ impl Round {
             converged_ms: None,
             problems: Vec::new(),
             struck: None,
+            loaded_until_us: 0,
         }
     }
 
@@ -62,6 +66,7 @@ impl Round {
     }
 
     pub(super) fn seen(&mut self, seen: Seen) {
+        self.loaded_until_us = now_us();
         (self.fewest_ready, self.leaderless_ms) = (seen.fewest_ready, seen.leaderless_ms);
         let least = self.disturbance.least_ready();
         if seen.fewest_ready < least {
@@ -104,6 +109,8 @@ impl Round {
         })?;
         effects.sort_unstable();
         self.effects = effects.len() as u64;
+        // Who writes nothing any more has the longest pause of all.
+        effects.push(self.loaded_until_us.max(effects.last().copied().unwrap_or(0)));
         let (_, struck_us) = self.struck.unwrap_or((Instant::now(), 0));
         let pauses = effects.windows(2).filter(|pair| pair[1] > struck_us).map(|pair| pair[1] - pair[0]);
         self.gap_ms = u64::try_from(pauses.max().unwrap_or(0) / 1000).unwrap_or(0);
