@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::crowd;
 use super::report::Round;
 use super::site::{Pod, Site};
 use crate::nemesis::HOST;
@@ -24,6 +25,9 @@ const FROZEN: Duration = Duration::from_secs(60);
 
 /// How long a container is short of CPU time.
 const THROTTLED: Duration = Duration::from_secs(30);
+
+/// How long a crowd may take until each of its objects has what it asks for.
+const CROWDED: Duration = Duration::from_secs(300);
 
 /// How long a kubelet may take to renew the tokens of its pods after it was started again: it looks at each once a minute or so.
 const RENEWED_WITHIN: Duration = Duration::from_secs(180);
@@ -70,13 +74,15 @@ pub enum Disturbance {
     LivenessFails,
     /// It may run for 10 ms in each 100 for half a minute.
     Throttled,
+    /// Many plugins with many objects come, and then its container's first process gets SIGKILL.
+    Crowd,
 }
 
 use Disturbance::*;
 
 impl Disturbance {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Delete,
         ForceDelete,
         Kill,
@@ -96,6 +102,7 @@ impl Disturbance {
         ApiServerRestart,
         LivenessFails,
         Throttled,
+        Crowd,
     ];
 
     /// What CI has time for.
@@ -123,6 +130,7 @@ impl Disturbance {
             ApiServerRestart => "api-server-restart",
             LivenessFails => "liveness-fails",
             Throttled => "throttled",
+            Crowd => "crowd",
         }
     }
 
@@ -132,7 +140,7 @@ impl Disturbance {
             Delete | Drain | RollingUpdate | BrokenUpdate | Restart | PluginSwap | TokenRotated
             | KubeletStopped | CutApart => 2,
             ForceDelete | Kill | Vanish | OutOfMemory | CutFromApi | Freeze | ApiServerRestart
-            | LivenessFails | Throttled => 1,
+            | LivenessFails | Throttled | Crowd => 1,
             // Somebody wanted one, and that one may be new.
             Scale => 0,
         }
@@ -144,7 +152,7 @@ impl Disturbance {
         match self {
             Delete | Drain | RollingUpdate | Restart | Scale | BrokenUpdate => 5_000,
             PluginSwap | TokenRotated | KubeletStopped | CutApart => 5_000,
-            Kill | Vanish | OutOfMemory | ForceDelete | Throttled => 20_000,
+            Kill | Vanish | OutOfMemory | ForceDelete | Throttled | Crowd => 20_000,
             CutFromApi | Freeze | LivenessFails => 30_000,
             // As long as it is away, which is kube-proxy's affair too.
             ApiServerRestart => 180_000,
@@ -273,6 +281,15 @@ impl Disturbance {
                 // It may have ended, and its group with it.
                 fs::write(&quota, before.trim()).ok();
                 Ok(())
+            }
+            Crowd => {
+                let before = site.pods().await?;
+                site.crowd()?.bring(site.control()).await?;
+                site.crowd()?.served(site.control(), CROWDED).await?;
+                round.peak_mib = Some(crowd::within_limit(site, &before).await?);
+                let (leader, claim) = (site.leading().await?, site.claim().await?);
+                kill(site, &leader)?;
+                site.successor(&claim).await
             }
         }
     }

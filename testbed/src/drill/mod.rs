@@ -16,6 +16,7 @@
 //! [`checker`]: crate::checker
 //! [`nemesis`]: crate::nemesis
 
+mod crowd;
 mod disturbance;
 mod report;
 mod site;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+pub use crowd::Crowd;
 pub use disturbance::Disturbance;
 pub use report::{Report, Round};
 pub use site::{Pod, Site, container_figure, production};
@@ -55,6 +57,8 @@ pub struct Plan {
     pub other: Option<Image>,
     /// What it has to do meanwhile.
     pub work: Work,
+    /// Who comes in [`Disturbance::Crowd`].
+    pub crowd: Option<Crowd>,
     /// In this order.
     pub disturbances: Vec<Disturbance>,
     /// Changes a second. Default 25.
@@ -73,6 +77,7 @@ impl Plan {
             image: image.into(),
             other: None,
             work: Work::Widgets,
+            crowd: None,
             disturbances: Vec::new(),
             rate: 25,
             objects: 60,
@@ -168,7 +173,7 @@ async fn round(site: &mut Site, plan: &Plan, disturbance: Disturbance, number: u
         let place = Place { client: &client, namespace: &site.namespace, records: &site.records };
         round.settled(settle(&place, &site.wanted).await?);
     }
-    round.measure(&site.control().audit()?, mark, &plan.subject, &plan.work)?;
+    round.measure(&site.control().audit()?, mark, &plan.subject, &plan.work, &site.namespace)?;
     Ok(round)
 }
 

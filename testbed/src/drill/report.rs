@@ -28,6 +28,9 @@ pub struct Round {
     pub refused: u64,
     /// Effects that were counted.
     pub effects: u64,
+    /// The most memory that a replica ever had, where that was asked. Unit: MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_mib: Option<u64>,
     /// Until everything was as it was wanted, after the load had ended. Unit: milliseconds.
     pub converged_ms: Option<u64>,
     /// Broken promises.
@@ -48,6 +51,7 @@ impl Round {
             leaderless_ms: 0,
             refused: 0,
             effects: 0,
+            peak_mib: None,
             converged_ms: None,
             problems: Vec::new(),
             struck: None,
@@ -90,6 +94,7 @@ impl Round {
         mark: Mark,
         subject: &Subject,
         work: &Work,
+        namespace: &str,
     ) -> Result<()> {
         let mut effects: Vec<i64> = Vec::new();
         audit.each(mark, |event| {
@@ -100,20 +105,20 @@ impl Round {
                 return;
             }
             self.refused += u64::from(event.code() == 403);
-            let resource = event.object_ref.as_ref().map(|object| &*object.resource);
-            // A change of a WebApp asks for an Ingress; everybody has a status of his own.
-            let counts = matches!(work, Work::Widgets) || resource == Some("ingresses");
+            let object = event.object_ref.as_ref();
+            let counts = match work {
+                // Not what is done for a crowd beside it.
+                Work::Widgets => object.is_some_and(|object| object.namespace == namespace),
+                // A change of a WebApp asks for an Ingress; everybody has a status of his own.
+                Work::WebApps(_) => object.is_some_and(|object| object.resource == "ingresses"),
+            };
             let at = event.stage_timestamp.parse::<jiff::Timestamp>();
             effects
                 .extend(at.ok().filter(|_| counts && event.succeeded()).map(jiff::Timestamp::as_microsecond));
         })?;
-        effects.sort_unstable();
         self.effects = effects.len() as u64;
-        // Who writes nothing any more has the longest pause of all.
-        effects.push(self.loaded_until_us.max(effects.last().copied().unwrap_or(0)));
         let (_, struck_us) = self.struck.unwrap_or((Instant::now(), 0));
-        let pauses = effects.windows(2).filter(|pair| pair[1] > struck_us).map(|pair| pair[1] - pair[0]);
-        self.gap_ms = u64::try_from(pauses.max().unwrap_or(0) / 1000).unwrap_or(0);
+        self.gap_ms = longest_pause(effects, struck_us, self.loaded_until_us);
         let longest = self.disturbance.longest_gap_ms();
         if self.gap_ms > longest {
             self.problems.push(format!("nothing was written for {} ms, more than {longest}", self.gap_ms));
@@ -123,6 +128,18 @@ impl Round {
         }
         Ok(())
     }
+}
+
+/// The longest time without one of `effects` that ended after `struck` and began before `loaded_until`; both and the effects are in
+/// microseconds since 1970. Unit of what comes back: milliseconds.
+fn longest_pause(mut effects: Vec<i64>, struck: i64, loaded_until: i64) -> u64 {
+    // What comes later is the rest of what the load has left, each at its own time.
+    effects.retain(|at| *at <= loaded_until);
+    effects.sort_unstable();
+    // Who writes nothing any more has the longest pause of all.
+    effects.push(loaded_until);
+    let pauses = effects.windows(2).filter(|pair| pair[1] > struck).map(|pair| pair[1] - pair[0]);
+    u64::try_from(pauses.max().unwrap_or(loaded_until - struck) / 1000).unwrap_or(0)
 }
 
 /// What a drill came to.
@@ -168,6 +185,10 @@ impl Report {
                 converged
             );
         }
+        for round in &self.rounds {
+            let peak = round.peak_mib.map(|mib| format!("{}: no replica had more than {mib} MiB\n", round.disturbance));
+            text.extend(peak);
+        }
         text += &self.verdict.summary();
         for round in &self.rounds {
             text.extend(
@@ -176,5 +197,20 @@ impl Report {
         }
         text.extend(self.problems.iter().map(|problem| format!("\nproblem: {problem}")));
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::longest_pause;
+
+    #[test]
+    fn a_pause_is_one_in_which_there_was_something_to_do() {
+        let pause = |effects: &[i64]| longest_pause(effects.to_vec(), 10_000, 50_000);
+        assert_eq!(pause(&[5_000, 9_000, 12_000, 30_000, 49_000]), 19, "the longest of several");
+        assert_eq!(pause(&[1_000, 9_500, 12_000, 30_000, 49_000]), 19, "one from before does not count");
+        assert_eq!(pause(&[9_000, 12_000, 13_000]), 37, "nothing any more, until the load ended");
+        assert_eq!(pause(&[9_000, 49_000, 12_000, 30_000, 90_000]), 19, "what is done later belongs to no pause");
+        assert_eq!(pause(&[60_000]), 40, "nothing at all");
     }
 }

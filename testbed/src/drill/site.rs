@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use kube::Client;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::crowd::Crowd;
 use super::subject::{Subject, Work};
 use super::{Plan, deploy, webapps};
 use crate::audit::Mark;
@@ -64,6 +65,7 @@ pub struct Site {
     client: Client,
     deployed_ms: u64,
     other_image: Option<String>,
+    crowd: Option<Crowd>,
     cluster: Cluster,
 }
 
@@ -79,7 +81,9 @@ impl Site {
         let control = cluster.control();
         let client = control.client()?;
         // From before anybody leads, or the first term is unknown.
-        let records = Records::begin(control, &kinds(&plan.work)).await?;
+        let crowd = plan.crowd.iter().flat_map(|crowd| crowd.kinds.iter().cloned());
+        let kinds: Vec<_> = kinds(&plan.work).into_iter().chain(crowd).collect();
+        let records = Records::begin(control, &kinds).await?;
         let (began, subject) = (Instant::now(), plan.subject.clone());
         if subject.is_host() {
             control.apply(&production(control, &subject.components).await?).await?;
@@ -106,11 +110,33 @@ impl Site {
             client,
             deployed_ms: 0,
             other_image: plan.other.as_ref().map(|image| image.name.clone()),
+            crowd: plan.crowd.clone(),
             cluster,
         };
         site.whole().await?;
         site.deployed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if matches!(plan.work, Work::Widgets) {
+            site.collected().await?;
+        }
         Ok(site)
+    }
+
+    /// Waits until the garbage collector follows the kind that is new here: it looks for such every 30 s, and what is deleted before that
+    /// keeps its children for as long, which is nobody's delay but its own.
+    async fn collected(&self) -> Result<()> {
+        let widgets = format!("/apis/fixtures.windlass.dev/v1alpha1/namespaces/{}/widgets", self.namespace);
+        let widget = json!({
+            "apiVersion": "fixtures.windlass.dev/v1alpha1", "kind": "Widget",
+            "metadata": { "name": "first" }, "spec": { "text": "first" },
+        });
+        let request = http::Request::post(&widgets).header("content-type", "application/json");
+        self.client.request::<Value>(request.body(widget.to_string().into_bytes())?).await?;
+        let child = format!("/api/v1/namespaces/{}/configmaps/first-greeting", self.namespace);
+        self.until(async || self.get(&child).await.ok()).await.context("nothing was made for a first widget")?;
+        let delete = http::Request::delete(format!("{widgets}/first")).body(Vec::new())?;
+        self.client.request::<Value>(delete).await?;
+        let gone = async || self.get(&child).await.is_err().then_some(());
+        self.until(gone).await.context("what was made for a first widget is not collected")
     }
 
     /// From `kubectl apply` to three ready replicas of which one leads. Unit: milliseconds.
@@ -287,6 +313,11 @@ impl Site {
     /// The name of the other version's image, if the plan has one.
     pub(super) fn other_image(&self) -> Option<&str> {
         self.other_image.as_deref()
+    }
+
+    /// Who is to come.
+    pub(super) fn crowd(&self) -> Result<&Crowd> {
+        self.crowd.as_ref().context("this plan has no crowd")
     }
 
     /// kubectl, as the administrator.

@@ -39,6 +39,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 pub(crate) use failover::Contender;
+pub(crate) use stamp::{Stamp, deployed};
 
 /// What to measure.
 #[derive(clap::Args)]

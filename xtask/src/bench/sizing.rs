@@ -14,9 +14,9 @@ use windlass_testbed::nodes::{Cluster, is_ready};
 
 use super::Bench;
 use super::bars::{Bar, bars};
-use super::crowd::{NAMESPACE, post};
+use super::crowd::NAMESPACE;
 use super::report::{Report, load_average};
-use super::stamp::{Member, Stamp};
+use super::stamp::{Stamp, deployed, deployed_name};
 use crate::demo::Demo;
 use crate::image::Image;
 
@@ -81,10 +81,11 @@ async fn measure(load: Load, image: &Path, stamp: &Stamp) -> Result<Value> {
     demo.kubectl(&[&["scale", "deployment/windlass", "--replicas=1"][..], &system[..]].concat()).await?;
     let members: Vec<_> = (0..load.plugins).map(|number| stamp.member(number, 1)).collect::<Result<_>>()?;
     let each = load.objects / members.len();
-    prepare(&demo, &members, each).await?;
-    let began = Instant::now();
     let all = members.len() * each;
-    children(&demo, all, &load).await?;
+    let crowd = deployed(&members, each, NAMESPACE)?;
+    crowd.bring(&demo.control).await?;
+    let began = Instant::now();
+    crowd.served(&demo.control, PATIENCE + PER_OBJECT * load.objects as u32).await?;
     let converged = began.elapsed();
     tokio::time::sleep(SETTLE).await;
     let pod = pod(&demo).await?;
@@ -104,7 +105,7 @@ async fn measure(load: Load, image: &Path, stamp: &Stamp) -> Result<Value> {
     let sent = (0..changes).map(|number| {
         let (member, object) = (&members[number % members.len()], number / members.len());
         let path =
-            format!("{}/{}", member.collection(NAMESPACE), object_name(number % members.len(), object));
+            format!("{}/{}", member.collection(NAMESPACE), deployed_name(number % members.len(), object));
         let client = client.clone();
         async move {
             let request = http::Request::patch(path)
@@ -130,56 +131,11 @@ async fn measure(load: Load, image: &Path, stamp: &Stamp) -> Result<Value> {
     }))
 }
 
-async fn prepare(demo: &Demo, members: &[Member], each: usize) -> Result<()> {
-    let client = demo.control.client()?;
-    let put = async |objects: Vec<(String, Value)>| -> Result<()> {
-        let posts = objects.iter().map(|(path, object)| post(&client, path, object));
-        stream::iter(posts).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await.map(drop)
-    };
-    post(&client, "/api/v1/namespaces", &json!({ "metadata": { "name": NAMESPACE } })).await?;
-    let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-    put(members.iter().map(|member| (crds.to_owned(), member.crd())).collect()).await?;
-    for some in members.chunks(20) {
-        let rights: Vec<_> = some.iter().map(Member::rights).collect::<Result<_>>()?;
-        demo.control.apply(&rights.join("---\n")).await?;
-    }
-    let maps = "/api/v1/namespaces/windlass-system/configmaps";
-    put(members.iter().map(|member| Ok((maps.to_owned(), member.config_map()?))).collect::<Result<_>>()?)
-        .await?;
-    let objects = members.iter().enumerate().flat_map(|(number, member)| {
-        (0..each).map(move |object| {
-            let spec = json!({ "text": "0" });
-            (member.collection(NAMESPACE), member.object(&object_name(number, object), &spec))
-        })
-    });
-    put(objects.collect()).await
-}
-
-fn object_name(member: usize, object: usize) -> String {
-    format!("m{member:03}-o{object:04}")
-}
-
 /// The replica.
 async fn pod(demo: &Demo) -> Result<Pod> {
     let pods = demo.host_pods().await;
     let pod = pods.iter().find(|pod| is_ready(pod)).context("the replica is ready")?;
     Ok(Pod::of(pod))
-}
-
-/// Waits until every object has its child.
-async fn children(demo: &Demo, all: usize, load: &Load) -> Result<()> {
-    let (began, patience) = (Instant::now(), PATIENCE + PER_OBJECT * load.objects as u32);
-    let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps?limit=1");
-    loop {
-        let list = demo.get(&path).await.unwrap_or_default();
-        let left = list["metadata"]["remainingItemCount"].as_u64().unwrap_or(0) as usize;
-        // One is the namespace's own.
-        if left + list["items"].as_array().map_or(0, Vec::len) > all {
-            return Ok(());
-        }
-        anyhow::ensure!(began.elapsed() < patience, "{left} of {all} children within {patience:?}");
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
 }
 
 /// Waits until so many children say that they are changed.

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use windlass_core::kind::Gvk;
 use windlass_core::manifest::Manifest;
 use windlass_core::name::PluginName;
+use windlass_testbed::checker::Kind;
+use windlass_testbed::drill::Crowd;
 
 use crate::plugin;
 
@@ -185,6 +187,45 @@ impl Member {
         ensure!(found == wanted, "written over the fixture: {wanted:?}, but it says {found:?}");
         Ok(())
     }
+}
+
+/// Plugins for pods, each with so many objects, all in one namespace of that name.
+///
+/// # Errors
+/// If one cannot be compressed, or names a kind that nobody knows.
+pub(crate) fn deployed(members: &[Member], each: usize, namespace: &str) -> Result<Crowd> {
+    let maps = "/api/v1/namespaces/windlass-system/configmaps";
+    let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let first = ("/api/v1/namespaces".to_owned(), json!({ "metadata": { "name": namespace } }));
+    let kinds = members.iter().map(|member| (crds.to_owned(), member.crd()));
+    let plugins = members.iter().map(|member| Ok((maps.to_owned(), member.config_map()?)));
+    let objects = members.iter().enumerate().flat_map(|(number, member)| {
+        (0..each).map(move |object| {
+            let spec = json!({ "text": "0" });
+            (member.collection(namespace), member.object(&deployed_name(number, object), &spec))
+        })
+    });
+    let mut rights = Vec::new();
+    for some in members.chunks(20) {
+        rights.push(some.iter().map(Member::rights).collect::<Result<Vec<_>>>()?.join("---\n"));
+    }
+    Ok(Crowd {
+        groups: vec![
+            std::iter::once(first).chain(kinds).collect(),
+            plugins.collect::<Result<_>>()?,
+            objects.collect(),
+        ],
+        rights,
+        kinds: members.iter().map(|member| Kind::new(GROUP, &*member.plural)).collect(),
+        children: format!("/api/v1/namespaces/{namespace}/configmaps"),
+        // One is the namespace's own.
+        count: (members.len() * each) as u64 + 1,
+    })
+}
+
+/// What an object of theirs is called.
+pub(crate) fn deployed_name(member: usize, object: usize) -> String {
+    format!("m{member:03}-o{object:04}")
 }
 
 /// Builds a component of the workspace.

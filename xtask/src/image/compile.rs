@@ -11,6 +11,9 @@ use object::read::elf::{ElfFile64, ProgramHeader as _};
 use super::TARGET;
 use crate::steps::{output, run_with};
 
+/// The clone of an earlier commit, below the target folder.
+const CLONE: &str = "earlier";
+
 /// A program of a workspace.
 #[derive(Clone, Debug)]
 pub(super) struct Product {
@@ -20,12 +23,33 @@ pub(super) struct Product {
     pub(super) package: String,
     /// The binary's name.
     pub(super) binary: String,
+    /// Where it is built.
+    pub(super) target_folder: PathBuf,
 }
 
 impl Product {
     /// The host of the workspace in `root`.
     pub(super) fn host(root: &Path) -> Self {
-        Self { root: root.to_owned(), package: "windlass-host".into(), binary: "windlass".into() }
+        let (package, binary) = ("windlass-host".into(), "windlass".into());
+        Self { root: root.to_owned(), package, binary, target_folder: root.join("target") }
+    }
+
+    /// The host as it was at a commit of the workspace in `root`: a clone below its target folder, which shares what is compiled of
+    /// other people's crates with this tree's image.
+    ///
+    /// # Errors
+    /// If git knows no such commit here; a clone without its history has none but the last.
+    pub(super) fn at(root: &Path, revision: &str) -> Result<Self> {
+        let commit = output("git", &["rev-parse", "--verify", &format!("{revision}^{{commit}}")], root)
+            .with_context(|| format!("no commit {revision} here"))?;
+        let (commit, clone) = (commit.trim(), root.join("target").join(CLONE));
+        if !clone.join(".git").is_dir() {
+            let (from, to) = (root.display().to_string(), clone.display().to_string());
+            output("git", &["clone", "--quiet", "--shared", "--no-checkout", &from, &to], root)?;
+        }
+        // What is the same in both keeps its time, so that only what differs is compiled again.
+        output("git", &["checkout", "--quiet", "--force", "--detach", commit], &clone)?;
+        Ok(Self { root: clone, ..Self::host(root) })
     }
 }
 
@@ -34,9 +58,8 @@ impl Product {
 /// # Errors
 /// If it does not build; what the compiler said has been shown.
 pub(super) fn build(product: &Product, profile: &str) -> Result<PathBuf> {
-    let Product { root, package, binary } = product;
-    let target_folder = root.join("target");
-    let places = places(root, &target_folder)?;
+    let Product { root, package, binary, target_folder } = product;
+    let places = places(target_folder)?;
     let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
     flags.extend(places.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())));
     let for_c: Vec<_> =
@@ -60,8 +83,9 @@ pub(super) fn build(product: &Product, profile: &str) -> Result<PathBuf> {
     Ok(target_folder.join(TARGET).join(folder).join(binary))
 }
 
-/// Folders whose names are the builder's own affair, and what is said in their place. The last one that fits counts.
-fn places(root: &Path, target_folder: &Path) -> Result<Vec<(PathBuf, &'static str)>> {
+/// Folders whose names are the builder's own affair, and what is said in their place. The last one that fits counts. They are the same
+/// for this tree and for a clone of an earlier one: cargo compiles everything anew for other flags.
+fn places(target_folder: &Path) -> Result<Vec<(PathBuf, &'static str)>> {
     let cargo_home = match std::env::var_os("CARGO_HOME") {
         Some(home) => PathBuf::from(home),
         None => {
@@ -72,8 +96,9 @@ fn places(root: &Path, target_folder: &Path) -> Result<Vec<(PathBuf, &'static st
     Ok(vec![
         (cargo_home, "/cargo"),
         (PathBuf::from(sysroot.trim()), "/rust"),
-        (root.to_owned(), "/windlass"),
+        (target_folder.parent().unwrap_or(target_folder).to_owned(), "/windlass"),
         (target_folder.to_owned(), "/target"),
+        (target_folder.join(CLONE), "/windlass"),
     ])
 }
 

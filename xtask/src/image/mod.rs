@@ -46,9 +46,12 @@ pub(crate) struct Image {
     /// A static binary that exists already, instead of one that is built now.
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     binary: Option<PathBuf>,
-    /// The image's whole name: what `image:` in a manifest comes to.
-    #[arg(long, value_name = "NAME", default_value = NAME)]
-    name: String,
+    /// The host as it was at this commit (`HEAD~1`), instead of this tree's; the default of its name ends with the commit.
+    #[arg(long, value_name = "REVISION", conflicts_with = "binary")]
+    revision: Option<String>,
+    /// The image's whole name: what `image:` in a manifest comes to [default: that of deploy/base]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
     /// The folder for the archive and the bill of materials.
     #[arg(long, value_name = "FOLDER", default_value = "dist")]
     output: PathBuf,
@@ -77,15 +80,34 @@ impl Image {
         Ok(make(&product, &binary, NAME, &root().join("dist"))?.archive)
     }
 
+    /// The host at a commit, built for release and packed below `target/`; its archive and the name of the image.
+    ///
+    /// # Errors
+    /// If git knows no such commit, or its host does not build.
+    pub(crate) fn of_a_commit(revision: &str) -> Result<(PathBuf, String)> {
+        let product = Product::at(&root(), revision)?;
+        let name = name_at(&product)?;
+        let binary = compile::build(&product, "release")?;
+        Ok((make(&product, &binary, &name, &root().join("target/earlier-image"))?.archive, name))
+    }
+
     pub(crate) fn run(self) -> Result<()> {
-        let product = Product::host(&root());
+        let (product, usual) = match &self.revision {
+            Some(revision) => {
+                let product = Product::at(&root(), revision)?;
+                let name = name_at(&product)?;
+                (product, name)
+            }
+            None => (Product::host(&root()), NAME.to_owned()),
+        };
+        let name = self.name.as_ref().unwrap_or(&usual);
         let binary = match &self.binary {
             Some(binary) => binary.clone(),
             None => compile::build(&product, &self.profile)?,
         };
-        let made = make(&product, &binary, &self.name, &root().join(&self.output))?;
+        let made = make(&product, &binary, name, &root().join(&self.output))?;
         println!("{}", made.archive.display());
-        println!("  {} {}", self.name, made.digest);
+        println!("  {name} {}", made.digest);
         println!("  /windlass, {:.1} MB, static, as 65532:65532", made.binary_bytes as f64 / 1e6);
         println!("{}   what is linked into it", made.bom.display());
         println!();
@@ -96,6 +118,12 @@ impl Image {
         );
         Ok(())
     }
+}
+
+/// What the image of an earlier commit is called.
+fn name_at(product: &Product) -> Result<String> {
+    let commit = output("git", &["rev-parse", "--short", "HEAD"], &product.root)?;
+    Ok(format!("{NAME}-{}", commit.trim()))
 }
 
 /// Packs a static binary.

@@ -35,7 +35,8 @@ fn workspace(at: &Path) -> Product {
             .and_then(|()| fs::write(path, text))
             .expect("a file");
     }
-    Product { root: at.to_owned(), package: "program".into(), binary: "program".into() }
+    let (package, binary) = ("program".into(), "program".into());
+    Product { root: at.to_owned(), package, binary, target_folder: at.join("target") }
 }
 
 /// The regular files of a tar file: mode, owner and content by path.
