@@ -186,7 +186,9 @@ impl Report {
             );
         }
         for round in &self.rounds {
-            let peak = round.peak_mib.map(|mib| format!("{}: no replica had more than {mib} MiB\n", round.disturbance));
+            let peak = round
+                .peak_mib
+                .map(|mib| format!("{}: no replica had more than {mib} MiB\n", round.disturbance));
             text.extend(peak);
         }
         text += &self.verdict.summary();
@@ -210,7 +212,11 @@ mod tests {
         assert_eq!(pause(&[5_000, 9_000, 12_000, 30_000, 49_000]), 19, "the longest of several");
         assert_eq!(pause(&[1_000, 9_500, 12_000, 30_000, 49_000]), 19, "one from before does not count");
         assert_eq!(pause(&[9_000, 12_000, 13_000]), 37, "nothing any more, until the load ended");
-        assert_eq!(pause(&[9_000, 49_000, 12_000, 30_000, 90_000]), 19, "what is done later belongs to no pause");
+        assert_eq!(
+            pause(&[9_000, 49_000, 12_000, 30_000, 90_000]),
+            19,
+            "what is done later belongs to no pause"
+        );
         assert_eq!(pause(&[60_000]), 40, "nothing at all");
     }
 }

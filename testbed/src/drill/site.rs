@@ -132,7 +132,9 @@ impl Site {
         let request = http::Request::post(&widgets).header("content-type", "application/json");
         self.client.request::<Value>(request.body(widget.to_string().into_bytes())?).await?;
         let child = format!("/api/v1/namespaces/{}/configmaps/first-greeting", self.namespace);
-        self.until(async || self.get(&child).await.ok()).await.context("nothing was made for a first widget")?;
+        self.until(async || self.get(&child).await.ok())
+            .await
+            .context("nothing was made for a first widget")?;
         let delete = http::Request::delete(format!("{widgets}/first")).body(Vec::new())?;
         self.client.request::<Value>(delete).await?;
         let gone = async || self.get(&child).await.is_err().then_some(());

@@ -216,7 +216,7 @@ pub(crate) fn deployed(members: &[Member], each: usize, namespace: &str) -> Resu
             objects.collect(),
         ],
         rights,
-        kinds: members.iter().map(|member| Kind::new(GROUP, &*member.plural)).collect(),
+        kinds: members.iter().map(|member| Kind::new(GROUP, &member.plural)).collect(),
         children: format!("/api/v1/namespaces/{namespace}/configmaps"),
         // One is the namespace's own.
         count: (members.len() * each) as u64 + 1,

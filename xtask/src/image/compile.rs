@@ -68,7 +68,7 @@ pub(super) fn build(product: &Product, profile: &str) -> Result<PathBuf> {
     command.args(["build", "--locked", "--package", package, "--bin", binary]);
     // Not from within it: which compiler is used is said by this workspace.
     command.arg("--manifest-path").arg(root.join("Cargo.toml"));
-    command.args(["--profile", profile, "--target", TARGET, "--target-dir"]).arg(&target_folder);
+    command.args(["--profile", profile, "--target", TARGET, "--target-dir"]).arg(target_folder);
     command
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         .env(format!("CFLAGS_{}", TARGET.replace('-', "_")), for_c.join(" "))
