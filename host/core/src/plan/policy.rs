@@ -28,8 +28,15 @@ pub struct Policy {
     pub strict: bool,
 }
 
-/// Types of Secrets that the API server fills with a token, or takes for one.
-const TOKEN_TYPES: &[&str] = &["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"];
+/// Of Kubernetes' own types of Secrets those that are no more than what they hold. The others are tokens, which the API server fills
+/// or takes for somebody's word, as those may be that come to be.
+const PLAIN_SECRETS: &[&str] = &[
+    "kubernetes.io/basic-auth",
+    "kubernetes.io/dockercfg",
+    "kubernetes.io/dockerconfigjson",
+    "kubernetes.io/ssh-auth",
+    "kubernetes.io/tls",
+];
 /// Name of the host's own Deployment, Lease and account, and the first part of the names
 /// of its ConfigMaps, Secrets and Roles.
 const OWN_NAME: &str = "windlass";
@@ -85,13 +92,30 @@ pub(super) fn object_is_free(
         beside_host(inputs, object)?;
     }
     let kind = body.get("type").and_then(Value::as_str).unwrap_or_default();
-    if &*object.gvk.kind == "Secret" && object.gvk.group.is_empty() && TOKEN_TYPES.contains(&kind) {
+    if &*object.gvk.kind == "Secret"
+        && object.gvk.group.is_empty()
+        && is_of_kubernetes(kind)
+        && !PLAIN_SECRETS.contains(&kind)
+    {
         return refuse(
             Code::ReservedKind,
-            format!("{object}: a Secret of type {kind} is a token, which no plugin may make"),
+            format!(
+                "{object}: a Secret of type {kind:?} may be a token, which no plugin may make; of Kubernetes' own types it may make {}",
+                PLAIN_SECRETS.join(", ")
+            ),
         );
     }
     Ok(())
+}
+
+/// Whether a type of Secrets is in a domain that Kubernetes keeps for itself.
+fn is_of_kubernetes(kind: &str) -> bool {
+    let Some((domain, _)) = kind.split_once('/') else {
+        return false;
+    };
+    ["kubernetes.io", "k8s.io"]
+        .iter()
+        .any(|own| domain.strip_suffix(own).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
 }
 
 fn beside_host(inputs: &Inputs<'_>, object: &ObjectRef) -> Result<(), PlanError> {

@@ -139,14 +139,17 @@ fn nothing_lives_where_the_host_does_not_serve() {
 
 #[test]
 fn no_plugin_makes_tokens() {
-    for kind in ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"] {
+    let tokens = ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"];
+    for kind in tokens.into_iter().chain(["kubernetes.io/", "kubernetes.io/new", "storage.k8s.io/key"]) {
         let mut secret = named("v1/Secret", json!({"name": "s"}));
         secret["type"] = kind.into();
         assert_eq!(code(&World::new(), secret), Some(Code::ReservedKind), "{kind}");
     }
-    let mut secret = named("v1/Secret", json!({"name": "s"}));
-    secret["type"] = "kubernetes.io/tls".into();
-    assert!(World::new().child(secret).is_ok());
+    for kind in ["kubernetes.io/tls", "Opaque", "helm.sh/release.v1", "notkubernetes.io/token"] {
+        let mut secret = named("v1/Secret", json!({"name": "s"}));
+        secret["type"] = kind.into();
+        assert!(World::new().child(secret).is_ok(), "{kind}");
+    }
     let account = json!({"name": "s", "annotations": {"kubernetes.io/service-account.name": "windlass"}});
     assert_eq!(code(&World::new(), named("v1/Secret", account)), Some(Code::ReservedField));
 }
