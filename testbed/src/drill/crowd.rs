@@ -89,17 +89,18 @@ async fn create(client: &Client, path: &str, object: &Value) -> Result<()> {
     }
 }
 
-/// The most memory that any replica had so far. Unit: MiB.
+/// The most memory that any of these replicas has had so far. Unit: MiB.
 ///
 /// # Errors
-/// If one was ended since `before`, or its limit is none.
+/// If one has ended since it was looked at, or its limit is none.
 pub(super) async fn within_limit(site: &Site, before: &[Pod]) -> Result<u64> {
     let mut most = 0;
-    for pod in site.pods().await? {
-        let earlier = before.iter().find(|earlier| earlier.uid == pod.uid);
-        let restarts = earlier.map_or(0, |earlier| earlier.restarts);
-        ensure!(pod.restarts == restarts, "{} was ended for {:?}", pod.name, pod.last_end);
-        let figure = |file| container_figure(site.cluster(), &pod, &site.subject.program, "memory", file);
+    let now = site.pods().await?;
+    for before in before {
+        let pod = now.iter().find(|pod| pod.uid == before.uid);
+        let pod = pod.with_context(|| format!("{} is gone", before.name))?;
+        ensure!(pod.restarts == before.restarts, "{} was ended for {:?}", pod.name, pod.last_end);
+        let figure = |file| container_figure(site.cluster(), pod, &site.subject.program, "memory", file);
         let (peak, limit) = (figure("memory.max_usage_in_bytes")?, figure("memory.limit_in_bytes")?);
         ensure!(peak < limit, "{} had {peak} bytes of memory, as many as it may have", pod.name);
         most = most.max(peak);

@@ -286,10 +286,17 @@ impl Disturbance {
                 let before = site.pods().await?;
                 site.crowd()?.bring(site.control()).await?;
                 site.crowd()?.served(site.control(), CROWDED).await?;
-                round.peak_mib = Some(crowd::within_limit(site, &before).await?);
+                let carried = crowd::within_limit(site, &before).await?;
                 let (leader, claim) = (site.leading().await?, site.claim().await?);
                 kill(site, &leader)?;
-                site.successor(&claim).await
+                site.successor(&claim).await?;
+                site.whole().await?;
+                // Who was killed has begun anew.
+                let mut others = site.pods().await?;
+                others.retain(|pod| pod.uid != leader.uid);
+                let taken_over = crowd::within_limit(site, &others).await?;
+                round.peak_mib = Some(carried.max(taken_over));
+                Ok(())
             }
         }
     }
