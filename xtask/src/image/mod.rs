@@ -46,7 +46,8 @@ pub(crate) struct Image {
     /// A static binary that exists already, instead of one that is built now.
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     binary: Option<PathBuf>,
-    /// The host as it was at this commit (`HEAD~1`), instead of this tree's; the default of its name ends with the commit.
+    /// The host as it was at this commit (`HEAD~1`), instead of this tree's; the default of its name ends with the commit, and it goes to
+    /// a folder `earlier` within that of the output, beside this tree's and not in its place.
     #[arg(long, value_name = "REVISION", conflicts_with = "binary")]
     revision: Option<String>,
     /// The image's whole name: what `image:` in a manifest comes to [default: that of deploy/base]
@@ -105,7 +106,11 @@ impl Image {
             Some(binary) => binary.clone(),
             None => compile::build(&product, &self.profile)?,
         };
-        let made = make(&product, &binary, name, &root().join(&self.output))?;
+        let mut folder = root().join(&self.output);
+        if self.revision.is_some() {
+            folder.push("earlier");
+        }
+        let made = make(&product, &binary, name, &folder)?;
         println!("{}", made.archive.display());
         println!("  {name} {}", made.digest);
         println!("  /windlass, {:.1} MB, static, as 65532:65532", made.binary_bytes as f64 / 1e6);
