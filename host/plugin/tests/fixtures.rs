@@ -49,7 +49,7 @@ fn decide(plugin: &Plugin, spec: &Value) -> Result<Decision, CallError> {
 
 #[test]
 fn webapp_loads_and_decides_what_should_exist() {
-    let loader = Loader::in_process(tight()).expect("an engine");
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
     let source =
         Source { limits: loader.limits().clone(), ..source_of("webapp", &bytes("webapp", None), None) };
     let plugin = loader.load(&source, &name("webapp")).expect("it loads");
@@ -72,7 +72,8 @@ fn webapp_loads_and_decides_what_should_exist() {
 
 #[test]
 fn each_broken_fixture_gets_its_code() {
-    let loader = Loader::in_process(tight()).expect("an engine");
+    let patient = Loader::in_process(Limits::default()).expect("an engine");
+    let hurried = Loader::in_process(tight()).expect("an engine");
     for (example, plugin, code, says) in [
         ("needs_sockets", "needs-sockets", Code::ForbiddenImport, "wasi:sockets/"),
         ("bad_manifest", "bad-manifest", Code::BadManifest, "Bad-Manifest"),
@@ -85,7 +86,8 @@ fn each_broken_fixture_gets_its_code() {
         ("loops_at_start", "loops-at-start", Code::InitTimeout, "s of CPU time"),
         ("greeter", "somebody", Code::NameMismatch, "the manifest's name is greeter"),
     ] {
-        let refusal = fixture(&loader, example, plugin).expect_err(example);
+        let loader = if code == Code::InitTimeout { &hurried } else { &patient };
+        let refusal = fixture(loader, example, plugin).expect_err(example);
         assert_eq!(refusal.code, code, "{example}: {refusal}");
         assert!(refusal.message.contains(says), "{example}: {refusal}");
     }
@@ -93,9 +95,9 @@ fn each_broken_fixture_gets_its_code() {
 
 #[test]
 fn each_fault_of_a_fixture_gets_its_code_and_the_next_call_works() {
-    let loader = Loader::in_process(tight()).expect("an engine");
-    // Who is to meet the limit of memory must not meet that of time before: pages are dear on a busy machine.
+    // Who is to meet another limit must not meet that of time before: megabytes are dear on a busy machine.
     let patient = Loader::in_process(Limits::default()).expect("an engine");
+    let hurried = Loader::in_process(tight()).expect("an engine");
     for (example, mode, code, says) in [
         ("traps", "trap", Code::Trap, "this plugin panics because spec.mode says so"),
         ("traps", "index", Code::Trap, "index out of bounds: the len is 3 but the index is 7"),
@@ -117,7 +119,7 @@ fn each_fault_of_a_fixture_gets_its_code_and_the_next_call_works() {
         ("reads_undeclared", "", Code::ReadNotAllowed, "v1/Secret"),
         ("reads_undeclared", "list", Code::ReadNotAllowed, "v1/Secret"),
     ] {
-        let loader = if example == "hungry" { &patient } else { &loader };
+        let loader = if code == Code::Timeout { &hurried } else { &patient };
         let plugin = fixture(loader, example, &example.replace('_', "-")).expect(example);
         match decide(&plugin, &json!({"mode": mode})) {
             Err(CallError::Refused(refusal)) => {
@@ -132,7 +134,7 @@ fn each_fault_of_a_fixture_gets_its_code_and_the_next_call_works() {
 
 #[test]
 fn what_the_sdk_says_of_scopes_arrives() {
-    let loader = Loader::in_process(tight()).expect("an engine");
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
     let plugin = fixture(&loader, "scoped", "scoped").expect("loads");
     let manifest = plugin.manifest();
     assert_eq!(manifest.selects.to_string(), "labels scoped; namespaces scoped-one, scoped-two");
@@ -158,7 +160,7 @@ fn a_flood_of_output_does_not_stop_a_decision() {
 
 #[test]
 fn a_plugins_own_fault_is_its_answer_and_not_a_refusal() {
-    let loader = Loader::in_process(tight()).expect("an engine");
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
     let plugin = fixture(&loader, "fails", "fails").expect("loads");
     let fault = |mode: &str| match decide(&plugin, &json!({"mode": mode})) {
         Err(CallError::Fault(fault)) => fault,
@@ -175,7 +177,7 @@ fn a_plugins_own_fault_is_its_answer_and_not_a_refusal() {
 
 #[test]
 fn randomness_is_a_function_of_the_uid_and_a_look_at_the_clock_is_told() {
-    let loader = Loader::in_process(tight()).expect("an engine");
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
     let plugin = fixture(&loader, "restless", "restless").expect("loads");
     let answer = |mode: &str| {
         let snapshot = widget(&json!({"mode": mode}));
@@ -189,7 +191,7 @@ fn randomness_is_a_function_of_the_uid_and_a_look_at_the_clock_is_told() {
 
 #[test]
 fn a_greeter_reads_what_its_spec_names_and_its_settings() {
-    let loader = Loader::in_process(tight()).expect("an engine");
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
     let component = bytes("windlass-fixtures", Some("greeter"));
     let source = Source {
         limits: loader.limits().clone(),
@@ -212,7 +214,7 @@ fn a_greeter_reads_what_its_spec_names_and_its_settings() {
 
 #[test]
 fn a_clean_up_is_asked_for_with_finalize() {
-    let loader = Loader::in_process(tight()).expect("an engine");
+    let loader = Loader::in_process(Limits::default()).expect("an engine");
     let plugin = fixture(&loader, "finalizes", "finalizes").expect("loads");
     assert!(plugin.manifest().finalizes);
     let deleting = windlass_core::ports::Pass { finalize: true, ..pass("finalizes") };

@@ -161,7 +161,7 @@ pub(crate) fn answer(words: &[i64]) -> String {
     format!("{stores} i32.const 4096")
 }
 
-/// Limits that make a test quick.
+/// Limits for what is to run out of time: nothing else ends under them for certain, on a busy machine.
 pub(crate) fn tight() -> Limits {
     Limits { cpu: std::time::Duration::from_millis(100), ..Limits::default() }
 }
