@@ -3,6 +3,7 @@
 //! Not tests: nothing here asserts a time. Each benchmark writes `target/bench/NAME.json`, and a picture beside it where one
 //! says more than a table.
 
+mod apart;
 mod bars;
 mod baseline;
 mod cache;
@@ -35,8 +36,10 @@ mod work;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::ValueEnum;
+
+use self::apart::Apart;
 
 pub(crate) use failover::Contender;
 pub(crate) use stamp::{Stamp, deployed};
@@ -52,6 +55,9 @@ pub(crate) struct Bench {
     /// Few rounds, to see that it works.
     #[arg(long)]
     quick: bool,
+    /// Control plane and load on one half of the processors, the host on the other: what is measured is the host's doing.
+    #[arg(long)]
+    apart: bool,
     /// failover: crashes of ours; of everything else there are at most as many. storm, latency, resync: rounds, 3 unless said; cache: 5.
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
@@ -102,7 +108,11 @@ enum Name {
 }
 
 impl Bench {
-    pub(crate) fn run(self) -> Result<()> {
+    pub(crate) fn run(mut self) -> Result<()> {
+        let folder = tempfile::tempdir().context("make a temporary directory")?;
+        if self.apart {
+            self.binary = Some(Apart::divide(self.binary.take(), folder.path())?);
+        }
         match self.name {
             Name::Baseline => baseline::run(&self),
             Name::Failover => failover::run(&self),

@@ -1,13 +1,17 @@
 //! `cargo xtask bench noisy`: what good plugins feel of a bad one beside them, and how soon it is stopped.
 //!
-//! Good plugins follow a stream of half of what they can. In all phases of a round but one a bad plugin works beside them on objects
-//! of its own that all ask for the same mischief: it loops, grabs memory, panics, or floods the log. Each time it is another build of it, so
-//! that what the host has learned of the last one does not help it: the failures come before it is left alone, and all are
-//! in the figures.
+//! Good plugins follow a stream of a quarter of what they can: at more than that a change waits for the API server above all. In
+//! all phases of a round but one a bad plugin works beside them on objects of its own that all ask for the same mischief: it
+//! loops, grabs memory, panics, or floods the log. Each time it is another build of it, so that what the host has learned of the
+//! last one does not help it: the failures come before it is left alone, and all are in the figures.
 //!
 //! In one more phase the neighbour is calm: as many changes, and it does what it should. What the others feel of that is what
 //! any further work costs them, and how far two phases of this machine differ by themselves.
+//!
+//! A change's way through the API server and back is in what the good ones feel. What the host alone makes of it, the wait for a
+//! turn and the decision, is in its own histograms, read before and after each phase and never meanwhile.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -21,7 +25,7 @@ use super::observe::Observer;
 use super::picture::{Axis, Row, log_rows};
 use super::proc::Memory;
 use super::report::{Report, load_average, quantile};
-use super::scrape::{Growth, Scrape};
+use super::scrape::{Distribution, Growth, Scrape};
 use super::stamp::{Stamp, component};
 use super::stream::{self, Flowed, Target};
 use super::{Bench, ratio};
@@ -42,8 +46,15 @@ const NOBODY: &str = "nobody";
 /// Objects of the bad one.
 const OBJECTS: usize = 20;
 /// Changes a second to them.
-const RATE: f64 = 10.0;
-/// Between two looks at memory and metrics.
+const RATE: f64 = 5.0;
+/// Of the changes that the good ones can follow.
+const LOAD: f64 = 0.25;
+/// The parts of a pass that are the host's own doing, as it measures them: the wait for a turn, and the decision.
+const PARTS: [(&str, &str, &str); 2] = [
+    ("turn", "workqueue_queue_duration_seconds", "name"),
+    ("decision", "windlass_plugin_decision_seconds", "plugin"),
+];
+/// Between two looks at memory.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// How much is measured.
@@ -71,7 +82,7 @@ struct Watched {
     host_rss_before: f64,
     host_rss_most: f64,
     worker_rss_most: f64,
-    /// The largest share of its CPU limit that a call of the bad one used.
+    /// The largest share of its CPU limit that a call of the bad one used, of its last calls.
     cpu_ratio: f64,
     /// Calls of the bad one, and their mean wall time in milliseconds.
     calls: u64,
@@ -132,7 +143,7 @@ async fn measure(
     let observer = std::sync::Arc::new(crowd.observe().await?);
     let targets = crowd.targets(0..crowd.members.len());
     let capacity = stream::capacity(&crowd.client, observer.clone(), &targets, scope.phase / 2).await?;
-    eprintln!("{capacity:.0} changes a second are followed; half of that are made");
+    eprintln!("{capacity:.0} changes a second are followed; a quarter of that is made");
     report.conditions.insert("sizes".to_owned(), json!(scope.sizes));
     report.conditions.insert("changes_per_s_followed".to_owned(), json!(capacity.round()));
     report.conditions.insert("etcd_fsync".to_owned(), json!(false));
@@ -141,7 +152,7 @@ async fn measure(
         crowd: &crowd,
         observer: &observer,
         targets: &targets,
-        rate: capacity / 2.0,
+        rate: capacity * LOAD,
         during: scope.phase,
     };
     for round in 0..scope.rounds {
@@ -151,14 +162,16 @@ async fn measure(
         }
         for bad in order {
             let name = bad.map_or(NOBODY, |bad| bad.called);
-            let (flowed, watched) = phase.play(bad, round).await?;
+            let Played { flowed, watched, parts } = phase.play(bad, round).await?;
             eprintln!("round {}, beside {name}: p99 {:?} ms, lost {}", round + 1, flowed.p99_ms, flowed.lost);
+            let own: Map<_, _> =
+                PARTS.iter().zip(&parts).map(|(part, of)| (part.0.to_owned(), micros(of))).collect();
             report.rounds.push(json!({
-                "round": round, "beside": name, "others": flowed, "seen": watched, "load_average": load_average(),
+                "round": round, "beside": name, "others": flowed, "in_the_host": own, "seen": watched,
+                "load_average": load_average(),
             }));
-            found.add(name, flowed, watched);
+            found.add(name, flowed, watched, &parts);
         }
-        found.compare();
         report.figures = found.figures();
         report.write()?;
     }
@@ -176,13 +189,16 @@ async fn measure(
         ),
         (
             "others_p99_ratio",
-            "p99 of change -> effect of the good ones beside a bad one, over that of the same round beside nobody; median over rounds; the worst of the bad ones",
+            "p99 of change -> effect of the good ones beside a bad one, over that beside nobody, of all rounds together; the worst of the bad ones",
         ),
         (
-            "others_p99_ratio_calm",
-            "the same beside a neighbour that has as many changes and does what it should",
+            "others_p99_ratio_over_calm",
+            "the same over that beside a neighbour that has as many changes and does what it should",
         ),
-        ("over_calm", "the p99 beside a bad one over that of the same round beside the calm one"),
+        (
+            "in_the_host",
+            "of the good ones' passes, from the host's histograms: the wait for a turn and the decision; quantiles within buckets of a factor of three",
+        ),
     ] {
         report.conditions.insert(what.to_owned(), json!(says));
     }
@@ -198,17 +214,37 @@ struct Phase<'a> {
     during: Duration,
 }
 
+/// What came of it.
+struct Played {
+    flowed: Flowed,
+    watched: Watched,
+    /// Of the good plugins' passes, as [`PARTS`] names them.
+    parts: [Distribution; PARTS.len()],
+}
+
 impl Phase<'_> {
-    async fn play(&self, bad: Option<&Bad>, round: usize) -> Result<(Flowed, Watched)> {
+    async fn play(&self, bad: Option<&Bad>, round: usize) -> Result<Played> {
         if let Some(bad) = bad {
             self.offer(bad, round).await?;
         }
+        let host = self.crowd.host()?;
+        let before = Scrape::of(host).await?;
         let good = stream::flow(&self.crowd.client, self.observer, self.targets, self.rate, self.during);
-        let (flowed, watched) = tokio::try_join!(good, self.mischief(bad))?;
+        let (flowed, mut watched) = tokio::try_join!(good, self.mischief(bad))?;
+        let after = Scrape::of(host).await?;
+        let bad_name = bad.map_or(NOBODY, |bad| bad.name);
+        let parts = PARTS.map(|(_, histogram, label)| {
+            Distribution::between(&before, &after, histogram, (label, bad_name))
+        });
         if let Some(bad) = bad {
+            let calls =
+                Growth::between(&before, &after, "windlass_plugin_call_seconds", ("plugin", bad.name));
+            watched.calls = calls.count;
+            watched.call_mean_ms = (calls.seconds * 1e3 / calls.count.max(1) as f64).round();
+            watched.cpu_ratio = host.metric(&cpu_ratio_of(bad)).await.unwrap_or(0.0);
             self.take_back(bad).await?;
         }
-        Ok((flowed, watched))
+        Ok(Played { flowed, watched, parts })
     }
 
     /// Offers a new build of it, which has nothing to do yet.
@@ -240,7 +276,7 @@ impl Phase<'_> {
         let host = self.crowd.host()?;
         let before = Memory::of(host.pid())?.rss;
         let mut watched = Watched { host_rss_before: before, host_rss_most: before, ..Watched::default() };
-        let (began, first) = (Instant::now(), Scrape::of(host).await?);
+        let began = Instant::now();
         let mut clock = tokio::time::interval(Duration::from_secs_f64(1.0 / RATE));
         let (mut number, mut looked) = (0, Instant::now());
         while began.elapsed() < self.during {
@@ -251,18 +287,8 @@ impl Phase<'_> {
             }
             if looked.elapsed() > LOOK {
                 looked = Instant::now();
-                self.look(bad, &mut watched).await?;
+                self.look(&mut watched).await?;
             }
-        }
-        if let Some(bad) = bad {
-            let grown = Growth::between(
-                &first,
-                &Scrape::of(host).await?,
-                "windlass_plugin_call_seconds",
-                ("plugin", bad.name),
-            );
-            watched.calls = grown.count;
-            watched.call_mean_ms = (grown.seconds * 1e3 / grown.count.max(1) as f64).round();
         }
         Ok(watched)
     }
@@ -284,7 +310,7 @@ impl Phase<'_> {
         self.crowd.client.request::<Value>(request).await.map(drop).context("create a Widget")
     }
 
-    async fn look(&self, bad: Option<&Bad>, watched: &mut Watched) -> Result<()> {
+    async fn look(&self, watched: &mut Watched) -> Result<()> {
         let host = self.crowd.host()?;
         watched.host_rss_most = watched.host_rss_most.max(Memory::of(host.pid())?.rss);
         // It may just be started again.
@@ -292,10 +318,6 @@ impl Phase<'_> {
             && let Ok(memory) = Memory::of(worker)
         {
             watched.worker_rss_most = watched.worker_rss_most.max(memory.rss);
-        }
-        if let Some(bad) = bad {
-            let of_cpu = cpu_ratio_of(bad);
-            watched.cpu_ratio = watched.cpu_ratio.max(host.metric(&of_cpu).await.unwrap_or(0.0));
         }
         Ok(())
     }
@@ -336,6 +358,17 @@ impl Phase<'_> {
     }
 }
 
+/// The median and the 99th percentile, in microseconds.
+fn micros(of: &Distribution) -> Value {
+    let at = |share| of.quantile(share).map(|seconds| (seconds * 1e6).round());
+    json!({ "p50_us": at(0.5), "p99_us": at(0.99) })
+}
+
+/// To the hundredth.
+fn hundredth(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
 /// The metric of the largest share of its CPU limit that a call of a plugin had lately.
 fn cpu_ratio_of(bad: &Bad) -> String {
     format!("windlass_plugin_limit_ratio{{plugin=\"{}\",limit=\"cpu\"}}", bad.name)
@@ -348,12 +381,11 @@ fn widgets() -> String {
 /// What all phases have shown so far.
 #[derive(Default)]
 struct Found {
-    /// Latencies beside whom, in milliseconds.
-    took: std::collections::BTreeMap<&'static str, Vec<f64>>,
-    /// The p99 of this round, beside whom.
-    round: std::collections::BTreeMap<&'static str, f64>,
-    ratios: std::collections::BTreeMap<&'static str, Vec<f64>>,
-    over_calm: std::collections::BTreeMap<&'static str, Vec<f64>>,
+    /// Latencies beside whom, in milliseconds, of all rounds.
+    took: BTreeMap<&'static str, Vec<f64>>,
+    parts: BTreeMap<&'static str, [Distribution; PARTS.len()]>,
+    /// The p99 of each round, beside whom.
+    rounds: BTreeMap<&'static str, Vec<f64>>,
     /// Wall time and CPU of single loops beyond the limit, in milliseconds.
     killed_ms: Vec<(f64, f64)>,
     loops: Option<Watched>,
@@ -362,8 +394,17 @@ struct Found {
 }
 
 impl Found {
-    fn add(&mut self, beside: &'static str, flowed: Flowed, watched: Watched) {
-        self.round.extend(flowed.p99_ms.map(|p99| (beside, p99)));
+    fn add(
+        &mut self,
+        beside: &'static str,
+        flowed: Flowed,
+        watched: Watched,
+        parts: &[Distribution; PARTS.len()],
+    ) {
+        self.rounds.entry(beside).or_default().extend(flowed.p99_ms);
+        for (known, more) in self.parts.entry(beside).or_default().iter_mut().zip(parts) {
+            known.and(more);
+        }
         self.lost += flowed.lost;
         if beside != NOBODY && beside != CALM {
             self.host_rss_delta = self.host_rss_delta.max(watched.host_rss_most - watched.host_rss_before);
@@ -374,29 +415,38 @@ impl Found {
         self.took.entry(beside).or_default().extend(flowed.took_ms);
     }
 
-    /// Ends a round.
-    fn compare(&mut self) {
-        let round = std::mem::take(&mut self.round);
-        let (Some(nobody), Some(calm)) = (round.get(NOBODY), round.get(CALM)) else { return };
-        for (beside, p99) in round.iter().filter(|(beside, _)| **beside != NOBODY) {
-            self.ratios.entry(beside).or_default().push(p99 / nobody);
-            if *beside != CALM {
-                self.over_calm.entry(beside).or_default().push(p99 / calm);
-            }
-        }
+    /// The p99 of all rounds beside somebody.
+    fn p99(&self, beside: &str) -> Option<f64> {
+        let mut took = self.took.get(beside)?.clone();
+        took.sort_by(f64::total_cmp);
+        quantile(&took, 0.99)
     }
 
     fn figures(&self) -> Map<String, Value> {
         let mut figures = Map::new();
-        let bad = self.ratios.iter().filter(|(beside, _)| **beside != CALM);
-        let worst = bad.filter_map(|(_, ratios)| ratio::median(ratios)).max_by(f64::total_cmp);
-        figures.insert("others_p99_ratio".to_owned(), json!(worst));
-        for (bad, ratios) in &self.ratios {
-            figures.insert(format!("others_p99_ratio_{bad}"), ratio::spread(ratios));
+        let over = |beside: &str, other: &str| Some(hundredth(self.p99(beside)? / self.p99(other)?));
+        let bad = || self.took.keys().filter(|beside| **beside != NOBODY && **beside != CALM);
+        let worst = |other: &str| bad().filter_map(|bad| over(bad, other)).max_by(f64::total_cmp);
+        figures.insert("others_p99_ratio".to_owned(), json!(worst(NOBODY)));
+        figures.insert("others_p99_ratio_over_calm".to_owned(), json!(worst(CALM)));
+        for beside in self.took.keys().copied() {
+            let own: Map<_, _> = PARTS
+                .iter()
+                .zip(self.parts.get(beside).into_iter().flatten())
+                .map(|(part, of)| (part.0.to_owned(), micros(of)))
+                .collect();
+            figures.insert(
+                format!("beside_{beside}"),
+                json!({
+                    "n": self.took[beside].len(),
+                    "p99_ms": self.p99(beside).map(hundredth),
+                    "p99_over_nobody": over(beside, NOBODY),
+                    "p99_over_calm": over(beside, CALM),
+                    "p99_ms_by_round": ratio::spread(&self.rounds[beside]),
+                    "in_the_host": own,
+                }),
+            );
         }
-        let over_calm = self.over_calm.iter().map(|(bad, ratios)| ((*bad).to_owned(), ratio::spread(ratios)));
-        figures.insert("over_calm".to_owned(), Value::Object(over_calm.collect()));
-        let hundredth = |value: f64| (value * 100.0).round() / 100.0;
         let most =
             |of: fn(&(f64, f64)) -> f64| self.killed_ms.iter().map(of).max_by(f64::total_cmp).map(hundredth);
         figures.insert("kill_ms".to_owned(), json!(most(|killed| killed.0)));
@@ -407,11 +457,6 @@ impl Found {
         })));
         figures.insert("host_rss_delta_mib".to_owned(), json!(hundredth(self.host_rss_delta)));
         figures.insert("lost".to_owned(), json!(self.lost));
-        for (beside, took) in &self.took {
-            let mut took = took.clone();
-            took.sort_by(f64::total_cmp);
-            figures.insert(format!("p99_ms_beside_{beside}"), json!(quantile(&took, 0.99)));
-        }
         figures
     }
 

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::apart::Apart;
 use crate::root;
 
 /// What `target/bench/NAME.json` holds.
@@ -35,7 +36,9 @@ impl Report {
             started: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             machine: machine(),
             versions: Map::from_iter([("windlass".to_owned(), json!(windlass_version()))]),
-            conditions: Map::new(),
+            conditions: Map::from_iter(
+                Apart::of_this_run().map(|apart| ("processors".to_owned(), json!(apart))),
+            ),
             rounds: Vec::new(),
             figures: Map::new(),
         }
@@ -97,7 +100,8 @@ fn machine() -> String {
         let line = text.lines().find(|line| line.starts_with(name))?.split_once(':')?.1.trim().to_owned();
         Some(line)
     };
-    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    // Not those that we may use: under `--apart` we have half.
+    let cores = read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor")).count();
     let processor =
         field(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
     let memory = field(&read("/proc/meminfo"), "MemTotal").unwrap_or_default();
