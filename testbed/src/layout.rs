@@ -277,6 +277,7 @@ impl Layout {
             "--shutdown-watch-termination-grace-period=2s".to_owned(),
         ]);
         command.args(&self.options.apiserver_flags);
+        command.envs(self.options.apiserver_gogc.map(|percent| ("GOGC", percent.to_string())));
         command
     }
 

@@ -53,6 +53,9 @@ pub struct Options {
     pub audit_policy: Option<String>,
     /// Further flags for the API server; they come last and so win, for example `--etcd-compaction-interval=0`.
     pub apiserver_flags: Vec<String>,
+    /// By how many percent the API server's heap may grow between two collections (`GOGC`). Default `None`: Go's 100. A collection
+    /// takes most of a second of a processor; a benchmark that asks for something else has fewer of them with more.
+    pub apiserver_gogc: Option<u32>,
     /// Further flags for etcd.
     pub etcd_flags: Vec<String>,
     /// The address of the API server, when pods have to reach it: then it counts with a kubelet for each node, and the controllers
@@ -72,6 +75,7 @@ impl Default for Options {
             kubelet: Some(Placement::Unbound),
             audit_policy: None,
             apiserver_flags: Vec::new(),
+            apiserver_gogc: None,
             etcd_flags: Vec::new(),
             address: None,
             progress: Arc::from(progress::detect()),

@@ -44,11 +44,7 @@ impl Apart {
         ensure!(allowed.len() > 1, "--apart needs two processors, and we may use {allowed:?} only");
         let (first, second) = allowed.split_at(allowed.len() / 2);
         let apart = Self { control_plane_and_load: list(first), host: list(second) };
-        let moved = Command::new("taskset")
-            .args(["--pid", "--cpu-list", &apart.control_plane_and_load, &std::process::id().to_string()])
-            .output()
-            .context("start taskset, which util-linux has")?;
-        ensure!(moved.status.success(), "taskset: {}", String::from_utf8_lossy(&moved.stderr).trim());
+        settle(&std::process::id().to_string(), &apart.control_plane_and_load)?;
         let script = folder.join("windlass");
         let text = format!(
             "#!/bin/sh\nexec taskset --cpu-list {} '{}' \"$@\"\n",
@@ -62,6 +58,28 @@ impl Apart {
         drop(APART.set(apart));
         Ok(script)
     }
+
+    /// Moves this thread, and with it those that it starts, to where the host is; nowhere if nothing is divided.
+    ///
+    /// # Errors
+    /// If `taskset` can't move us.
+    pub(crate) fn join_the_host() -> Result<()> {
+        let Some(apart) = Self::of_this_run() else { return Ok(()) };
+        // `<process>/task/<thread>`
+        let thread = std::fs::read_link("/proc/thread-self").context("read /proc/thread-self")?;
+        let thread = thread.file_name().context("/proc/thread-self names no thread")?;
+        settle(&thread.to_string_lossy(), &apart.host)
+    }
+}
+
+/// Lets a process, or a thread, run on these processors only.
+fn settle(id: &str, on: &str) -> Result<()> {
+    let moved = Command::new("taskset")
+        .args(["--pid", "--cpu-list", on, id])
+        .output()
+        .context("start taskset, which util-linux has")?;
+    ensure!(moved.status.success(), "taskset: {}", String::from_utf8_lossy(&moved.stderr).trim());
+    Ok(())
 }
 
 /// What a list as the kernel writes it names: `0-2,5`.

@@ -4,7 +4,8 @@
 //! cluster without a plugin. A wake is one change to one object, after which nothing has to be written: from the moment
 //! that the object's key is ready in the queue, right after the watch's event has gone into the cache, to the decision. It is
 //! the growth of two of the host's own sums, and holds the wait in the queue, the snapshot, the way to the other process, the
-//! call, and the way back; what is before it, the parsing of the event, is measured by itself.
+//! call, and the way back; what is before it, the parsing of the event, is measured by itself. So is the floor: a byte to a thread
+//! that sleeps, and back.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,7 +16,8 @@ use windlass_core::kind::Gvk;
 use windlass_core::object::Object;
 use windlass_testbed::{Replica, ReplicaOptions};
 
-use super::crowd::{Crowd, NAMESPACE, Sizes};
+use super::crowd::{Crowd, NAMESPACE, RARE, Sizes};
+use super::hop::hops;
 use super::picture::{Axis, Row, log_rows};
 use super::proc::{Memory, cpu};
 use super::report::{Report, load_average, quantile};
@@ -74,7 +76,7 @@ async fn measure(
     binary: PathBuf,
     peer: Option<&Path>,
 ) -> Result<Vec<Wake>> {
-    let mut crowd = Crowd::start(binary, stamp, scope.sizes, &[]).await?;
+    let mut crowd = Crowd::start(binary, stamp, scope.sizes, RARE, &[]).await?;
     conditions(report, scope, stamp);
     let without = memories(&mut crowd, scope, false).await?;
     crowd.serve().await?;
@@ -92,6 +94,7 @@ async fn measure(
     let quiet = quiet(&crowd, scope.quiet).await?;
     eprintln!("{} wakes", scope.wakes);
     let wakes = wakes(&crowd, scope.wakes).await?;
+    let hops = hops(scope.wakes, WOKEN)?;
     let after = Memory::of(crowd.host()?.pid())?.and(Memory::of(crowd.worker().await?)?);
     let figures = &mut report.figures;
     let extra = |of: fn(&Memory) -> f64| {
@@ -109,6 +112,9 @@ async fn measure(
     figures.extend(quiet);
     figures.extend(watches(crowd.host()?).await?);
     figures.extend(wake_figures(&wakes, scope.wakes));
+    for (name, share) in [("floor_p50_us", 0.5), ("floor_p99_us", 0.99)] {
+        figures.insert(name.into(), json!(quantile(&hops, share).map(f64::round)));
+    }
     figures.insert("parse_us".into(), json!(parse_us(&crowd).await?));
     report.write()?;
     if let Some(peer) = peer {
@@ -125,6 +131,7 @@ fn conditions(report: &mut Report, scope: &Scope, stamp: &Stamp) {
         ("sizes", json!(scope.sizes)),
         ("component_bytes", json!(stamp.bytes())),
         ("etcd_fsync", json!(false)),
+        ("apiserver_gogc", json!(RARE)),
         (
             "private",
             json!(
@@ -135,6 +142,12 @@ fn conditions(report: &mut Report, scope: &Scope, stamp: &Stamp) {
             "wake",
             json!(
                 "key ready in the queue -> decision, one at a time, each in another plugin than the one before; growth of workqueue_queue_duration_seconds and windlass_plugin_decision_seconds"
+            ),
+        ),
+        (
+            "floor",
+            json!(
+                "a byte through a socket pair to a thread that sleeps and back, with the same pause before it"
             ),
         ),
         ("sampling", json!("one decision in 64 is asked for twice, as shipped; those are among the wakes")),

@@ -11,6 +11,7 @@ mod coldstart;
 mod crowd;
 mod deployed;
 mod failover;
+mod hop;
 mod idle;
 mod latency;
 mod noisy;

@@ -20,7 +20,7 @@ use kubectl_windlass::{Beside, Package};
 use serde_json::{Map, Value, json};
 use windlass_core::limits::Limits;
 
-use super::crowd::{Crowd, NAMESPACE, Sizes};
+use super::crowd::{Crowd, NAMESPACE, RARE, Sizes};
 use super::observe::Observer;
 use super::picture::{Axis, Row, log_rows};
 use super::proc::Memory;
@@ -129,7 +129,7 @@ async fn measure(
     binary: PathBuf,
     bad: &[Bad],
 ) -> Result<Vec<Row>> {
-    let mut crowd = Crowd::start(binary, stamp, scope.sizes, &[]).await?;
+    let mut crowd = Crowd::start(binary, stamp, scope.sizes, RARE, &[]).await?;
     let widgets =
         std::fs::read_to_string(root().join("plugins/fixtures/crd.yaml")).context("read the CRD")?;
     crowd.demo.control.apply(&widgets).await?;
@@ -147,6 +147,7 @@ async fn measure(
     report.conditions.insert("sizes".to_owned(), json!(scope.sizes));
     report.conditions.insert("changes_per_s_followed".to_owned(), json!(capacity.round()));
     report.conditions.insert("etcd_fsync".to_owned(), json!(false));
+    report.conditions.insert("apiserver_gogc".to_owned(), json!(RARE));
     let (mut found, pid) = (Found::default(), crowd.host()?.pid());
     let phase = Phase {
         crowd: &crowd,
@@ -462,7 +463,7 @@ impl Found {
 
     fn rows(&self) -> Vec<Row> {
         let row = |(beside, took): (&&str, &Vec<f64>)| {
-            let mut values: Vec<_> = took.iter().copied().step_by(5).collect();
+            let mut values = took.clone();
             values.sort_by(f64::total_cmp);
             Row { group: "change -> effect".to_owned(), label: format!("beside {beside}"), values }
         };

@@ -1,4 +1,4 @@
-//! Pictures of distributions: one row a contender, every round a dot, time on a log axis. Written by hand as SVG, because a
+//! Pictures of distributions: one row a contender, every round a dot, or every so many-th of very many, time on a log axis. Written by hand as SVG, because a
 //! plotting crate would be larger than the benchmark.
 
 use std::fmt::Write as _;
@@ -20,6 +20,8 @@ const RIGHT: f64 = 170.0;
 const TOP: f64 = 60.0;
 const ROW: f64 = 30.0;
 const GROUP: f64 = 28.0;
+/// Dots of a row; more can't be told apart, and make a picture of megabytes.
+const DOTS: usize = 250;
 
 /// The logarithmic axis: powers of ten of a millisecond.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +111,9 @@ fn axis(svg: &mut String, scale: Axis, bottom: f64) {
 fn dots(svg: &mut String, scale: Axis, row: &Row, y: f64) {
     let middle = y + ROW / 2.0;
     text(svg, 24.0, middle + 4.0, "start", "r", &row.label);
-    for (index, value) in row.values.iter().enumerate() {
+    // They are sorted, so every so many-th shows how they lie; the longest is never left out.
+    let every = row.values.len().div_ceil(DOTS).max(1);
+    for (index, value) in row.values.iter().rev().step_by(every).enumerate() {
         // Spread over the row's height by the golden ratio, so that equal values stay visible.
         let jitter = (index as f64 * 0.618_034).fract() - 0.5;
         let _ = writeln!(
@@ -142,6 +146,17 @@ fn text(svg: &mut String, x: f64, y: f64, anchor: &str, class: &str, says: &str)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_very_many_some_are_drawn_and_the_longest_among_them() {
+        let values: Vec<f64> = (1..=12_345).map(f64::from).collect();
+        let row = Row { group: "a".into(), label: "b".into(), values };
+        let svg = log_rows(Axis::LONG, "many", &[row], None);
+        let dots = svg.matches("<circle").count();
+        assert!((DOTS / 2..=DOTS).contains(&dots), "{dots}");
+        assert!(svg.contains(&format!("<circle cx=\"{:.1}\"", Axis::LONG.x(12_345.0))), "{svg}");
+        assert!(svg.contains("(n=12345)"), "{svg}");
+    }
 
     #[test]
     fn the_axis_is_logarithmic_and_bounded() {

@@ -16,7 +16,7 @@ use serde_json::json;
 use windlass_core::snapshot::Snapshot;
 use windlass_plugin::Plugin;
 
-use super::crowd::{Crowd, Sizes};
+use super::crowd::{Crowd, RARE, Sizes};
 use super::observe::Observer;
 use super::outside::{self, Outside, ask, primary};
 use super::picture::{Axis, Row, log_rows};
@@ -161,7 +161,7 @@ async fn swapped_in_a_host(
     stamp: &Stamp,
     binary: PathBuf,
 ) -> Result<Vec<f64>> {
-    let mut crowd = Crowd::start(binary, stamp, scope.sizes, &[]).await?;
+    let mut crowd = Crowd::start(binary, stamp, scope.sizes, RARE, &[]).await?;
     crowd.serve().await?;
     eprintln!("the plugins are compiled");
     crowd.offer().await?;
@@ -183,6 +183,7 @@ async fn swapped_in_a_host(
     eprintln!("{capacity:.0} changes a second are followed; half of that are made");
     report.conditions.insert("changes_per_s_followed".to_owned(), json!(capacity.round()));
     report.conditions.insert("etcd_fsync".to_owned(), json!(false));
+    report.conditions.insert("apiserver_gogc".to_owned(), json!(RARE));
     let (mut ratios, mut seen, mut lost) = (Vec::new(), Vec::new(), 0);
     for round in 0..scope.rounds {
         let mut p99 = [None, None];

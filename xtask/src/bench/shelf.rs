@@ -70,7 +70,7 @@ impl Shelf {
         let stamp = Stamp::build()?;
         let contenders = contenders(bench, &binary)?;
         let sizes = Sizes { plugins: 1, objects_each: 1, config_maps: 1 };
-        let mut crowd = Crowd::start(binary, &stamp, sizes, &["--cache-limit=4Gi"]).await?;
+        let mut crowd = Crowd::start(binary, &stamp, sizes, None, &["--cache-limit=4Gi"]).await?;
         crowd.serve().await?;
         crowd.offer().await?;
         crowd.converged().await?;

@@ -95,7 +95,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
 /// Private memory of a host without plugins.
 async fn empty(binary: PathBuf, stamp: &Stamp) -> Result<f64> {
     let sizes = Sizes { plugins: 0, objects_each: 0, config_maps: 0 };
-    let mut crowd = Crowd::start(binary, stamp, sizes, &[]).await?;
+    let mut crowd = Crowd::start(binary, stamp, sizes, None, &[]).await?;
     crowd.serve().await?;
     tokio::time::sleep(SETTLE).await;
     private(&crowd).await
@@ -105,7 +105,7 @@ async fn measure(point: Point, changes: usize, binary: PathBuf, stamp: &Stamp) -
     let objects_each = point.objects / usize::from(point.plugins);
     let sizes = Sizes { plugins: point.plugins, objects_each, config_maps: 10 };
     eprintln!("{} plugins, {} objects", point.plugins, point.objects);
-    let mut crowd = Crowd::start(binary, stamp, sizes, &[]).await?;
+    let mut crowd = Crowd::start(binary, stamp, sizes, None, &[]).await?;
     crowd.serve().await?;
     crowd.offer().await?;
     crowd.converged().await?;

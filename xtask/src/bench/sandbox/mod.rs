@@ -265,11 +265,7 @@ fn picture(report: &Report, rounds: &[(&'static str, Taken)]) -> Result<()> {
         ("smallest", "smallest call, worker"),
     ];
     let row = |(name, label): (&str, &str)| {
-        // Every tenth call: more dots would say nothing more.
-        let taken = rounds
-            .iter()
-            .filter(|(way, _)| *way == name)
-            .flat_map(|(_, taken)| taken.wall_us.iter().step_by(10));
+        let taken = rounds.iter().filter(|(way, _)| *way == name).flat_map(|(_, taken)| &taken.wall_us);
         let mut values: Vec<_> = taken.map(|us| us / 1000.0).collect();
         values.sort_by(f64::total_cmp);
         Row { group: "one call".to_owned(), label: label.to_owned(), values }
