@@ -1,10 +1,13 @@
 //! What the API server serves: a kind's plural, scope and status subresource.
 //!
-//! Asked for one group and version at a time, as raw JSON, when a kind is first
-//! wanted and again whenever a 404 casts doubt on it.
+//! Asked for one group and version at a time, as raw JSON, when a kind is first wanted and again whenever a 404 casts doubt on
+//! it. Whoever asks while the same is on the way gets that answer: at a start all kinds of a group ask at once.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
 use kube::Client;
 use serde::Deserialize;
 use windlass_core::kind::{Gvk, Kind};
@@ -26,6 +29,19 @@ pub(crate) enum Found {
     Unwatchable,
 }
 
+/// What is served of one group and version.
+#[derive(Debug)]
+pub(crate) struct Group(Vec<Resource>);
+
+#[derive(Debug)]
+struct Resource {
+    /// The plural; with `/status` and the like for a subresource.
+    name: Box<str>,
+    kind: Box<str>,
+    namespaced: bool,
+    watchable: bool,
+}
+
 #[derive(Deserialize)]
 struct RawGroup<'a> {
     #[serde(borrow)]
@@ -44,38 +60,89 @@ struct RawKind<'a> {
     verbs: Option<Vec<Cow<'a, str>>>,
 }
 
-/// Asks for the group and version of `gvk` and looks for the kind in it.
-///
-/// # Errors
-/// [`GetError`] when there was no usable answer: that is no proof of absence.
-pub(crate) async fn discover(client: &Client, gvk: &Gvk) -> Result<Found, GetError> {
-    match whole(client, &gvk.api_path(), JSON, MAX_BYTES).await {
-        Ok(text) => find(gvk, &text),
-        Err(error) if error.code() == Some(404) => Ok(Found::Absent),
-        Err(error) => Err(error),
+type Answer = Result<Arc<Group>, Arc<GetError>>;
+type Asking = BoxFuture<'static, Answer>;
+
+/// Asks, and knows what is being asked.
+pub(crate) struct Discovery {
+    client: Client,
+    /// By path. Gone when nobody waits for it any more.
+    asking: Mutex<HashMap<String, WeakShared<Asking>>>,
+}
+
+impl Discovery {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client, asking: Mutex::default() }
+    }
+
+    /// What is said about the kind.
+    ///
+    /// # Errors
+    /// [`GetError`] when there was no usable answer: that is no proof of absence.
+    pub(crate) async fn find(&self, gvk: &Gvk) -> Result<Found, Arc<GetError>> {
+        match self.group(&gvk.api_path()).await {
+            Ok(group) => Ok(group.find(gvk)),
+            Err(error) if error.code() == Some(404) => Ok(Found::Absent),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is served below this path.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find); a group that is not served is a refusal with 404.
+    pub(crate) fn group(&self, path: &str) -> Shared<Asking> {
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        asking.retain(|_, weak| weak.upgrade().is_some());
+        // An answer that has arrived is what was so before we asked.
+        let on_the_way = asking.get(path).and_then(WeakShared::upgrade).filter(|one| one.peek().is_none());
+        on_the_way.unwrap_or_else(|| {
+            let shared = ask(self.client.clone(), path.to_owned()).boxed().shared();
+            asking.extend(shared.downgrade().map(|weak| (path.to_owned(), weak)));
+            shared
+        })
     }
 }
 
-fn find(gvk: &Gvk, text: &[u8]) -> Result<Found, GetError> {
-    let group: RawGroup<'_> = serde_json::from_slice(text).map_err(GetError::Json)?;
-    let all = group.resources.ok_or(GetError::Shape("resources"))?;
-    let is_main = |raw: &&RawKind<'_>| raw.kind == *gvk.kind && !raw.name.contains('/');
-    let can = |raw: &RawKind<'_>, verb: &str| raw.verbs.iter().flatten().any(|v| v == verb);
-    let Some(first) = all.iter().find(is_main) else {
-        return Ok(Found::Absent);
-    };
-    let watchable = |raw: &&RawKind<'_>| can(raw, "list") && can(raw, "watch");
-    let Some(found) = all.iter().filter(is_main).find(watchable) else {
-        tracing::debug!(kind = %gvk, plural = %first.name, "kind can not be listed and watched");
-        return Ok(Found::Unwatchable);
-    };
-    let status = format!("{}/status", found.name);
-    Ok(Found::Kind(Kind {
-        gvk: gvk.clone(),
-        plural: found.name.as_ref().into(),
-        namespaced: found.namespaced,
-        has_status: all.iter().any(|raw| raw.name == status),
-    }))
+async fn ask(client: Client, path: String) -> Answer {
+    let text = whole(&client, &path, JSON, MAX_BYTES).await.map_err(Arc::new)?;
+    Group::parse(&text).map(Arc::new).map_err(Arc::new)
+}
+
+impl Group {
+    fn parse(text: &[u8]) -> Result<Self, GetError> {
+        let group: RawGroup<'_> = serde_json::from_slice(text).map_err(GetError::Json)?;
+        let all = group.resources.ok_or(GetError::Shape("resources"))?;
+        let resource = |raw: RawKind<'_>| {
+            let can = |verb: &str| raw.verbs.iter().flatten().any(|v| v == verb);
+            Resource {
+                watchable: can("list") && can("watch"),
+                namespaced: raw.namespaced,
+                name: raw.name.into(),
+                kind: raw.kind.into(),
+            }
+        };
+        Ok(Self(all.into_iter().map(resource).collect()))
+    }
+
+    /// What it says about a kind of this group and version.
+    pub(crate) fn find(&self, gvk: &Gvk) -> Found {
+        let is_main = |one: &&Resource| *one.kind == *gvk.kind && !one.name.contains('/');
+        let Some(first) = self.0.iter().find(is_main) else {
+            return Found::Absent;
+        };
+        let Some(found) = self.0.iter().filter(is_main).find(|one| one.watchable) else {
+            tracing::debug!(kind = %gvk, plural = %first.name, "kind can not be listed and watched");
+            return Found::Unwatchable;
+        };
+        let status = format!("{}/status", found.name);
+        Found::Kind(Kind {
+            gvk: gvk.clone(),
+            plural: found.name.as_ref().into(),
+            namespaced: found.namespaced,
+            has_status: self.0.iter().any(|one| *one.name == *status),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -89,7 +156,7 @@ mod tests {
         {"name":"reviews","kind":"Review","namespaced":false,"verbs":["create"]}]}"#;
 
     fn find_in_apps(kind: &str) -> Found {
-        find(&format!("apps/v1/{kind}").parse().expect("valid"), APPS).expect("a group")
+        Group::parse(APPS).expect("a group").find(&format!("apps/v1/{kind}").parse().expect("valid"))
     }
 
     #[test]
@@ -109,7 +176,6 @@ mod tests {
 
     #[test]
     fn what_is_no_group_is_no_proof_of_absence() {
-        let gvk = "apps/v1/Deployment".parse().expect("valid");
-        assert!(find(&gvk, b"{}").is_err() && find(&gvk, b"<html>").is_err());
+        assert!(Group::parse(b"{}").is_err() && Group::parse(b"<html>").is_err());
     }
 }

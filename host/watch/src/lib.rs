@@ -33,6 +33,7 @@ mod part;
 pub mod progress;
 mod reflect;
 pub mod selection;
+mod served;
 mod stream;
 pub mod watches;
 

@@ -4,6 +4,7 @@
 //! brings goes into the [`ClusterCache`], and as keys to the sink.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use windlass_core::ports::Sink;
 use windlass_core::rights::Missing;
 
 use crate::cache::ClusterCache;
-use crate::discovery::{Found, discover};
+use crate::discovery::{Discovery, Found};
 use crate::doubt::Doubt;
 use crate::fields;
 use crate::get::GetError;
@@ -32,16 +33,11 @@ use crate::part::Part;
 use crate::progress::{Phase, WatchStatus};
 use crate::reflect::{Pauses, Reflector, Target, backoff};
 use crate::selection::{Selection, Wire};
+use crate::served::Served;
 
 /// Pauses between two looks for a kind: the wait after a CRD has arrived, and the
 /// rate at which a kind that never comes is asked for.
 const LOOKS: Backoff = backoff(250, 5_000);
-
-/// How often discovery is asked again about a kind that is served, at most: a CRD that
-/// gets a status subresource, or is made again with another scope, sends no 404. Until then writes go
-/// to the wrong place, so it is short of the 30 s in which everything is to be well again; it costs about
-/// as much as the watch itself, which is opened again as often.
-const RECHECK: Duration = Duration::from_secs(25);
 
 /// Everything that is watched for the plugins.
 ///
@@ -52,6 +48,8 @@ pub struct Watches {
     cache: Arc<ClusterCache>,
     changes: Arc<watch::Sender<()>>,
     doubt: Doubt,
+    discovery: Arc<Discovery>,
+    served: Arc<Served>,
 }
 
 /// A driver is known by its kind and round; a kind whose labels change gets a new
@@ -75,11 +73,14 @@ impl Watches {
         sink: Arc<dyn Sink>,
         limit: Option<usize>,
     ) -> Self {
+        let discovery = Arc::new(Discovery::new(client.clone()));
         Self {
             client,
             cache: Arc::new(ClusterCache::new(host_namespace, namespaces, sink, limit)),
             changes: Arc::new(watch::Sender::new(())),
             doubt: Doubt::default(),
+            served: Arc::new(Served::new(discovery.clone())),
+            discovery,
         }
     }
 
@@ -166,6 +167,7 @@ impl Watches {
         let mut changes = self.changes.subscribe();
         let mut running: HashMap<Driver, AbortHandle> = HashMap::new();
         let mut drivers = FuturesUnordered::new();
+        let mut rechecks = pin!(self.served.run());
         loop {
             changes.mark_unchanged();
             for (driver, future) in self.changed_drivers(&mut running) {
@@ -180,6 +182,7 @@ impl Watches {
                 _ = changes.changed() => {}
                 // Only an aborted driver ends.
                 Some(_) = drivers.next() => {}
+                () = &mut rechecks => {}
             }
         }
     }
@@ -212,6 +215,8 @@ impl Watches {
                     kind,
                     changes: self.changes.clone(),
                     doubt: self.doubt.clone(),
+                    discovery: self.discovery.clone(),
+                    served: self.served.clone(),
                 };
                 (driver, drive(self.client.clone(), target).boxed())
             })
@@ -227,6 +232,8 @@ struct KindTarget {
     /// Told when this driver has to end.
     changes: Arc<watch::Sender<()>>,
     doubt: Doubt,
+    discovery: Arc<Discovery>,
+    served: Arc<Served>,
 }
 
 /// Keeps one kind: waits for it, reflects it, and when it goes waits again.
@@ -235,7 +242,7 @@ async fn drive(client: Client, target: KindTarget) {
     let mut looks: u32 = 0;
     let mut pauses = Pauses::default();
     loop {
-        match discover(&client, &kind.gvk).await {
+        match target.discovery.find(&kind.gvk).await {
             Ok(Found::Kind(found)) => {
                 let lists = kind.counters().lists;
                 let end = target.reflect(&client, found).await;
@@ -267,19 +274,6 @@ async fn drive(client: Client, target: KindTarget) {
     }
 }
 
-/// Resolves when discovery describes a served kind otherwise than `known`.
-async fn served_otherwise(client: &Client, known: &Kind) -> Kind {
-    loop {
-        tokio::time::sleep(RECHECK.mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
-        // No answer, or one that says it is not served, is for list and watch to find out.
-        if let Ok(Found::Kind(now)) = discover(client, &known.gvk).await
-            && now != *known
-        {
-            return now;
-        }
-    }
-}
-
 impl KindTarget {
     /// Lists and watches until the API server answers 404, anew whenever the kind is
     /// served in another way.
@@ -293,7 +287,7 @@ impl KindTarget {
             }
             if !found.namespaced && self.cache.is_of_namespaces() {
                 self.cache.out_of_reach(&kind);
-                found = served_otherwise(client, &found).await;
+                found = self.served.otherwise(&found).await;
                 continue;
             }
             let need = kind.need();
@@ -310,7 +304,7 @@ impl KindTarget {
                 tokio::select! {
                     // A kind that is not served is served nowhere.
                     (end, ..) = select_all(parts) => return end,
-                    other = served_otherwise(client, &found) => other,
+                    other = self.served.otherwise(&found) => other,
                 }
             };
             found = other;

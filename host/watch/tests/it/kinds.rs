@@ -245,6 +245,44 @@ async fn a_kind_that_is_served_in_another_way_is_noticed_without_a_404() {
     lab.api.watch(WEBS, "10").await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_group_is_asked_for_once_for_all_kinds_of_it() {
+    const GROUP: &str = "/apis/x.dev/v1";
+    const SITES: &str = "/apis/x.dev/v1/sites?";
+    let served = |sites_status: bool| {
+        let more = r#",{"name":"sites/status","kind":"Site","namespaced":true,"verbs":["get"]}"#;
+        format!(
+            r#"{{"resources":[{{"name":"webs","kind":"Web","namespaced":true,"verbs":["list","watch"]}},
+            {{"name":"sites","kind":"Site","namespaced":true,"verbs":["list","watch"]}}{}]}}"#,
+            if sites_status { more } else { "" }
+        )
+    };
+    let mut lab = Lab::new();
+    lab.want(&manifest("p", "x.dev/v1/Web", &["x.dev/v1/Site"], &[]));
+    let first = lab.api.call(GROUP).await;
+    assert!(!lab.api.has_call(GROUP).await, "the other kind waits for the same answer");
+    first.json(served(false));
+    for kind in [WEBS, SITES] {
+        lab.api.list(kind).await.objects(10, &[]);
+    }
+    let (_webs, _sites) =
+        (lab.api.watch(WEBS, "10").await.stream(), lab.api.watch(SITES, "10").await.stream());
+    let (began, mut asks) = (Instant::now(), 0);
+    while began.elapsed() < seconds(100) {
+        asked(&mut lab, GROUP).await.json(served(false));
+        asks += 1;
+    }
+    assert!((4..=9).contains(&asks), "{asks} in 100 s");
+    asked(&mut lab, GROUP).await.json(served(true));
+    settle().await;
+    let has_status = |kind: &str| lab.cache().kind(&gvk(kind)).expect("known").has_status;
+    assert_eq!((has_status("x.dev/v1/Web"), has_status("x.dev/v1/Site")), (false, true));
+    assert!(
+        lab.api.has_call(SITES).await && !lab.api.has_call(WEBS).await,
+        "what has changed is listed anew, and no more"
+    );
+}
+
 /// The next request to exactly this address; watches that were silent meanwhile are dropped.
 async fn asked(lab: &mut Lab, address: &str) -> Call {
     loop {
