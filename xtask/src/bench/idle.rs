@@ -94,8 +94,9 @@ async fn measure(
     let quiet = quiet(&crowd, scope.quiet).await?;
     eprintln!("{} wakes", scope.wakes);
     let wakes = wakes(&crowd, scope.wakes).await?;
-    let hops = hops(scope.wakes, WOKEN)?;
     let after = Memory::of(crowd.host()?.pid())?.and(Memory::of(crowd.worker().await?)?);
+    eprintln!("{} hops", scope.wakes);
+    let hops = hops(scope.wakes, WOKEN)?;
     let figures = &mut report.figures;
     let extra = |of: fn(&Memory) -> f64| {
         json!(round(median(with.iter().map(|r| of(&r.both))) - median(without.iter().map(|r| of(&r.both)))))
