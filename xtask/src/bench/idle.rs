@@ -94,6 +94,7 @@ async fn measure(
     let quiet = quiet(&crowd, scope.quiet).await?;
     eprintln!("{} wakes", scope.wakes);
     let wakes = wakes(&crowd, scope.wakes).await?;
+    report.rounds.push(json!({ "wakes": wakes }));
     let after = Memory::of(crowd.host()?.pid())?.and(Memory::of(crowd.worker().await?)?);
     eprintln!("{} hops", scope.wakes);
     let hops = hops(scope.wakes, WOKEN)?;
@@ -212,7 +213,9 @@ async fn watches(host: &Replica) -> Result<Map<String, Value>> {
 }
 
 /// One wake, in microseconds.
+#[derive(serde::Serialize)]
 struct Wake {
+    number: usize,
     queued: f64,
     decided: f64,
     called: f64,
@@ -244,21 +247,22 @@ async fn wakes(crowd: &Crowd, count: usize) -> Result<Vec<Wake>> {
             tokio::time::sleep(WOKEN).await;
         }
         let after = Scrape::of(host).await?;
-        let woken = round.iter().map(|number| &crowd.members[number % crowd.members.len()]);
-        wakes.extend(woken.filter_map(|member| wake(&before, &after, member.name.as_str())));
+        let woken = round.iter().map(|number| (*number, &crowd.members[number % crowd.members.len()].name));
+        wakes.extend(woken.filter_map(|(number, plugin)| wake(&before, &after, number, plugin.as_str())));
         before = after;
     }
     ensure!(!wakes.is_empty(), "no wake was one pass");
     Ok(wakes)
 }
 
-fn wake(before: &Scrape, after: &Scrape, plugin: &str) -> Option<Wake> {
+fn wake(before: &Scrape, after: &Scrape, number: usize, plugin: &str) -> Option<Wake> {
     let grown = |name, label| Growth::between(before, after, name, (label, plugin));
     let queued = grown("workqueue_queue_duration_seconds", "name");
     let decided = grown("windlass_plugin_decision_seconds", "plugin");
     let called = grown("windlass_plugin_call_seconds", "plugin");
     let once = [queued, decided, called].iter().all(|growth| growth.count == 1);
     once.then_some(Wake {
+        number,
         queued: queued.seconds * 1e6,
         decided: decided.seconds * 1e6,
         called: called.seconds * 1e6,
